@@ -1,0 +1,349 @@
+"""Names, settings and presets of every stage. Imports nothing but the standard library.
+
+The idea: a stage is described by one frozen dataclass, and a preset is one *size dial* (the number
+of attention heads) from which width, depth, learning rates, batch and horizon follow. The web
+process imports this module to show presets and estimates, so it must never need torch.
+
+Simplification: the scaling rules are plain proportionalities fitted on the presets shipped here,
+not a scaling-law study.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+INIT: Final = "init"
+PRETRAIN: Final = "pretrain"
+SFT: Final = "sft"
+REWARD: Final = "reward"
+PPO: Final = "ppo"
+GRPO: Final = "grpo"
+
+STAGES: Final = (INIT, PRETRAIN, SFT, REWARD, PPO, GRPO)
+"""Every stage, in the order a model passes through them."""
+
+CHAT_STAGES: Final = (INIT, PRETRAIN, SFT, PPO, GRPO)
+"""Stages whose checkpoint produces text (a reward model produces a number)."""
+
+PARENT_STAGES: Final[dict[str, tuple[str, ...]]] = {
+    INIT: (),
+    PRETRAIN: (INIT, PRETRAIN),
+    SFT: (PRETRAIN, SFT),
+    REWARD: (SFT, PPO, GRPO),
+    PPO: (SFT, PPO),
+    GRPO: (SFT, PPO, GRPO),
+}
+"""Which stages a parent checkpoint may come from; the first is the usual one."""
+
+STAGE_TITLES: Final[dict[str, str]] = {
+    INIT: "Random init",
+    PRETRAIN: "Pre-training",
+    SFT: "Instruction fine-tuning",
+    REWARD: "Reward model",
+    PPO: "Preference fine-tuning",
+    GRPO: "Reasoning fine-tuning",
+}
+
+
+def check_parent_stage(stage: str, parent_stage: str | None) -> None:
+    """Raise ValueError with what to do unless `stage` may start from `parent_stage`."""
+    check_stage(stage)
+    allowed = PARENT_STAGES[stage]
+    if parent_stage is None:
+        if allowed:
+            raise ValueError(f"{stage} needs a parent checkpoint from stage {' or '.join(allowed)}.")
+        return
+    if parent_stage not in allowed:
+        wanted = " or ".join(allowed) if allowed else "no parent at all"
+        raise ValueError(f"{stage} cannot start from a {parent_stage} checkpoint; it needs {wanted}.")
+
+
+def check_stage(stage: str) -> None:
+    if stage not in STAGES:
+        raise ValueError(f"Unknown stage {stage!r}; choose one of {', '.join(STAGES)}.")
+
+
+def _require(ok: bool, message: str) -> None:
+    if not ok:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Shape of the Llama-style decoder."""
+
+    vocab_size: int
+    """Entries in the tokenizer, special tokens included."""
+    heads: int
+    """The size dial: query heads; the width is 64 times this."""
+    kv_heads: int
+    """Key/value heads (grouped-query attention); divides `heads`."""
+    layers: int
+    """Transformer blocks."""
+    ffn: int
+    """Hidden width of the SwiGLU feed-forward."""
+    context: int
+    """Longest sequence, in tokens."""
+    head_dim: int = 64
+    """Width of one head; 64 keeps other engines' kernels usable."""
+    rope_theta: float = 10_000.0
+    """Base of the rotary position frequencies."""
+    norm_eps: float = 1e-5
+    """Added inside RMSNorm's square root."""
+
+    def __post_init__(self) -> None:
+        _require(self.heads % self.kv_heads == 0, f"kv_heads={self.kv_heads} must divide heads={self.heads}.")
+        _require(self.vocab_size > 0 and self.layers > 0, "vocab_size and layers must be positive.")
+        _require(self.head_dim % 2 == 0, "head_dim must be even: rotary positions turn pairs.")
+
+    @property
+    def width(self) -> int:
+        """Residual stream width when the model is our own (imports may differ)."""
+        return self.heads * self.head_dim
+
+    @property
+    def parameters(self) -> int:
+        """Trainable numbers, embeddings counted once (they are tied)."""
+        attention = self.width * self.head_dim * 2 * (self.heads + self.kv_heads)
+        block = attention + 3 * self.width * self.ffn + 2 * self.width
+        return self.layers * block + self.vocab_size * self.width + self.width
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainConfig:
+    """Next-token prediction on documents."""
+
+    tokens: int
+    """Training tokens in all."""
+    batch_tokens: int
+    """Tokens per optimiser step."""
+    sequence: int
+    """Length of one training row, in tokens."""
+    matrix_lr: float = 0.02
+    """Muon's learning rate, for the matrices inside the blocks."""
+    embedding_lr: float = 0.004
+    """AdamW's learning rate, for embeddings and norms."""
+    warmup: float = 0.02
+    """Share of the steps spent warming up linearly."""
+    decay: float = 0.4
+    """Share of the steps, at the end, spent decaying linearly to zero."""
+    evaluations: int = 10
+    """How many times held-out loss and samples are taken."""
+
+    def __post_init__(self) -> None:
+        _require(self.batch_tokens % self.sequence == 0, "batch_tokens must be a multiple of sequence.")
+        _require(self.tokens >= self.batch_tokens, "tokens must cover at least one batch.")
+
+    @property
+    def steps(self) -> int:
+        return self.tokens // self.batch_tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTConfig:
+    """Instruction fine-tuning: loss on the response and its end token only."""
+
+    steps: int
+    """Optimiser steps."""
+    batch_tokens: int
+    """Tokens per optimiser step, prompts included (conversations are packed)."""
+    sequence: int
+    """Length of one packed row, in tokens."""
+    matrix_lr: float = 0.008
+    """Muon's peak learning rate."""
+    embedding_lr: float = 0.0016
+    """AdamW's peak learning rate."""
+    warmup: float = 0.03
+    """Share of the steps spent warming up."""
+    decay: float = 0.7
+    """Share of the steps, at the end, spent decaying linearly to zero."""
+    evaluations: int = 5
+    """How many times held-out accuracy and samples are taken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardConfig:
+    """Reward model: -log sigmoid(r_chosen - r_rejected) over compared answers."""
+
+    lr: float = 1e-4
+    """AdamW's peak learning rate."""
+    batch_pairs: int = 8
+    """Comparisons per optimiser step."""
+    epochs: int = 1
+    """Passes over the comparisons."""
+    centering: float = 0.01
+    """Weight of the penalty mean((r_chosen + r_rejected)^2), which pins the free offset."""
+    held_out: float = 0.2
+    """Share of prompts kept for the agreement figure; the split is by prompt."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig:
+    """Preference fine-tuning with PPO against the reward model."""
+
+    steps: int
+    """Rollout-and-update rounds."""
+    rollouts: int = 64
+    """Answers sampled per round."""
+    minibatch: int = 32
+    """Answers per optimiser step."""
+    epochs: int = 2
+    """Passes over each round's answers."""
+    lr: float = 1e-4
+    """AdamW's learning rate for the policy."""
+    critic_lr: float = 3e-4
+    """AdamW's learning rate for the critic."""
+    critic_warmup: int = 5
+    """First rounds in which only the critic learns."""
+    temperature: float = 1.0
+    """One temperature for sampling and for scoring; no top-k, no top-p."""
+    max_new_tokens: int = 96
+    """Longest answer, in tokens."""
+    gamma: float = 1.0
+    """Discount."""
+    lam: float = 0.95
+    """GAE's lambda."""
+    clip: float = 0.2
+    """Clip range of the probability ratio."""
+    value_clip: float = 0.2
+    """Clip range of the value update."""
+    value_weight: float = 0.5
+    """Weight of the value loss (its optimiser is separate; this scales its gradient)."""
+    kl_weight: float = 0.05
+    """Starting weight of the KL-to-reference penalty inside the reward, per token."""
+    kl_target_nats: float = 8.0
+    """The adaptive controller steers the mean KL of an answer to this, in nats."""
+    kl_horizon: int = 1000
+    """Answers over which the controller adapts."""
+    max_kl_nats: float = 0.15
+    """An epoch ends early when the mean KL per token to the sampling policy exceeds this."""
+    missing_end_penalty: float = 1.0
+    """Subtracted from the reward of an answer that was cut off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRPOConfig:
+    """Reasoning fine-tuning: groups of answers, each checked against the right one."""
+
+    steps: int
+    """Rollout-and-update rounds."""
+    problems: int = 16
+    """Problems per round."""
+    group: int = 8
+    """Answers sampled per problem."""
+    lr: float = 1e-4
+    """AdamW's learning rate."""
+    minibatch: int = 64
+    """Answers per optimiser step."""
+    epochs: int = 1
+    """Passes over each round's answers."""
+    temperature: float = 1.0
+    """One temperature for sampling and for scoring."""
+    max_new_tokens: int = 96
+    """Longest answer, in tokens; longer ones are masked out of the loss."""
+    clip_low: float = 0.2
+    """Lower clip range of the probability ratio."""
+    clip_high: float = 0.28
+    """Upper clip range ("clip-higher")."""
+    kl_weight: float = 0.0
+    """Weight of the KL-to-parent penalty; off by default."""
+    format_reward: float = 0.1
+    """Added only when the answer is right and worked in the expected form."""
+    solved_low: float = 0.2
+    """The problem mix gets easier while fewer than this share is solved."""
+    solved_high: float = 0.8
+    """The problem mix gets harder while more than this share is solved."""
+
+    def __post_init__(self) -> None:
+        _require(self.group >= 2, "group must be at least 2: an advantage compares answers.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """One size of everything."""
+
+    name: str
+    summary: str
+    model: ModelConfig
+    pretrain: PretrainConfig
+    sft: SFTConfig
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    ppo: PPOConfig
+    grpo: GRPOConfig
+    votes: int = 200
+    """Simulated votes collected where people are missing."""
+
+    def stage(self, stage: str) -> Any:
+        """The config dataclass of one trained stage."""
+        check_stage(stage)
+        if stage == INIT:
+            raise ValueError("init has no training settings: its weights are noise.")
+        return getattr(self, stage)
+
+
+def shape(heads: int, *, vocab_size: int, context: int, kv_heads: int) -> ModelConfig:
+    """Model shape from the size dial: width 64·heads, depth heads + 1, SwiGLU at 8/3 width."""
+    ffn = round(64 * heads * 8 / 3 / 64) * 64
+    return ModelConfig(
+        vocab_size=vocab_size, heads=heads, kv_heads=kv_heads, layers=heads + 1, ffn=ffn, context=context
+    )
+
+
+PRESETS: Final[dict[str, Preset]] = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            name="smoke",
+            summary="Seconds. For tests and a first look; it learns next to nothing.",
+            model=shape(1, vocab_size=512, context=256, kv_heads=1),
+            pretrain=PretrainConfig(tokens=20 * 1024, batch_tokens=1024, sequence=128, evaluations=2),
+            sft=SFTConfig(steps=20, batch_tokens=1024, sequence=256, evaluations=2),
+            ppo=PPOConfig(steps=3, rollouts=8, minibatch=4, critic_warmup=1, max_new_tokens=16),
+            grpo=GRPOConfig(steps=3, problems=2, group=4, minibatch=8, max_new_tokens=16),
+            votes=24,
+        ),
+        Preset(
+            name="tiny",
+            summary="About 2 M parameters. A laptop without a GPU, all stages in a quarter of an hour.",
+            model=shape(3, vocab_size=2048, context=512, kv_heads=1),
+            pretrain=PretrainConfig(tokens=3_000_000, batch_tokens=8192, sequence=256),
+            sft=SFTConfig(steps=200, batch_tokens=4096, sequence=256),
+            ppo=PPOConfig(steps=40),
+            grpo=GRPOConfig(steps=80),
+        ),
+        Preset(
+            name="small",
+            summary="About 35 M parameters. A GPU, or a patient CPU.",
+            model=shape(8, vocab_size=16_384, context=1024, kv_heads=4),
+            pretrain=PretrainConfig(tokens=600_000_000, batch_tokens=65_536, sequence=1024),
+            sft=SFTConfig(steps=2000, batch_tokens=32_768, sequence=1024),
+            ppo=PPOConfig(steps=200, rollouts=128, max_new_tokens=192, lr=1e-5, critic_lr=3e-5),
+            grpo=GRPOConfig(steps=300, problems=32, max_new_tokens=192, lr=1e-5),
+            votes=1000,
+        ),
+        Preset(
+            name="base",
+            summary="About 110 M parameters. One data-centre GPU.",
+            model=shape(12, vocab_size=32_768, context=2048, kv_heads=4),
+            pretrain=PretrainConfig(tokens=2_500_000_000, batch_tokens=524_288, sequence=2048),
+            sft=SFTConfig(steps=3000, batch_tokens=65_536, sequence=2048),
+            ppo=PPOConfig(steps=300, rollouts=256, max_new_tokens=256, lr=5e-6, critic_lr=1e-5),
+            grpo=GRPOConfig(steps=500, problems=64, max_new_tokens=256, lr=5e-6),
+            votes=4000,
+        ),
+    )
+}
+
+
+def get_preset(name: str) -> Preset:
+    """The preset called `name`; ValueError names the choices."""
+    if name not in PRESETS:
+        raise ValueError(f"Unknown preset {name!r}; choose one of {', '.join(PRESETS)}.")
+    return PRESETS[name]
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A config dataclass as plain JSON types."""
+    return dataclasses.asdict(config)

@@ -1,0 +1,107 @@
+"""Checkpoint rows over checkpoint directories, and the answers generated with them."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+from django.conf import settings
+from django.db import models
+
+from trainer.config import CHAT_STAGES, STAGE_TITLES, STAGES
+
+
+class CheckpointQuerySet(models.QuerySet["Checkpoint"]):
+    def listed(self) -> CheckpointQuerySet:
+        """Checkpoints people may see."""
+        return self.filter(archived=False)
+
+    def chattable(self) -> CheckpointQuerySet:
+        """Listed checkpoints that produce text (all but reward models)."""
+        return self.listed().filter(stage__in=CHAT_STAGES)
+
+    def current(self, stage: str) -> Checkpoint | None:
+        """The newest listed checkpoint of one stage."""
+        return self.listed().filter(stage=stage).order_by("-created_at", "-id").first()
+
+    def current_by_stage(self) -> dict[str, Checkpoint]:
+        """The newest listed checkpoint of every stage that has one, in stage order."""
+        newest: dict[str, Checkpoint] = {}
+        for checkpoint in self.listed().order_by("created_at", "id"):
+            newest[checkpoint.stage] = checkpoint
+        return {stage: newest[stage] for stage in STAGES if stage in newest}
+
+
+class Checkpoint(models.Model):
+    """One checkpoint directory under DATA_DIR/checkpoints, in Hugging Face layout."""
+
+    stage = models.CharField(max_length=16, choices=[(s, STAGE_TITLES[s]) for s in STAGES])
+    name = models.CharField(max_length=100, help_text="Shown to people; unique names are not required.")
+    directory = models.CharField(max_length=200, unique=True, help_text="Relative to DATA_DIR/checkpoints.")
+    weights_sha256 = models.CharField(max_length=64, db_index=True)
+    parent = models.ForeignKey("self", models.PROTECT, null=True, blank=True, related_name="children")
+    preset = models.CharField(max_length=32, blank=True)
+    parameters = models.PositiveBigIntegerField()
+    bytes = models.PositiveBigIntegerField()
+    metrics = models.JSONField(default=dict, blank=True, help_text="Held-out figures from stage.json.")
+    created_at = models.DateTimeField(auto_now_add=True)
+    archived = models.BooleanField(default=False, help_text="Hidden from visitors; nothing is deleted.")
+
+    objects = CheckpointQuerySet.as_manager()
+
+    class Meta:
+        ordering = ["-created_at", "-id"]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.get_stage_display()})"
+
+    @property
+    def path(self) -> Path:
+        return Path(settings.CHECKPOINT_DIR) / self.directory
+
+
+class Generation(models.Model):
+    """One answer, from the moment it is asked for. The text is final once `state` is final."""
+
+    class State(models.TextChoices):
+        QUEUED = "queued"
+        RUNNING = "running"
+        DONE = "done"
+        STOPPED = "stopped"
+        FAILED = "failed"
+
+    FINAL = (State.DONE, State.STOPPED, State.FAILED)
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    checkpoint = models.ForeignKey(Checkpoint, models.PROTECT, related_name="generations")
+    visitor = models.ForeignKey("accounts.Visitor", models.SET_NULL, null=True, blank=True, related_name="generations")
+    messages = models.JSONField(help_text="The conversation so far: [{role, content}, …], ending with the user's.")
+    sampling = models.JSONField(default=dict, help_text="temperature, top_k, top_p, max_new_tokens, seed.")
+    state = models.CharField(max_length=8, choices=State.choices, default=State.QUEUED)
+    stop_requested = models.BooleanField(default=False)
+    text = models.TextField(blank=True)
+    finish_reason = models.CharField(max_length=16, blank=True, help_text="end, length, stopped or error.")
+    error = models.CharField(max_length=300, blank=True)
+    tokens = models.PositiveIntegerField(default=0)
+    created_at = models.DateTimeField(auto_now_add=True)
+    first_token_at = models.DateTimeField(null=True, blank=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    def __str__(self) -> str:
+        return f"generation {self.id} ({self.state})"
+
+    @property
+    def stream_key(self) -> str:
+        """Name of the answer's append-only log (see webapp/streams.py)."""
+        return f"generation:{self.id}"
+
+    @property
+    def is_final(self) -> bool:
+        return self.state in self.FINAL
+
+    @property
+    def prompt(self) -> str:
+        """The last user message."""
+        last: dict[str, Any] = self.messages[-1] if self.messages else {}
+        return str(last.get("content", ""))

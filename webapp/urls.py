@@ -1,0 +1,13 @@
+"""Every address of the site."""
+
+from django.contrib import admin
+from django.urls import include, path
+
+urlpatterns = [
+    path("", include("webapp.stages.urls")),  # / · /stages/<slug>/ · /compare/
+    path("", include("webapp.accounts.urls")),  # /setup/<token>/ · /login/ · /logout/ · /healthz · /metrics
+    path("chat/", include("webapp.chat.urls")),
+    path("", include("webapp.arena.urls")),  # /vote/ · /leaderboard/
+    path("runs/", include("webapp.training.urls")),
+    path("admin/", admin.site.urls),
+]
