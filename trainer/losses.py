@@ -1,0 +1,306 @@
+"""All loss and advantage maths: pure tensor functions, no models, no I/O, no randomness.
+
+The idea: reinforcement learning code goes wrong silently, in masks, denominators and signs. So every
+formula stands here once, states the shapes it takes and what its mean divides by, and is tested
+against numbers worked by hand.
+
+Conventions
+- Shapes: B answers, T *predictions* per row. Column t of a [B, T] tensor belongs to the prediction of
+  token t + 1 of the row, so a row of T + 1 tokens has T columns.
+- `is_response` [B, T] is True where the predicted token is one the policy sampled (its end token
+  included), False on the prompt and on padding. The True columns of a row are contiguous.
+- What stands in columns outside `is_response` never reaches a result, not even when it is NaN.
+
+Simplification: everything fits in memory at once; nothing here is fused or chunked.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def masked_mean(values: Tensor, is_response: Tensor, *, denominator: Tensor | float | None = None) -> Tensor:
+    """Sum of `values` [B, T] over response tokens, divided by their number over the whole batch -> [].
+
+    A `denominator` given by the caller replaces that number. A batch without response tokens gives 0.
+    """
+    total = values.where(is_response, 0.0).sum()
+    if denominator is None:
+        denominator = is_response.sum().clamp(min=1)
+    return total / denominator
+
+
+def token_logprobs(logits: Tensor, tokens: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """log softmax(logits / temperature) at `tokens`: logits [..., V], tokens [...] -> [...].
+
+    The whole softmax, never a top-k part of it: the sampler must then draw without top-k and top-p.
+    """
+    scaled = logits.float() / temperature
+    flat = F.cross_entropy(scaled.reshape(-1, scaled.shape[-1]), tokens.reshape(-1), reduction="none")
+    return -flat.reshape(tokens.shape)
+
+
+def entropy(logits: Tensor, *, temperature: float = 1.0) -> Tensor:
+    """Entropy of softmax(logits / temperature) in nats: [..., V] -> [...]."""
+    logprobs = F.log_softmax(logits.float() / temperature, dim=-1)
+    return -(logprobs.exp() * logprobs).sum(-1)
+
+
+def next_token_loss(logits: Tensor, targets: Tensor, is_target: Tensor | None = None) -> Tensor:
+    """Cross entropy in nats: logits [B, T, V] against the tokens they predict, targets [B, T] -> [].
+
+    The mean is over the True entries of `is_target` [B, T] in the whole batch (all of them when None).
+    """
+    if is_target is None:
+        return F.cross_entropy(logits.float().flatten(0, -2), targets.flatten())
+    return masked_mean(-token_logprobs(logits, targets), is_target)
+
+
+# --- reward model ------------------------------------------------------------------------------
+
+
+def preference_loss(chosen: Tensor, rejected: Tensor, *, is_win: Tensor, is_tie: Tensor, centering: float) -> Tensor:
+    """Bradley-Terry loss over compared answers; all arguments [B], `is_win` and `is_tie` exclusive -> [].
+
+        win       -log σ(Δ)                                with Δ = r₊ - r₋
+        tie       0.5 (-log σ(Δ) - log σ(-Δ))              smallest at Δ = 0: pulls the scores together
+        both bad  nothing (neither flag is set)            teaches no order
+        plus      centering · mean((r₊ + r₋)²)             pins the offset the differences leave free
+
+    The order terms are averaged over wins and ties, the centring over all B pairs.
+    (Ouyang et al. 2022, eq. 1; centring: Eisenstein et al. 2023, "Helping or herding?".)
+    """
+    delta = chosen - rejected
+    win_loss = -F.logsigmoid(delta)
+    tie_loss = 0.5 * (win_loss - F.logsigmoid(-delta))
+    has_order = is_win | is_tie
+    order = masked_mean(torch.where(is_tie, tie_loss, win_loss), has_order)
+    return order + centering * (chosen + rejected).square().mean()
+
+
+# --- KL ------------------------------------------------------------------------------------------
+
+
+def kl_k1(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
+    """log p - log q of sampled tokens [B, T]: unbiased for KL(p‖q) under samples of p, may be negative.
+
+    The one to put *inside* a reward (http://joschu.net/blog/kl-approx.html).
+    """
+    return logprobs - reference_logprobs
+
+
+def kl_k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
+    """q/p - 1 - log(q/p) of sampled tokens [B, T]: unbiased, never negative, low variance.
+
+    A figure to *report*. As a loss its gradient is not the gradient of KL(p‖q), so it is never one here.
+    """
+    log_ratio = reference_logprobs - logprobs
+    return torch.expm1(log_ratio) - log_ratio
+
+
+def adapt_kl_weight(weight: float, *, kl_nats: float, target_nats: float, answers: int, horizon: int) -> float:
+    """The proportional controller of Ziegler et al. 2019, section 2.2: the next KL weight.
+
+    error = clip(KL / target - 1, -0.2, 0.2);  weight · (1 + error · answers / horizon).
+    `kl_nats` is the mean over answers of the KL summed over an answer's tokens.
+    """
+    error = min(max(kl_nats / target_nats - 1.0, -0.2), 0.2)
+    return weight * (1.0 + error * answers / horizon)
+
+
+# --- PPO -------------------------------------------------------------------------------------------
+
+
+def last_response_index(is_response: Tensor) -> Tensor:
+    """Column of each row's last response token: [B, T] -> [B]. Every row must have one."""
+    assert bool(is_response.any(-1).all()), "an answer without tokens has no last token"
+    positions = torch.arange(is_response.shape[-1], device=is_response.device)
+    return (positions * is_response).argmax(-1)
+
+
+def rewards_with_kl(
+    scores: Tensor, logprobs: Tensor, reference_logprobs: Tensor, is_response: Tensor, *, kl_weight: float
+) -> Tensor:
+    """Per-token rewards [B, T]: -kl_weight · k1 at response tokens, plus `scores` [B] at the last one.
+
+    The score sits at the last *response* token, never on padding, where no return would see it.
+    ValueError when a score is not finite: one NaN would otherwise poison every weight in silence.
+    (Ziegler et al. 2019, eq. 2; Ouyang et al. 2022, eq. 2.)
+    """
+    if not bool(torch.isfinite(scores).all()):
+        raise ValueError("The reward model returned a score that is not a finite number.")
+    rewards = -kl_weight * kl_k1(logprobs, reference_logprobs).where(is_response, 0.0)
+    rows = torch.arange(len(scores), device=scores.device)
+    return rewards.index_put((rows, last_response_index(is_response)), scores.to(rewards.dtype), accumulate=True)
+
+
+def gae(rewards: Tensor, values: Tensor, is_response: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation (Schulman et al. 2016, eq. 16): advantages and returns, [B, T] each.
+
+        δ_t = r_t + γ V_{t+1} - V_t       (V after the last response token is 0: the answer is over)
+        A_t = Σ_{s ≥ t} (γλ)^{s-t} δ_s    R_t = A_t + V_t
+
+    The sum is one product with the triangular matrix of powers of γλ instead of a loop over tokens, which
+    is the same because response columns are contiguous and δ is 0 outside them. Both results are 0 there.
+    """
+    rewards, values = rewards.where(is_response, 0.0), values.where(is_response, 0.0)
+    next_values = F.pad(values[:, 1:], (0, 1))
+    deltas = (rewards + gamma * next_values - values).where(is_response, 0.0)
+    steps = torch.arange(deltas.shape[1], device=deltas.device, dtype=deltas.dtype)
+    distance = steps[:, None] - steps[None, :]  # [s, t] = s - t
+    powers = torch.where(distance >= 0, torch.pow(gamma * lam, distance.clamp(min=0)), 0.0)
+    advantages = (deltas @ powers.to(deltas.dtype)).where(is_response, 0.0)
+    return advantages, advantages + values
+
+
+def whiten(values: Tensor, is_response: Tensor, *, eps: float = 1e-8) -> Tensor:
+    """(x - mean) / √(var + eps) over the response tokens of the whole batch; 0 elsewhere. [B, T] -> [B, T].
+
+    The variance divides by the number of response tokens.
+    """
+    mean = masked_mean(values, is_response)
+    variance = masked_mean((values - mean).square(), is_response)
+    return ((values - mean) * torch.rsqrt(variance + eps)).where(is_response, 0.0)
+
+
+class PolicyLoss(NamedTuple):
+    """What a clipped policy update reports; every entry is []."""
+
+    loss: Tensor
+    clip_fraction: Tensor
+    """Share of response tokens where the clipped term was the one that counted."""
+    approx_kl: Tensor
+    """Mean KL per response token from the sampling policy to this one, in nats (k3)."""
+    max_ratio_error: Tensor
+    """Largest |ratio - 1| of a response token; 0 up to rounding before the first update."""
+
+
+def _clipped_surrogate(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    is_response: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+    denominator: Tensor | float | None,
+) -> PolicyLoss:
+    log_ratio = (logprobs - old_logprobs).where(is_response, 0.0)
+    advantages = advantages.where(is_response, 0.0)
+    ratio = log_ratio.exp()
+    unclipped = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
+    loss = masked_mean(torch.maximum(unclipped, clipped), is_response, denominator=denominator)
+    with torch.no_grad():
+        return PolicyLoss(
+            loss=loss,
+            clip_fraction=masked_mean((clipped > unclipped).float(), is_response),
+            approx_kl=masked_mean(ratio - 1.0 - log_ratio, is_response),
+            max_ratio_error=(ratio - 1.0).abs().amax(),
+        )
+
+
+def ppo_policy_loss(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, is_response: Tensor, *, clip: float
+) -> PolicyLoss:
+    """Clipped surrogate (Schulman et al. 2017, eq. 7), all arguments [B, T].
+
+    -min(ρA, clip(ρ, 1-ε, 1+ε)A) with ρ = exp(logprobs - old_logprobs), averaged over the response tokens
+    of the minibatch.
+    """
+    return _clipped_surrogate(
+        logprobs, old_logprobs, advantages, is_response, clip_low=clip, clip_high=clip, denominator=None
+    )
+
+
+class ValueLoss(NamedTuple):
+    loss: Tensor
+    clip_fraction: Tensor
+    """Share of response tokens where the clipped term was the larger one."""
+
+
+def ppo_value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, is_response: Tensor, *, clip: float
+) -> ValueLoss:
+    """0.5 · max((V - R)², (clip(V, V_old ± ε) - R)²), averaged over response tokens. All [B, T].
+
+    (Huang et al. 2022, "The 37 implementation details of PPO", detail 9.)
+    """
+    values, old_values, returns = (x.where(is_response, 0.0) for x in (values, old_values, returns))
+    clipped_values = old_values + (values - old_values).clamp(-clip, clip)
+    error, clipped_error = (values - returns).square(), (clipped_values - returns).square()
+    loss = 0.5 * masked_mean(torch.maximum(error, clipped_error), is_response)
+    with torch.no_grad():
+        return ValueLoss(loss=loss, clip_fraction=masked_mean((clipped_error > error).float(), is_response))
+
+
+# --- GRPO ------------------------------------------------------------------------------------------
+
+
+class GroupAdvantages(NamedTuple):
+    advantages: Tensor
+    """[groups, G]; all 0 in a group without signal."""
+    has_signal: Tensor
+    """[groups], False where every answer got the same reward: such a group has no gradient."""
+
+
+def group_advantages(rewards: Tensor, *, scale_by_std: bool = True, eps: float = 1e-4) -> GroupAdvantages:
+    """(r - mean) / (std + eps) inside each group: rewards [groups, G] (Shao et al. 2024, section 4.1.2).
+
+    The standard deviation is the sample one (divides by G - 1, as TRL's does). `scale_by_std=False` leaves
+    it out (Liu et al. 2025, "Dr. GRPO"). ValueError when a reward is not finite.
+    """
+    if not bool(torch.isfinite(rewards).all()):
+        raise ValueError("A reward is not a finite number.")
+    centred = rewards - rewards.mean(dim=1, keepdim=True)
+    # Compared exactly: rounding in the mean must not turn ten equal rewards into a signal.
+    has_signal = (rewards != rewards[:, :1]).any(dim=1)
+    if scale_by_std:
+        centred = centred / (rewards.std(dim=1, keepdim=True) + eps)
+    return GroupAdvantages(centred * has_signal[:, None], has_signal)
+
+
+def advantages_with_kl(
+    advantages: Tensor, logprobs: Tensor, reference_logprobs: Tensor, is_response: Tensor, *, kl_weight: float
+) -> Tensor:
+    """One advantage per answer [B] spread over its tokens, less kl_weight · k1 of each: -> [B, T].
+
+    Putting k1 into the advantage (not k3 into the loss) makes the expected gradient that of KL(p‖q).
+    """
+    penalised = advantages[:, None] - kl_weight * kl_k1(logprobs, reference_logprobs)
+    return penalised.where(is_response, 0.0)
+
+
+def grpo_token_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    is_response: Tensor,
+    *,
+    is_complete: Tensor,
+    clip_low: float,
+    clip_high: float,
+    denominator: Tensor | float | None = None,
+) -> PolicyLoss:
+    """Token-level clipped surrogate with a higher upper clip (Yu et al. 2025, "DAPO", section 3).
+
+    `advantages` [B] is one per answer, or [B, T] when each token has its own; `is_complete` [B] is False for
+    an answer that was cut off, whose tokens are left out because nobody knows how it would have ended.
+    The sum over the remaining tokens is divided by their number *over the batch*, so that a token weighs the
+    same in a long and in a short answer; `denominator` gives that number when the batch comes in pieces.
+    """
+    if advantages.dim() == 1:
+        advantages = advantages[:, None].expand_as(logprobs)
+    return _clipped_surrogate(
+        logprobs,
+        old_logprobs,
+        advantages,
+        is_response & is_complete[:, None],
+        clip_low=clip_low,
+        clip_high=clip_high,
+        denominator=denominator,
+    )
