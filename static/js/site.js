@@ -1,0 +1,30 @@
+// What every page needs: the theme button without a reload, and a few helpers other scripts import.
+
+/** The CSRF token Django put into the page's forms. */
+export function csrfToken() {
+  return document.querySelector("input[name=csrfmiddlewaretoken]")?.value ?? "";
+}
+
+/** Say one sentence to screen readers, through the page's single polite status region. */
+export function announce(text) {
+  document.getElementById("status").textContent = text;
+}
+
+const NEXT_THEME = { light: "dark", dark: "system", system: "light" };
+
+for (const form of document.querySelectorAll("[data-theme-form]")) {
+  const button = form.querySelector("button");
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const theme = button.value;
+    document.documentElement.dataset.theme = theme === "system" ? "" : theme;
+    button.value = NEXT_THEME[theme];
+    button.title = `Theme: ${theme}`;
+    form.querySelector("[data-theme-name]").textContent = theme;
+    announce(`Theme: ${theme}`);
+    document.dispatchEvent(new CustomEvent("themechange"));
+    const body = new FormData(form);
+    body.set("theme", theme);
+    await fetch(form.action, { method: "POST", body, redirect: "manual" });
+  });
+}
