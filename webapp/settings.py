@@ -225,6 +225,17 @@ MESSAGE_MAX_CHARS = 8000
 """Longest chat message; longer ones are refused with a clear error."""
 VOTES_PER_REWARD_MODEL = 40
 """How many votes the curriculum asks people for before it offers to train the reward model."""
+CURRICULUM_PRESET = os.environ.get("STAGECRAFT_PRESET") or "tiny"
+"""The preset the first start, and the next-step button, train with."""
+TRAINER_COMMAND = [sys.executable, "-m", "trainer"]
+"""How a train worker starts the trainer."""
+TRAIN_THREADS = int(os.environ.get("TRAIN_THREADS") or max(1, (os.cpu_count() or 1) - 1))
+"""Threads of a training run: one core stays free to chat. Frozen with the run, so that a resumed one is exact."""
+RUN_HEARTBEAT_S = 10
+RUN_LEASE_S = 90
+"""A worker renews its lease on a run every RUN_HEARTBEAT_S; RUN_LEASE_S without that, and the run is taken over."""
+RUN_STOP_DEADLINE_S = 120
+"""A trainer asked to stop and save is killed after this."""
 ENGINE_MEMORY_MB = int(os.environ.get("ENGINE_MEMORY_MB", "600"))
 """Loaded chat models are dropped, least recently used first, above this."""
 

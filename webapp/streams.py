@@ -44,6 +44,12 @@ def read(key: str, after: str = "0") -> list[tuple[str, Event]]:
     return [(str(entry), json.loads(fields["event"])) for entry, fields in client().xrange(key, f"({after}")]
 
 
+def last_id(key: str) -> str:
+    """Where the log stands: following from here misses nothing that comes later. "0" when it is empty or gone."""
+    newest = client().xrevrange(key, count=1)
+    return str(newest[0][0]) if newest else "0"
+
+
 def delete(key: str) -> None:
     client().delete(key)
 

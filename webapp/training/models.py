@@ -2,11 +2,47 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+from pathlib import Path
+
 from django.conf import settings
 from django.db import models
+from django.db.models import F, Q
 from django.urls import reverse
+from django.utils import timezone
 
 from trainer.config import STAGE_TITLES, STAGES
+
+CHART_POINTS = 800
+"""A chart shows at most about this many steps; more cannot be told apart on a screen."""
+
+
+class TrainingRunQuerySet(models.QuerySet["TrainingRun"]):
+    def active(self) -> TrainingRunQuerySet:
+        """Runs that are waiting for a worker or have one."""
+        return self.filter(state__in=TrainingRun.ACTIVE)
+
+    def waiting(self) -> TrainingRunQuerySet:
+        """Runs a worker should pick up, oldest first."""
+        waiting = self.filter(state__in=(TrainingRun.State.QUEUED, TrainingRun.State.INTERRUPTED))
+        return waiting.order_by("created_at", "id")
+
+    def abandoned(self, now: datetime) -> TrainingRunQuerySet:
+        """Runs whose worker has not renewed its lease: it is dead or cut off."""
+        return self.filter(state=TrainingRun.State.RUNNING, lease_until__lt=now)
+
+    def claimable(self, now: datetime) -> TrainingRunQuerySet:
+        """Runs a worker may take over right now."""
+        waiting = Q(state__in=(TrainingRun.State.QUEUED, TrainingRun.State.INTERRUPTED))
+        return self.filter(waiting | Q(state=TrainingRun.State.RUNNING, lease_until__lt=now))
+
+    def held(self, run: TrainingRun) -> TrainingRunQuerySet:
+        """`run` itself while the caller's claim on it stands; empty once another attempt has it."""
+        return self.filter(pk=run.pk, attempt=run.attempt, state=TrainingRun.State.RUNNING)
+
+    def with_links(self) -> TrainingRunQuerySet:
+        """With the checkpoints a page names, in one query."""
+        return self.select_related("parent", "reward_model", "checkpoint")
 
 
 class TrainingRun(models.Model):
@@ -46,6 +82,8 @@ class TrainingRun(models.Model):
     attempt = models.PositiveIntegerField(default=0, help_text="Fencing token: grows with every claim.")
     worker = models.CharField(max_length=100, blank=True)
     lease_until = models.DateTimeField(null=True, blank=True)
+    interruptions = models.PositiveIntegerField(default=0, help_text="Workers lost in a row without a new step.")
+    interrupted_step = models.PositiveIntegerField(default=0, help_text="Furthest step at which a worker was lost.")
     step = models.PositiveIntegerField(default=0)
     total_steps = models.PositiveIntegerField(default=0)
     error = models.TextField(blank=True, help_text="One sentence: what went wrong and what to do.")
@@ -54,10 +92,27 @@ class TrainingRun(models.Model):
     )
     created_at = models.DateTimeField(auto_now_add=True)
     started_at = models.DateTimeField(null=True, blank=True)
+    resumed_at = models.DateTimeField(null=True, blank=True, help_text="When this attempt began to step.")
+    resumed_step = models.PositiveIntegerField(default=0, help_text="The step this attempt began at.")
     finished_at = models.DateTimeField(null=True, blank=True)
+
+    objects = TrainingRunQuerySet.as_manager()
 
     class Meta:
         ordering = ["-created_at", "-id"]
+        constraints = [
+            # Starting twice: the database, not a check before the insert, decides who was first.
+            models.UniqueConstraint(
+                fields=["stage", "parent"],
+                condition=Q(state__in=("queued", "running", "interrupted"), parent__isnull=False),
+                name="one_active_run_per_stage_and_parent",
+            ),
+            models.UniqueConstraint(
+                fields=["stage"],
+                condition=Q(state__in=("queued", "running", "interrupted"), parent__isnull=True),
+                name="one_active_run_per_stage_without_parent",
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"run {self.pk}: {self.stage} ({self.preset})"
@@ -70,12 +125,80 @@ class TrainingRun(models.Model):
         """Name of the run's live log (see webapp/streams.py); the database keeps everything too."""
         return f"run:{self.pk}"
 
+    @property
+    def directory(self) -> str:
+        """Name of its checkpoint directory; a resumed run goes on in the same one."""
+        return f"{self.stage}-{self.pk:04d}"
+
+    @property
+    def output_dir(self) -> Path:
+        return Path(settings.CHECKPOINT_DIR) / self.directory
+
+    @property
+    def inputs_dir(self) -> Path:
+        """Where its frozen inputs are: run.json, votes.jsonl, and the trainer's error output."""
+        return Path(settings.RUN_DIR) / str(self.pk)
+
+    @property
+    def is_active(self) -> bool:
+        return self.state in self.ACTIVE
+
+    @property
+    def can_resume(self) -> bool:
+        """A person may resume it (an interrupted run resumes by itself)."""
+        return self.state in (self.State.STOPPED, self.State.FAILED)
+
+    @property
+    def can_discard(self) -> bool:
+        return self.is_active or self.can_resume
+
+    @property
+    def progress(self) -> float:
+        """Share of the steps done, 0 to 1."""
+        if self.state == self.State.DONE:
+            return 1.0
+        return min(1.0, self.step / self.total_steps) if self.total_steps else 0.0
+
+    @property
+    def percent(self) -> int:
+        return int(100 * self.progress)
+
+    @property
+    def eta(self) -> timedelta | None:
+        """Time left at this attempt's own pace; None until it has one."""
+        steps = self.step - self.resumed_step
+        if self.state != self.State.RUNNING or self.resumed_at is None or steps <= 0:
+            return None
+        return (timezone.now() - self.resumed_at) / steps * max(0, self.total_steps - self.step)
+
+    @property
+    def duration(self) -> timedelta | None:
+        """Wall time from the first start to the end, or to now."""
+        if self.started_at is None:
+            return None
+        return (self.finished_at or timezone.now()) - self.started_at
+
+
+class MetricQuerySet(models.QuerySet["Metric"]):
+    def for_chart(self, run: TrainingRun, points: int = CHART_POINTS) -> MetricQuerySet:
+        """About `points` rows of one run, evenly spaced; steps with samples (evaluations) and the last always stay."""
+        rows = self.filter(run=run)
+        figures = rows.aggregate(count=models.Count("id"), last=models.Max("step"))
+        if figures["count"] <= points:
+            return rows
+        stride = -(-figures["count"] // points)
+        evaluated = Sample.objects.filter(run=run).values("step")
+        spaced = rows.annotate(offset=F("step") % stride)
+        return spaced.filter(Q(offset=0) | Q(step=figures["last"]) | Q(step__in=evaluated))
+
 
 class Metric(models.Model):
     run = models.ForeignKey(TrainingRun, models.CASCADE, related_name="metrics")
     step = models.PositiveIntegerField()
     values = models.JSONField()
     created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = MetricQuerySet.as_manager()
 
     class Meta:
         ordering = ["step"]
@@ -109,3 +232,21 @@ class LogLine(models.Model):
 
     class Meta:
         ordering = ["id"]
+
+
+class Curriculum(models.Model):
+    """How far a site walks the stages by itself. One row, written at the first start."""
+
+    class Automatic(models.TextChoices):
+        OFF = "off", "nothing starts by itself"
+        START = "start", "pre-training and instruction fine-tuning start by themselves"
+        DEMO = "demo", "every stage, with a simulated voter"
+
+    automatic = models.CharField(max_length=5, choices=Automatic.choices, default=Automatic.START)
+    preset = models.CharField(max_length=32)
+    taste = models.CharField(max_length=32, default="friendlier", help_text="The simulated voter's taste.")
+    voting_until = models.DateTimeField(null=True, blank=True, help_text="A simulated voter is at work until then.")
+    error = models.TextField(blank=True, help_text="Why the simulated voter stopped.")
+
+    def __str__(self) -> str:
+        return f"curriculum ({self.automatic}, {self.preset})"
