@@ -7,8 +7,11 @@ import os
 
 from celery import Celery
 
+from webapp.periodic import Periodic
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
 
 app = Celery("stagecraft")
 app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
+app.steps["worker"].add(Periodic)

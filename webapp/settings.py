@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import sys
@@ -29,35 +30,41 @@ def _listed(name: str, default: list[str]) -> list[str]:
     return [item.strip() for item in os.environ.get(name, "").split(",") if item.strip()] or default
 
 
-DEBUG = _flag("DEBUG", False)
 LOCAL = _flag("STAGECRAFT_LOCAL", False)
-"""True under `manage.py up` without SECRET_KEY: a laptop on its own, with a key kept in DATA_DIR."""
+"""A laptop on its own: `manage.py` says so when SECRET_KEY is unset, and `up` passes it on."""
+DEBUG = _flag("DEBUG", False)
+if DEBUG and not LOCAL:
+    raise ImproperlyConfigured("DEBUG=1 shows visitors the site's insides. Unset it, or unset SECRET_KEY on a laptop.")
 
 
 def _secret_key() -> str:
-    """SECRET_KEY, or (on a laptop, in tests) one made once and kept private in DATA_DIR."""
-    if key := os.environ.get("SECRET_KEY"):
+    """SECRET_KEY, or on a laptop one made once and kept private in DATA_DIR."""
+    if key := os.environ.get("SECRET_KEY", ""):
+        if len(key) < 40 or key.startswith("change-me"):
+            raise ImproperlyConfigured("SECRET_KEY must be a long random string: at least 40 characters.")
         return key
-    if not (LOCAL or DEBUG or any(word in ("test", "up", "migrate", "makemigrations") for word in sys.argv)):
-        # Commands beside a running local site share its key file.
-        if not (DATA_DIR / "secret_key").exists():
-            raise ImproperlyConfigured("SECRET_KEY is not set. Put a long random string in the environment.")
+    if not LOCAL:
+        raise ImproperlyConfigured("SECRET_KEY is not set. Put a long random string in the environment.")
     path = DATA_DIR / "secret_key"
     try:
+        DATA_DIR.mkdir(parents=True, exist_ok=True)
+        # Linked into place whole, so that a process starting beside this one never reads half a key.
+        draft = path.with_name(f"secret_key.{os.getpid()}")
         if not path.exists():
-            DATA_DIR.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                file.write(secrets.token_urlsafe(50))
-    except FileExistsError:
-        pass  # another process of the same site was first
+            draft.touch(mode=0o600)
+            draft.write_text(secrets.token_urlsafe(50))
+            with contextlib.suppress(FileExistsError):  # another process of this site was first
+                os.link(draft, path)
+            draft.unlink()
+        return path.read_text().strip()
     except OSError as error:
         raise ImproperlyConfigured(f"Cannot write to DATA_DIR {DATA_DIR}: {error.strerror}.") from error
-    return path.read_text().strip()
 
 
 SECRET_KEY = _secret_key()
 ALLOWED_HOSTS = _listed("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
+if "*" in ALLOWED_HOSTS:
+    raise ImproperlyConfigured("ALLOWED_HOSTS=* accepts any name. List the site's own host names instead.")
 CSRF_TRUSTED_ORIGINS = _listed("CSRF_TRUSTED_ORIGINS", [])
 
 INSTALLED_APPS = [
@@ -127,7 +134,11 @@ DATABASES = {
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["OPTIONS"] = _SQLITE
 else:
-    DATABASES["default"].setdefault("OPTIONS", {})["pool"] = {"min_size": 1, "max_size": 8, "timeout": 20}
+    DATABASES["default"].setdefault("OPTIONS", {})["pool"] = {
+        "min_size": 1,
+        "max_size": int(os.environ.get("DATABASE_POOL") or 16),
+        "timeout": 20,
+    }
 
 AUTH_USER_MODEL = "accounts.User"
 AUTHENTICATION_BACKENDS = ["axes.backends.AxesStandaloneBackend", "django.contrib.auth.backends.ModelBackend"]
@@ -138,6 +149,8 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 AXES_FAILURE_LIMIT = 10
 AXES_COOLOFF_TIME = 0.25  # hours
+AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]  # a class behind one address is not locked out together
+AXES_LOCKOUT_TEMPLATE = "accounts/locked.html"
 LOGIN_URL = "accounts:login"
 LOGIN_REDIRECT_URL = "/"
 LOGOUT_REDIRECT_URL = "/"
@@ -146,8 +159,20 @@ SESSION_COOKIE_AGE = 60 * 60 * 24 * 365
 SESSION_COOKIE_SAMESITE = "Lax"
 
 # -- Redis: broker, live logs, notices -----------------------------------------------------------
-# `manage.py up` sets REDIS_URL for its children when it starts the embedded server.
-REDIS_URL = os.environ.get("REDIS_URL") or f"unix://{DATA_DIR / 'redis.sock'}?db=0"
+REDIS_URL_FILE = DATA_DIR / "redis_url"
+"""Where `manage.py up` writes the address of its embedded server, so that commands beside it find it."""
+
+
+def _redis_url() -> str:
+    if url := os.environ.get("REDIS_URL"):
+        return url
+    try:
+        return REDIS_URL_FILE.read_text().strip()
+    except OSError:
+        return "unix:///no-site-is-running.sock?db=0"  # a command that needs Redis then says it is away
+
+
+REDIS_URL = _redis_url()
 
 
 def _broker_url(url: str) -> str:
@@ -165,6 +190,11 @@ CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_DEFAULT_QUEUE = "generate"
 CELERY_TASK_ROUTES = {"webapp.training.tasks.*": {"queue": "train"}}
+CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
+    # Sent by the workers themselves (webapp/periodic.py). Not on the train queue, where they would
+    # wait behind a run of an hour.
+    "reap-runs": {"task": "webapp.training.tasks.reap_runs", "schedule": 15.0, "options": {"queue": "generate"}},
+}
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600}
