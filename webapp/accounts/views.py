@@ -1,0 +1,99 @@
+"""Accounts, the owner's first visit, the theme, and what machines ask: health and metrics."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.contrib.auth import login
+from django.contrib.auth.views import LoginView, LogoutView
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import redirect, render
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.views.decorators.cache import never_cache
+from django.views.decorators.debug import sensitive_post_parameters
+from django.views.decorators.http import require_GET, require_POST
+
+from . import health, limits, services
+from .context import THEME_COOKIE, THEMES
+from .forms import AccountForm
+
+BACKEND = "django.contrib.auth.backends.ModelBackend"
+
+log_in = LoginView.as_view(template_name="accounts/login.html", redirect_authenticated_user=True)
+log_out = LogoutView.as_view()
+
+
+@never_cache
+@sensitive_post_parameters()
+def sign_up(request: HttpRequest) -> HttpResponse:
+    """A new account, which keeps what this browser did so far."""
+    if request.user.is_authenticated:
+        return redirect(settings.LOGIN_REDIRECT_URL)
+    form = AccountForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        if limits.allow("signup", f"address:{request.META.get('REMOTE_ADDR', '')}"):
+            login(request, form.save(), backend=BACKEND)
+            return redirect(_next(request))
+        form.add_error(None, "Too many new accounts from this address. Try again in an hour.")
+    return render(request, "accounts/signup.html", {"form": form, "next": request.GET.get("next", "")})
+
+
+@never_cache
+@sensitive_post_parameters()
+def set_up(request: HttpRequest, token: str) -> HttpResponse:
+    """The first owner's account, through the one-time link `manage.py up` printed."""
+    if not services.owner_link_is_open(token):
+        return render(request, "accounts/setup.html", {"form": None}, status=404)
+    form = AccountForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        try:
+            owner = services.create_owner(
+                token=token, username=form.cleaned_data["username"], password=form.cleaned_data["password1"]
+            )
+        except services.LinkSpent:
+            return render(request, "accounts/setup.html", {"form": None}, status=404)
+        login(request, owner, backend=BACKEND)
+        return redirect(settings.LOGIN_REDIRECT_URL)
+    return render(request, "accounts/setup.html", {"form": form})
+
+
+@require_POST
+def set_theme(request: HttpRequest) -> HttpResponse:
+    """Remember light or dark in a cookie; anything else goes back to following the system."""
+    response = redirect(_next(request))
+    theme = request.POST.get("theme", "")
+    if theme in THEMES:
+        response.set_cookie(
+            THEME_COOKIE,
+            theme,
+            max_age=settings.SESSION_COOKIE_AGE,
+            secure=settings.HTTPS,
+            httponly=True,
+            samesite="Lax",
+        )
+    else:
+        response.delete_cookie(THEME_COOKIE, samesite="Lax")
+    return response
+
+
+@never_cache
+@require_GET
+def healthz(request: HttpRequest) -> JsonResponse:
+    checks = health.check_health()
+    well = all(outcome == "ok" for outcome in checks.values())
+    return JsonResponse({"status": "ok" if well else "failing", "checks": checks}, status=200 if well else 503)
+
+
+@never_cache
+@require_GET
+def metrics(request: HttpRequest) -> HttpResponse:
+    text = "\n".join(health.metrics()) + "\n"
+    return HttpResponse(text, content_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _next(request: HttpRequest) -> str:
+    """Where the form wants to go afterwards, if that is on this site."""
+    target = request.POST.get("next", "")
+    ours = url_has_allowed_host_and_scheme(
+        target, allowed_hosts={request.get_host()}, require_https=request.is_secure()
+    )
+    return target if ours else settings.LOGIN_REDIRECT_URL
