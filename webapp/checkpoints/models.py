@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
-from typing import Any
 
 from django.conf import settings
 from django.db import models
@@ -60,6 +59,14 @@ class Checkpoint(models.Model):
     def path(self) -> Path:
         return Path(settings.CHECKPOINT_DIR) / self.directory
 
+    def lineage(self) -> list[Checkpoint]:
+        """This checkpoint, its parent, that one's parent …, down to random weights."""
+        line, seen = [self], {self.pk}
+        while (parent := line[-1].parent) is not None and parent.pk not in seen:
+            line.append(parent)
+            seen.add(parent.pk)
+        return line
+
 
 class Generation(models.Model):
     """One answer, from the moment it is asked for. The text is final once `state` is final."""
@@ -76,7 +83,9 @@ class Generation(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     checkpoint = models.ForeignKey(Checkpoint, models.PROTECT, related_name="generations")
     visitor = models.ForeignKey("accounts.Visitor", models.SET_NULL, null=True, blank=True, related_name="generations")
-    messages = models.JSONField(help_text="The conversation so far: [{role, content}, …], ending with the user's.")
+    messages = models.JSONField(
+        help_text="The conversation so far: [{role, content}, …]. An assistant's turn at its end is continued."
+    )
     sampling = models.JSONField(default=dict, help_text="temperature, top_k, top_p, max_new_tokens, seed.")
     state = models.CharField(max_length=8, choices=State.choices, default=State.QUEUED)
     stop_requested = models.BooleanField(default=False)
@@ -103,5 +112,4 @@ class Generation(models.Model):
     @property
     def prompt(self) -> str:
         """The last user message."""
-        last: dict[str, Any] = self.messages[-1] if self.messages else {}
-        return str(last.get("content", ""))
+        return next((str(m["content"]) for m in reversed(self.messages) if m["role"] == "user"), "")

@@ -38,7 +38,7 @@ class Migration(migrations.Migration):
             name='Generation',
             fields=[
                 ('id', models.UUIDField(default=uuid.uuid4, editable=False, primary_key=True, serialize=False)),
-                ('messages', models.JSONField(help_text="The conversation so far: [{role, content}, …], ending with the user's.")),
+                ('messages', models.JSONField(help_text="The conversation so far: [{role, content}, …]. An assistant's turn at its end is continued.")),
                 ('sampling', models.JSONField(default=dict, help_text='temperature, top_k, top_p, max_new_tokens, seed.')),
                 ('state', models.CharField(choices=[('queued', 'Queued'), ('running', 'Running'), ('done', 'Done'), ('stopped', 'Stopped'), ('failed', 'Failed')], default='queued', max_length=8)),
                 ('stop_requested', models.BooleanField(default=False)),

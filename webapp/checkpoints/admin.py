@@ -1,0 +1,100 @@
+"""Staff pages for checkpoints and the answers written with them. Nothing here is typed in by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
+from django.template.defaultfilters import filesizeformat
+from django.urls import reverse
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+
+from webapp.checkpoints.models import Checkpoint, Generation
+from webapp.checkpoints.services import archive_checkpoints
+
+
+class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not generic at run time
+    """A list and a detail page, nothing to add, change or delete."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+@admin.register(Checkpoint)
+class CheckpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Weights come from runs and imports; people name and archive them."""
+
+    list_display = ["name", "stage", "preset", "size", "parent", "archived", "created_at"]
+    list_filter = ["stage", "preset", "archived"]
+    list_select_related = ["parent"]
+    search_fields = ["name", "weights_sha256"]
+    actions = ["archive", "unarchive"]
+    fields = [
+        *("name", "archived", "stage", "preset", "line", "figures", "parameters", "size"),
+        *("directory", "weights_sha256", "created_at"),
+    ]
+    readonly_fields = [field for field in fields if field not in ("name", "archived")]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Checkpoint | None = None) -> bool:
+        return False
+
+    @admin.display(ordering="bytes")
+    def size(self, checkpoint: Checkpoint) -> str:
+        return filesizeformat(checkpoint.bytes)
+
+    @admin.display(description="lineage")
+    def line(self, checkpoint: Checkpoint) -> SafeString:
+        """From this checkpoint down to random weights, each a link."""
+        links = (
+            (reverse("admin:checkpoints_checkpoint_change", args=[ancestor.pk]), str(ancestor))
+            for ancestor in checkpoint.lineage()
+        )
+        return format_html_join(" ← ", '<a href="{}">{}</a>', links)
+
+    @admin.display(description="held-out figures")
+    def figures(self, checkpoint: Checkpoint) -> SafeString | str:
+        if not checkpoint.metrics:
+            return "none recorded"
+        rows = format_html_join("", "<tr><th>{}</th><td>{}</td></tr>", sorted(checkpoint.metrics.items()))
+        return format_html("<table>{}</table>", rows)
+
+    @admin.action(description="Archive: hide from visitors", permissions=["change"])
+    def archive(self, request: HttpRequest, queryset: QuerySet[Checkpoint]) -> None:
+        changed = archive_checkpoints(ids=list(queryset.values_list("pk", flat=True)))
+        messages.success(request, f"Archived {changed}. Nothing was deleted.")
+
+    @admin.action(description="Show to visitors again", permissions=["change"])
+    def unarchive(self, request: HttpRequest, queryset: QuerySet[Checkpoint]) -> None:
+        changed = archive_checkpoints(ids=list(queryset.values_list("pk", flat=True)), archived=False)
+        messages.success(request, f"Shown again: {changed}.")
+
+
+@admin.register(Generation)
+class GenerationAdmin(ReadOnlyAdmin):
+    list_display = ["prompt_start", "checkpoint", "state", "tokens", "seconds", "created_at"]
+    list_filter = ["state", "checkpoint__stage"]
+    list_select_related = ["checkpoint"]
+    search_fields = ["text"]
+    date_hierarchy = "created_at"
+
+    @admin.display(description="prompt")
+    def prompt_start(self, generation: Generation) -> str:
+        return generation.prompt[:80]
+
+    @admin.display(description="seconds")
+    def seconds(self, generation: Generation) -> str:
+        if generation.finished_at is None:
+            return "–"
+        return f"{(generation.finished_at - generation.created_at).total_seconds():.2f}"

@@ -1,0 +1,170 @@
+"""Loaded chat models: one batching engine per checkpoint, the least recently used dropped first.
+
+The only module of the site that imports torch, and only the `generate` worker imports this one.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from django.conf import settings
+
+from trainer.checkpoint import load_checkpoint
+from trainer.config import ModelConfig
+from trainer.engine import Engine, EngineService, Request, Sampling
+from trainer.prompting import prompt_ids
+from trainer.tokenizer import Tokenizer
+from webapp.checkpoints.models import Checkpoint
+
+# A small model is bound by the number of operations, not by arithmetic: a second thread only takes
+# the core that training wants. The engine batches; that is where its speed comes from.
+torch.set_num_threads(1)
+
+MAX_BATCH = 64
+MIN_BATCH = 4
+WEIGHT_COPIES = 2
+"""The engine keeps fused copies of the matrices beside the model's own."""
+
+
+@dataclass
+class LoadedEngine:
+    """A checkpoint ready to answer."""
+
+    service: EngineService
+    tokenizer: Tokenizer
+    config: ModelConfig
+    stage: str
+    bytes: int
+    """What it may come to occupy: weights, and the cache at its largest batch."""
+    users: int = 0
+    """Answers being written right now; a model in use is never dropped."""
+
+    def submit(self, messages: list[dict[str, str]], sampling: Mapping[str, Any]) -> tuple[Request, str]:
+        """Start an answer. Returns the request and the text it continues (empty but for a continuation).
+
+        The oldest turns are left out when the conversation does not fit beside the answer.
+        ValueError when even the last message is too long.
+        """
+        how = Sampling(**sampling)
+        room = self.config.context - min(how.max_new_tokens, self.config.context // 2)
+        prompt, written = render_prompt(self.tokenizer, messages, stage=self.stage, room=room)
+        return self.service.submit(prompt, how), written
+
+
+def render_prompt(
+    tokenizer: Tokenizer, messages: list[dict[str, str]], *, stage: str, room: int
+) -> tuple[list[int], str]:
+    """Prompt ids, and the text of the assistant's unfinished turn when `messages` ends with one."""
+    if messages[-1]["role"] != "assistant":
+        return prompt_ids(tokenizer, messages, stage=stage, room=room), ""
+    written = messages[-1]["content"]
+    tail = tokenizer.encode(written)
+    prompt = prompt_ids(tokenizer, messages[:-1], stage=stage, room=max(room - len(tail), 1))
+    return [*prompt, *tail], written
+
+
+def load(directory: Path, *, stage: str) -> LoadedEngine:
+    """Read a checkpoint from disk and answer one token with it, so that the first question is quick."""
+    loaded = load_checkpoint(directory)
+    model, tokenizer = loaded.language_model.eval().requires_grad_(False), loaded.tokenizer
+    weights, row = memory_bytes(model.config)
+    spare = settings.ENGINE_MEMORY_MB * 2**20 - weights
+    max_batch = max(MIN_BATCH, min(MAX_BATCH, spare // row))
+    engine = Engine(model, end_ids=[tokenizer.end_id, tokenizer.document_end_id], max_batch=max_batch)
+    engine.generate([[tokenizer.document_end_id]], [Sampling(max_new_tokens=1)])
+    return LoadedEngine(EngineService(engine), tokenizer, model.config, stage, weights + max_batch * row)
+
+
+def memory_bytes(config: ModelConfig) -> tuple[int, int]:
+    """(weights, one full row of the key/value cache) of a loaded engine, in bytes of float32."""
+    row = config.layers * 2 * config.kv_heads * config.context * config.head_dim * 4
+    return WEIGHT_COPIES * config.parameters * 4, row
+
+
+class Engines:
+    """The loaded engines of this process, within a memory budget."""
+
+    def __init__(self) -> None:
+        self._condition = threading.Condition()
+        self._loaded: OrderedDict[int, LoadedEngine] = OrderedDict()
+        self._loading: set[int] = set()
+
+    @contextmanager
+    def borrow(self, checkpoint: Checkpoint) -> Iterator[LoadedEngine]:
+        """An engine that stays loaded while the block runs; one that broke in it is not used again."""
+        engine = self._take(checkpoint)
+        try:
+            yield engine
+        except ValueError:
+            raise  # a question the model cannot take; the engine is sound
+        except Exception:
+            with self._condition:
+                if self._loaded.get(checkpoint.pk) is engine:
+                    del self._loaded[checkpoint.pk]
+            raise
+        finally:
+            with self._condition:
+                engine.users -= 1
+                self._condition.notify_all()
+
+    def _take(self, checkpoint: Checkpoint) -> LoadedEngine:
+        """Wait for, reuse or load the checkpoint's engine, and count one more user."""
+        with self._condition:
+            while checkpoint.pk in self._loading:
+                self._condition.wait()
+            engine = self._loaded.get(checkpoint.pk)
+            if engine is not None:
+                self._loaded.move_to_end(checkpoint.pk)
+                engine.users += 1
+                return engine
+            self._loading.add(checkpoint.pk)
+        try:
+            with self._condition:
+                self._make_room(WEIGHT_COPIES * 4 * checkpoint.parameters)
+            engine = load(checkpoint.path, stage=checkpoint.stage)
+            with self._condition:
+                self._make_room(engine.bytes)  # now that the size of its cache is known
+                engine.users = 1
+                self._loaded[checkpoint.pk] = engine
+                return engine
+        finally:
+            with self._condition:
+                self._loading.discard(checkpoint.pk)
+                self._condition.notify_all()
+
+    def _make_room(self, wanted: int) -> None:
+        """Drop idle engines, oldest first, until `wanted` bytes fit; wait for busy ones to fall idle."""
+        budget = settings.ENGINE_MEMORY_MB * 2**20
+        while self._loaded and sum(engine.bytes for engine in self._loaded.values()) + wanted > budget:
+            idle = next((pk for pk, engine in self._loaded.items() if not engine.users), None)
+            if idle is None:
+                self._condition.wait()
+            else:
+                self._loaded.pop(idle).service.close()
+
+    def loaded(self) -> list[int]:
+        """Ids of the checkpoints in memory, least recently used first."""
+        with self._condition:
+            return list(self._loaded)
+
+    def close(self) -> None:
+        """Stop every engine."""
+        with self._condition:
+            for engine in self._loaded.values():
+                engine.service.close()
+            self._loaded.clear()
+
+
+engines = Engines()
+
+
+def check_loads(directory: Path) -> None:
+    """ValueError with the reason unless the trainer can read this directory."""
+    load_checkpoint(directory)

@@ -1,0 +1,27 @@
+"""The `generate` queue: one short task per answer. Ids only; the row is the truth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import shared_task
+from celery.signals import worker_ready
+
+
+@shared_task(queue="generate")
+def generate_answer(generation_id: str) -> None:
+    """Write one answer; a message delivered twice finds nothing left to do."""
+    # Imported here: it pulls in torch, which the web process (it imports this module) must not load.
+    from webapp.checkpoints.answering import write_answer
+
+    write_answer(generation_id=generation_id)
+
+
+@worker_ready.connect
+def prepare_worker(sender: Any, **_: Any) -> None:
+    """A generate worker loads torch and the newest checkpoint before the first question comes."""
+    if "generate" not in sender.app.amqp.queues.consume_from:
+        return
+    from webapp.checkpoints.answering import prepare
+
+    prepare()
