@@ -65,9 +65,15 @@ class TrainingRun(models.Model):
 
     stage = models.CharField(max_length=16, choices=[(s, STAGE_TITLES[s]) for s in STAGES])
     preset = models.CharField(max_length=32)
-    parent = models.ForeignKey("checkpoints.Checkpoint", models.PROTECT, null=True, blank=True, related_name="runs_from")
+    parent = models.ForeignKey(
+        "checkpoints.Checkpoint", models.PROTECT, null=True, blank=True, related_name="runs_from"
+    )
     reward_model = models.ForeignKey(
-        "checkpoints.Checkpoint", models.PROTECT, null=True, blank=True, related_name="runs_against",
+        "checkpoints.Checkpoint",
+        models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="runs_against",
         help_text="PPO only: the reward model to train against.",
     )
     seed = models.PositiveIntegerField(default=0)
@@ -204,6 +210,9 @@ class Metric(models.Model):
         ordering = ["step"]
         constraints = [models.UniqueConstraint(fields=["run", "step"], name="one_metric_row_per_step")]
 
+    def __str__(self) -> str:
+        return f"figures of run {self.run_id} at step {self.step}"
+
 
 class Sample(models.Model):
     """What the model said to a fixed prompt at one step."""
@@ -216,6 +225,9 @@ class Sample(models.Model):
 
     class Meta:
         ordering = ["step", "id"]
+
+    def __str__(self) -> str:
+        return f"{self.prompt[:40]} at step {self.step}"
 
 
 class LogLine(models.Model):
@@ -233,6 +245,9 @@ class LogLine(models.Model):
     class Meta:
         ordering = ["id"]
 
+    def __str__(self) -> str:
+        return self.text
+
 
 class Curriculum(models.Model):
     """How far a site walks the stages by itself. One row, written at the first start."""
@@ -245,7 +260,9 @@ class Curriculum(models.Model):
     automatic = models.CharField(max_length=5, choices=Automatic.choices, default=Automatic.START)
     preset = models.CharField(max_length=32)
     taste = models.CharField(max_length=32, default="friendlier", help_text="The simulated voter's taste.")
-    voting_until = models.DateTimeField(null=True, blank=True, help_text="A simulated voter is at work until then.")
+    votes_wanted = models.PositiveIntegerField(default=0, help_text="Votes the simulated voter is to cast; 0 = rests.")
+    votes_cast = models.PositiveIntegerField(default=0, help_text="How many of them it has cast.")
+    voting_until = models.DateTimeField(null=True, blank=True, help_text="Later than this it has lost its worker.")
     error = models.TextField(blank=True, help_text="Why the simulated voter stopped.")
 
     def __str__(self) -> str:

@@ -1,0 +1,326 @@
+"""The walk through the stages: what a fresh site does by itself, and what its owner can do next.
+
+Nothing here is remembered that the database does not already say: the next step follows from the
+checkpoints, runs and votes there are. So a site that was killed anywhere goes on where it stood, and
+a person may take any step by hand from the admin pages without confusing it.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import subprocess
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from django.conf import settings
+from django.db import transaction
+from django.db.models import Q
+from django.urls import reverse
+from django.utils import timezone
+
+from trainer.config import GRPO, INIT, PARENT_STAGES, PPO, PRETRAIN, REWARD, SFT, STAGE_TITLES, get_preset
+from trainer.tastes import TASTES
+from webapp.arena.services import simulate_votes
+from webapp.checkpoints.models import Checkpoint
+from webapp.checkpoints.services import register_checkpoint
+from webapp.training import services
+from webapp.training.models import Curriculum, TrainingRun
+
+if TYPE_CHECKING:
+    from webapp.accounts.models import User
+
+STEPS = (PRETRAIN, SFT, REWARD, PPO, GRPO)
+"""What is trained, in order; `init` is there from the start."""
+
+VOTING_LEASE_S = 60
+"""A simulated voter that has not moved for this long is started again."""
+
+logger = logging.getLogger(__name__)
+
+Automatic = Curriculum.Automatic
+
+
+@dataclass(frozen=True, kw_only=True)
+class NextStep:
+    """What the site does now, or waits for; the home page shows it to everyone."""
+
+    state: str
+    """"starting", "training", "voting", "votes" (people are asked), "ready" (a button away), "failed" or "done"."""
+    label: str
+    """A few words: a heading, or the button's text when `is_action`."""
+    text: str
+    """One sentence."""
+    stage: str = ""
+    """The stage it is about; empty at the end."""
+    url: str = ""
+    """Where to watch it, or where to help."""
+    done: int = 0
+    total: int = 0
+    """Progress, where there is any: steps or votes."""
+    run: TrainingRun | None = None
+    is_action: bool = False
+    """Staff can take it: POST to training:next_step."""
+    may_simulate: bool = False
+    """Staff can let a simulated voter stand in: POST to training:next_step with a `taste`."""
+
+    @property
+    def percent(self) -> int:
+        return int(100 * min(1.0, self.done / self.total)) if self.total else 0
+
+
+# -- reading -------------------------------------------------------------------------------------
+
+
+def next_step() -> NextStep:
+    """What comes next, read from what is there."""
+    checkpoints = Checkpoint.objects.current_by_stage()
+    # Alphabetically "running" comes last.
+    running = TrainingRun.objects.active().exclude(stage=INIT).order_by("state", "created_at").last()
+    if running:
+        return _training(running)
+    if INIT not in checkpoints:
+        return NextStep(state="starting", label="Starting", text="The random weights are being written.", stage=INIT)
+    missing = next((stage for stage in STEPS if stage not in checkpoints), None)
+    if missing is None:
+        return NextStep(
+            state="done",
+            label="All stages are trained",
+            text="Ask all five the same question, or vote again and train the next round.",
+            url=reverse("stages:compare"),
+        )
+    broken = TrainingRun.objects.filter(stage=missing).first()
+    if broken and broken.can_resume:
+        return NextStep(
+            state="failed",
+            label=f"{STAGE_TITLES[missing]} {'was stopped' if broken.state == TrainingRun.State.STOPPED else 'failed'}",
+            text=broken.error or "It can be resumed from its last saved step.",
+            stage=missing,
+            url=broken.get_absolute_url(),
+            run=broken,
+        )
+    return _reward_step() if missing == REWARD else _ready(missing)
+
+
+def _training(run: TrainingRun) -> NextStep:
+    waiting = run.state != TrainingRun.State.RUNNING
+    return NextStep(
+        state="training",
+        label=f"{STAGE_TITLES[run.stage]} {'is queued' if waiting else 'is running'}",
+        text="It starts as soon as the train worker is free." if waiting else "Watch its curves and what it says.",
+        stage=run.stage,
+        url=run.get_absolute_url(),
+        done=run.step,
+        total=run.total_steps,
+        run=run,
+    )
+
+
+def _ready(stage: str) -> NextStep:
+    texts = {
+        PRETRAIN: "Random weights are ready. Reading the corpus comes first.",
+        SFT: "It can read and write. Next it learns to answer.",
+        REWARD: "There are enough votes to learn what the voters like.",
+        PPO: "The reward model knows the voters' taste. Next the model learns to please it.",
+        GRPO: "Last: it practises problems whose answers can be checked.",
+    }
+    label = f"Start {STAGE_TITLES[stage][0].lower()}{STAGE_TITLES[stage][1:]}"
+    return NextStep(state="ready", label=label, text=texts[stage], stage=stage, is_action=True)
+
+
+def _reward_step() -> NextStep:
+    curriculum = Curriculum.objects.first()
+    if curriculum and curriculum.votes_wanted:
+        return NextStep(
+            state="voting",
+            label="A simulated voter is at work",
+            text=f"It likes answers that are {_taste_words(curriculum.taste)}, and errs in one vote of ten.",
+            stage=REWARD,
+            url=reverse("arena:vote"),
+            done=curriculum.votes_cast,
+            total=curriculum.votes_wanted,
+        )
+    votes, wanted = services.training_votes("all").count(), settings.VOTES_PER_REWARD_MODEL
+    if votes >= wanted:
+        return _ready(REWARD)
+    text = "Pick the better of two answers; the reward model learns from the picks."
+    return NextStep(
+        state="votes",
+        label="Collect votes",
+        text=curriculum.error if curriculum and curriculum.error else text,
+        stage=REWARD,
+        url=reverse("arena:vote"),
+        done=votes,
+        total=wanted,
+        may_simulate=True,
+    )
+
+
+def _taste_words(taste: str) -> str:
+    return {"shorter": "shorter", "friendlier": "friendlier", "example": "explained with an example"}.get(taste, taste)
+
+
+# -- acting --------------------------------------------------------------------------------------
+
+
+def perform_next_step(*, requested_by: User | None = None, taste: str = "") -> NextStep:
+    """Take the next step: start the run that is ready, or (with a taste) the simulated voter.
+
+    Raises ValueError when there is nothing to start. Returns what the site does now.
+    """
+    step = next_step()
+    if step.may_simulate and taste:
+        start_simulated_votes(taste=taste)
+    elif step.is_action:
+        _queue_stage(step.stage, requested_by=requested_by)
+    elif step.may_simulate:
+        raise ValueError(f"{step.total - step.done} more votes are needed first; vote, or choose a simulated voter.")
+    else:
+        raise ValueError(f"There is nothing to start now: {step.label}.")
+    return next_step()
+
+
+def advance() -> None:
+    """Take the next step if it is one the site takes by itself; does nothing otherwise."""
+    curriculum = Curriculum.objects.first()
+    if curriculum is None or curriculum.automatic == Automatic.OFF:
+        return
+    step = next_step()
+    demo = curriculum.automatic == Automatic.DEMO
+    if demo and step.may_simulate and not curriculum.error:
+        start_simulated_votes(taste=curriculum.taste)
+    elif step.is_action and (demo or step.stage in (PRETRAIN, SFT)):
+        if TrainingRun.objects.filter(stage=step.stage).exists():
+            return  # it was discarded, or its checkpoint hidden: a person has decided
+        try:
+            _queue_stage(step.stage)
+        except ValueError:
+            if next_step().state != "training":  # else another process was quicker
+                raise
+
+
+def _queue_stage(stage: str, *, requested_by: User | None = None) -> TrainingRun:
+    """Queue `stage` from the newest checkpoint of its usual parent stage."""
+    parent, reward_model = usual_inputs(stage)
+    preset = parent.preset if parent and parent.preset else settings.CURRICULUM_PRESET
+    return services.queue_run(
+        stage=stage,
+        preset=preset,
+        parent=parent,
+        reward_model=reward_model,
+        requested_by=requested_by,
+        curriculum=True,
+    )
+
+
+def usual_inputs(stage: str) -> tuple[Checkpoint | None, Checkpoint | None]:
+    """(parent, reward model) a stage is trained from unless someone says otherwise; None where there is none yet."""
+    checkpoints = Checkpoint.objects.current_by_stage()
+    if stage == GRPO:  # keeps the taste where there is one
+        return checkpoints.get(PPO) or checkpoints.get(SFT), None
+    if stage == PPO:
+        reward_model = checkpoints.get(REWARD)
+        learner = reward_model.parent if reward_model else None
+        usual = learner if learner and learner.stage in PARENT_STAGES[PPO] else checkpoints.get(SFT)
+        return usual, reward_model
+    return next((checkpoints[parent] for parent in PARENT_STAGES[stage] if parent in checkpoints), None), None
+
+
+# -- the first start -----------------------------------------------------------------------------
+
+
+def prepare_first_start(*, demo: bool, curriculum: bool) -> None:
+    """Make a fresh site usable: the `init` checkpoint now, and the first runs queued.
+
+    Safe at every start: what is there is kept, and a walk that was cut off goes on.
+    """
+    get_preset(settings.CURRICULUM_PRESET)
+    if not Checkpoint.objects.filter(stage=INIT).exists():
+        register_checkpoint(directory=_write_init_checkpoint())
+    row, _ = Curriculum.objects.get_or_create(pk=1, defaults={"preset": settings.CURRICULUM_PRESET})
+    if not curriculum:
+        row.automatic = Automatic.OFF
+    elif demo:
+        row.automatic = Automatic.DEMO
+    row.error = ""
+    row.save(update_fields=["automatic", "error"])
+    resume_voting()
+    advance()
+
+
+def _write_init_checkpoint() -> Path:
+    """Random weights by the trainer, in a process of its own: no web process loads torch."""
+    directory = Path(settings.CHECKPOINT_DIR) / "init-first"
+    if (directory / "stage.json").exists():
+        return directory
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    command = [*settings.TRAINER_COMMAND, "init", "--preset", settings.CURRICULUM_PRESET, "--out", str(directory)]
+    finished = subprocess.run(command, cwd=settings.BASE_DIR, capture_output=True, text=True, check=False)
+    if finished.returncode:
+        last = (finished.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise ValueError(f"The random weights could not be written: {last}")
+    return directory
+
+
+# -- the simulated voter -------------------------------------------------------------------------
+
+
+def start_simulated_votes(*, taste: str) -> None:
+    """Let a simulated voter stand in for people. ValueError when it cannot, or is at work already."""
+    if taste not in TASTES:
+        raise ValueError(f"Unknown taste {taste!r}; choose one of {', '.join(TASTES)}.")
+    learner, _ = usual_inputs(REWARD)
+    if learner is None:
+        raise ValueError("There is nothing to vote on before instruction fine-tuning.")
+    preset = get_preset(learner.preset or settings.CURRICULUM_PRESET)
+    row, _ = Curriculum.objects.get_or_create(pk=1, defaults={"preset": preset.name, "automatic": Automatic.OFF})
+    started = Curriculum.objects.filter(pk=row.pk, votes_wanted=0).update(
+        taste=taste, votes_wanted=preset.votes, votes_cast=0, voting_until=_voting_lease(), error=""
+    )
+    if not started:
+        raise ValueError("A simulated voter is at work already.")
+    transaction.on_commit(_enqueue_voting)
+
+
+def cast_simulated_votes() -> bool:
+    """One turn of the simulated voter, which never waits for an answer; True while there is more to do."""
+    row = Curriculum.objects.filter(votes_wanted__gt=0).first()
+    if row is None:
+        return False
+    learner, _ = usual_inputs(REWARD)
+    try:
+        if learner is None:
+            raise ValueError("The checkpoint it voted on is gone.")
+        cast = simulate_votes(taste=row.taste, count=row.votes_wanted, checkpoint=learner)
+    except ValueError as error:
+        Curriculum.objects.filter(pk=row.pk).update(votes_wanted=0, voting_until=None, error=str(error))
+        return False
+    if cast < row.votes_wanted:
+        Curriculum.objects.filter(pk=row.pk).update(votes_cast=cast, voting_until=_voting_lease())
+        return True
+    Curriculum.objects.filter(pk=row.pk).update(votes_wanted=0, votes_cast=cast, voting_until=None)
+    advance()
+    return False
+
+
+def resume_voting() -> None:
+    """Start a simulated voter again whose worker has gone."""
+    gone = Q(voting_until__lt=timezone.now()) | Q(voting_until=None)
+    if Curriculum.objects.filter(gone, votes_wanted__gt=0).update(voting_until=_voting_lease()):
+        transaction.on_commit(_enqueue_voting)
+
+
+def _voting_lease() -> datetime:
+    return timezone.now() + timedelta(seconds=VOTING_LEASE_S)
+
+
+def _enqueue_voting() -> None:
+    from webapp.training.tasks import continue_simulated_votes
+
+    try:
+        continue_simulated_votes.apply_async(queue="generate")
+    except continue_simulated_votes.OperationalError:
+        logger.warning("The broker does not answer; the simulated voter starts later.")
