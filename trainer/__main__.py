@@ -1,0 +1,213 @@
+"""The trainer's command line: ``python -m trainer --help``.
+
+    python -m trainer all --preset tiny --out runs/first      every stage, then a report card
+    python -m trainer pretrain --preset tiny --from runs/first/init --out runs/p2
+    python -m trainer chat runs/first/grpo
+    python -m trainer eval runs/first/ppo
+
+`run` is how the site's worker starts a stage: a frozen description in, JSON lines out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+EXIT_DONE, EXIT_CRASH, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 2, 3
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands; torch is not imported before one of them runs."""
+    from trainer.config import PRESETS, STAGES
+    from trainer.tastes import TASTES
+
+    parser = argparse.ArgumentParser(prog="python -m trainer", description="Raise a language model, stage by stage.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def common(command: argparse.ArgumentParser, *, parent: bool) -> None:
+        command.add_argument("--preset", default="tiny", help=f"size: {', '.join(PRESETS)} (default: tiny)")
+        command.add_argument("--out", type=Path, required=True, help="directory to write to")
+        command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--data", type=Path, help="directory of own text instead of the shipped corpus")
+        command.add_argument("--threads", type=int, default=0, help="CPU threads (default: every core)")
+        command.add_argument(
+            "--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting of the stage"
+        )
+        if parent:
+            command.add_argument("--from", dest="parent", type=Path, help="parent checkpoint directory")
+            command.add_argument("--votes", type=Path, help="votes file (reward)")
+            command.add_argument("--reward-model", type=Path, help="reward checkpoint (ppo)")
+
+    for stage in STAGES:
+        common(commands.add_parser(stage, help=f"run the {stage} stage"), parent=stage != "init")
+    everything = commands.add_parser("all", help="every stage, simulated voters, report card")
+    common(everything, parent=False)
+    everything.add_argument(
+        "--taste", choices=sorted(TASTES), action="append", help="what the voters like; repeat for more branches"
+    )
+    run = commands.add_parser("run", help="one run described by a JSON file (for workers)")
+    run.add_argument("spec", type=Path)
+    run.add_argument("--out", type=Path, required=True)
+    run.add_argument("--progress", choices=["bar", "json"], default="bar")
+    chat = commands.add_parser("chat", help="talk to a checkpoint")
+    chat.add_argument("checkpoint", type=Path)
+    chat.add_argument("--temperature", type=float, default=0.7)
+    chat.add_argument("--max-new-tokens", type=int, default=160)
+    evaluation = commands.add_parser("eval", help="held-out figures of a checkpoint as JSON")
+    evaluation.add_argument("checkpoint", type=Path)
+    evaluation.add_argument("--data", type=Path)
+    commands.add_parser("measure", help="this machine's speed as JSON")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code."""
+    options = build_parser().parse_args(arguments)
+    try:
+        if options.command == "run":
+            return _run(options)
+        if options.command == "measure":
+            from trainer.machine import measure
+
+            print(json.dumps(measure()))
+        elif options.command == "chat":
+            from trainer.terminal import chat
+
+            chat(options.checkpoint, temperature=options.temperature, max_new_tokens=options.max_new_tokens)
+        elif options.command == "eval":
+            from trainer.pipeline import evaluate_directory
+
+            print(json.dumps(evaluate_directory(options.checkpoint, options.data), indent=2))
+        elif options.command == "all":
+            _use_threads(options.threads)
+            from trainer.pipeline import run_all
+
+            run_all(
+                preset=options.preset,
+                out_dir=options.out,
+                seed=options.seed,
+                data=options.data,
+                tastes=options.taste,
+                threads=options.threads,
+                settings=parse_settings(options.set),
+            )
+        else:
+            return _stage(options)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_MISTAKE
+    except KeyboardInterrupt:
+        print("Interrupted; the same command goes on from the last saved step.", file=sys.stderr)
+        return EXIT_STOPPED
+    return EXIT_DONE
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, object]:
+    """NAME=VALUE pairs with JSON values, e.g. ["lr=1e-4"]; ValueError shows the form."""
+    settings: dict[str, object] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        try:
+            settings[name] = json.loads(value)
+        except ValueError:
+            equals = ""
+        if not equals:
+            raise ValueError(f"--set {pair}: write NAME=NUMBER, for example --set lr=1e-4.")
+    return settings
+
+
+def _stage(options: argparse.Namespace) -> int:
+    """A stage started by hand: progress bar, Ctrl-C saves."""
+    from trainer.loop import Stopped
+    from trainer.reports import ProgressBar
+    from trainer.run import RunSpec, execute
+
+    spec = RunSpec(
+        stage=options.command,
+        preset=options.preset,
+        seed=options.seed,
+        parent=getattr(options, "parent", None),
+        reward_model=getattr(options, "reward_model", None),
+        votes=getattr(options, "votes", None),
+        data=options.data,
+        config=parse_settings(options.set),
+        threads=options.threads,
+    )
+    _use_threads(spec.threads)
+    try:
+        print(execute(spec, options.out, ProgressBar(spec.stage), _stop_on_signal()))
+    except Stopped as stopped:
+        print(f"{stopped} The same command goes on from there.", file=sys.stderr)
+        return EXIT_STOPPED
+    return EXIT_DONE
+
+
+def _run(options: argparse.Namespace) -> int:
+    """A stage started by a worker: the same, reported as JSON lines."""
+    _die_with_parent()
+    from trainer.loop import Diverged, Stopped
+    from trainer.reports import JsonLines, ProgressBar
+    from trainer.run import RunSpec, execute
+
+    lines = JsonLines()
+    try:
+        spec = RunSpec.from_json(options.spec)
+        _use_threads(spec.threads)
+        report = lines if options.progress == "json" else ProgressBar(spec.stage)
+        path = execute(spec, options.out, report, _stop_on_signal())
+    except Stopped:
+        return EXIT_STOPPED
+    except (ValueError, Diverged) as error:
+        lines.send(type="error", text=str(error))
+        return EXIT_MISTAKE
+    except BrokenPipeError:
+        os._exit(EXIT_CRASH)  # nobody reads on: the worker is gone, and another one resumes
+    from trainer.checkpoint import read_info
+
+    lines.send(type="done", path=str(path), info=read_info(path))
+    return EXIT_DONE
+
+
+def _stop_on_signal() -> _StopFlag:
+    """A flag that SIGTERM and the first Ctrl-C raise; the second Ctrl-C interrupts."""
+    flag = _StopFlag()
+    signal.signal(signal.SIGTERM, flag.set)
+    signal.signal(signal.SIGINT, flag.set)
+    return flag
+
+
+class _StopFlag:
+    def __init__(self) -> None:
+        self._is_set = False
+
+    def __call__(self) -> bool:
+        return self._is_set
+
+    def set(self, signum: int, frame: FrameType | None) -> None:
+        if self._is_set and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._is_set = True
+
+
+def _use_threads(count: int) -> None:
+    import torch
+
+    torch.set_num_threads(count or os.cpu_count() or 1)
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to kill this process when its worker dies, however it dies; a no-op elsewhere."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,72 @@
+"""What this machine can do, measured instead of guessed.
+
+The idea: a matrix product of the model's own size, timed for a fraction of a second in float32 and
+in bfloat16, decides the training precision (bfloat16 is three times quicker on one CPU and three
+times slower on the next) and feeds the estimates shown before a run starts.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from typing import Any
+
+import torch
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def matmul_gflops(dtype: torch.dtype, *, rows: int = 4096, width: int = 512, seconds: float = 0.25) -> float:
+    """Best measured rate of a [rows, width] × [width, width] product, in GFLOP/s."""
+    where = device()
+    a = torch.ones(rows, width, dtype=dtype, device=where)
+    b = torch.ones(width, width, dtype=dtype, device=where)
+    best, deadline = 0.0, time.perf_counter() + seconds
+    a @ b
+    while time.perf_counter() < deadline:
+        start = time.perf_counter()
+        a @ b
+        if where.type == "cuda":
+            torch.cuda.synchronize()
+        best = max(best, 2 * rows * width * width / (time.perf_counter() - start) / 1e9)
+    return best
+
+
+def choose_precision(width: int) -> str:
+    """ "bfloat16" where autocast pays at this model width on this machine, else "float32".
+
+    Autocast adds casts around every product, so bfloat16 must win clearly to win at all.
+    """
+    rates = {name: matmul_gflops(dtype, width=width, seconds=0.2) for name, dtype in DTYPES.items()}
+    return "bfloat16" if rates["bfloat16"] > 1.5 * rates["float32"] else "float32"
+
+
+def measure() -> dict[str, Any]:
+    """This machine in a few figures, for estimates and reports; takes about a second."""
+    where = device()
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count() or 1,
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if where.type == "cuda" else "cpu",
+        "matmul_gflops": {name: round(matmul_gflops(dtype), 1) for name, dtype in DTYPES.items()},
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

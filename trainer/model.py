@@ -1,0 +1,217 @@
+"""The decoder: a Llama-shaped transformer, with a vocabulary head or a scalar head.
+
+The idea: RMSNorm, rotary positions, SwiGLU and grouped-query attention with tied embeddings, module
+names and layouts exactly as Hugging Face's `LlamaForCausalLM` has them, so a saved checkpoint needs
+no custom code anywhere. The same decoder carries two heads: `LanguageModel` (next-token logits) and
+`ScalarModel` (one number per position: reward models and critics).
+
+Simplifications: no dropout anywhere (the data is seen once or a few times, and RL needs two passes
+to agree), no biases, and attention is PyTorch's own scaled_dot_product_attention.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from trainer.config import ModelConfig
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) * weight, with the statistics in float32 (Zhang & Sennrich, 2019)."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), (x.shape[-1],), self.weight, self.eps).to(x.dtype)
+
+
+def rope_table(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """cos and sin, each [length, head_dim], of the rotary position embedding (Su et al., 2021)."""
+    inverse = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    angles = torch.outer(torch.arange(length, dtype=torch.float32), inverse)  # (T, D/2)
+    angles = torch.cat([angles, angles], dim=-1)  # (T, D): Llama's layout turns halves, not neighbours
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn x [..., D] by the angles in cos and sin, which broadcast against it."""
+    left, right = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-right, left], dim=-1) * sin
+
+
+class Attention(nn.Module):
+    """Causal grouped-query self-attention."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
+        self.q_proj = nn.Linear(config.width, self.heads * self.head_dim, bias=False)
+        self.k_proj = nn.Linear(config.width, self.kv_heads * self.head_dim, bias=False)
+        self.v_proj = nn.Linear(config.width, self.kv_heads * self.head_dim, bias=False)
+        self.o_proj = nn.Linear(self.heads * self.head_dim, config.width, bias=False)
+
+    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Turned queries [B,H,T,D], turned keys and values [B,Hkv,T,D] of x [B,T,C]."""
+        batch, length, _ = x.shape
+        q = self.q_proj(x).view(batch, length, self.heads, self.head_dim).transpose(1, 2)
+        k = self.k_proj(x).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
+        v = self.v_proj(x).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
+        cos, sin = cos.to(q.dtype), sin.to(q.dtype)
+        return rotate(q, cos, sin), rotate(k, cos, sin), v
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, allowed: Tensor | None) -> Tensor:
+        """x [B,T,C]; `allowed` [B,1,T,T] says who may look at whom, or None for plain causal."""
+        q, k, v = self.project(x, cos, sin)
+        y = F.scaled_dot_product_attention(
+            q, k, v, attn_mask=allowed, is_causal=allowed is None, enable_gqa=self.kv_heads != self.heads
+        )
+        return self.o_proj(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer, 2020)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(config.width, config.ffn, bias=False)
+        self.up_proj = nn.Linear(config.width, config.ffn, bias=False)
+        self.down_proj = nn.Linear(config.ffn, config.width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))  # type: ignore[no-any-return]
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each on a normalised copy added back to the residual stream."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.width, config.norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
+        self.mlp = FeedForward(config)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, allowed: Tensor | None) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, allowed)
+        return x + self.mlp(self.post_attention_layernorm(x))  # type: ignore[no-any-return]
+
+
+class Decoder(nn.Module):
+    """Embedding, blocks and the final norm, which is applied here and nowhere else."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.norm = RMSNorm(config.width, config.norm_eps)
+        cos, sin = rope_table(config.context, config.head_dim, config.rope_theta)
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    def forward(self, tokens: Tensor, *, segments: Tensor | None = None) -> Tensor:
+        """Hidden states [B,T,C] of tokens [B,T].
+
+        `segments` [B,T] numbers the packed pieces of each row: attention stays inside a piece and
+        positions start again at 0 in it. Rows padded on the right need no mask: attention is causal.
+        ValueError when T exceeds the context.
+        """
+        length = tokens.shape[1]
+        if length > self.config.context:
+            raise ValueError(f"{length} tokens do not fit this model's context of {self.config.context}.")
+        if segments is None:
+            cos, sin, allowed = self.cos[:length], self.sin[:length], None
+        else:
+            positions = segment_positions(segments)
+            cos, sin = self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1)  # (B, 1, T, D)
+            same = segments.unsqueeze(2) == segments.unsqueeze(1)  # (B, T, T)
+            allowed = same.tril().unsqueeze(1)
+        x = self.embed_tokens(tokens)
+        for block in self.layers:
+            x = block(x, cos, sin, allowed)
+        return self.norm(x)  # type: ignore[no-any-return]
+
+
+def segment_positions(segments: Tensor) -> Tensor:
+    """Position of every token inside its own segment, [B,T], for segments numbered in order."""
+    index = torch.arange(segments.shape[1], device=segments.device).expand_as(segments)
+    starts = torch.ones_like(segments, dtype=torch.bool)
+    starts[:, 1:] = segments[:, 1:] != segments[:, :-1]
+    return index - torch.where(starts, index, 0).cummax(dim=1).values
+
+
+class LanguageModel(nn.Module):
+    """The decoder with its embedding matrix as the output head (tied)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.decoder = Decoder(config)
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.decoder.config
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Float32 logits [..., V] of hidden states [..., C]."""
+        return F.linear(hidden, self.decoder.embed_tokens.weight).float()
+
+    def forward(self, tokens: Tensor, *, segments: Tensor | None = None) -> Tensor:
+        """Float32 next-token logits [B,T,V] of tokens [B,T]."""
+        return self.logits(self.decoder(tokens, segments=segments))
+
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator) -> None:
+        """Random weights: N(0, 0.02) embeddings, N(0, 1/sqrt(fan_in)) matrices.
+
+        The matrices that write to the residual stream are scaled down by 1/sqrt(2·layers) (GPT-2),
+        so depth does not blow up the stream.
+        """
+        scale = 1 / math.sqrt(2 * self.config.layers)
+        for name, parameter in self.named_parameters():
+            if parameter.ndim < 2:
+                parameter.fill_(1.0)
+                continue
+            std = 0.02 if "embed_tokens" in name else 1 / math.sqrt(parameter.shape[1])
+            if name.endswith(("o_proj.weight", "down_proj.weight")):
+                std *= scale
+            parameter.normal_(0.0, std, generator=generator)
+
+
+class ScalarModel(nn.Module):
+    """The decoder with a head that reads one number from every position."""
+
+    bias: Tensor
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.decoder = Decoder(config)
+        self.head = nn.Linear(config.width, 1, bias=False)
+        self.register_buffer("bias", torch.zeros(()))
+
+    @property
+    def config(self) -> ModelConfig:
+        return self.decoder.config
+
+    def forward(self, tokens: Tensor, *, segments: Tensor | None = None) -> Tensor:
+        """Float32 values [B,T] of tokens [B,T]."""
+        hidden = self.decoder(tokens, segments=segments)
+        return F.linear(hidden, self.head.weight).squeeze(-1).float() + self.bias
+
+    @classmethod
+    @torch.no_grad()
+    def from_language_model(cls, model: LanguageModel, *, generator: torch.Generator) -> ScalarModel:
+        """The same decoder weights under a fresh head with std 1/sqrt(width + 1) (Stiennon et al., 2020)."""
+        scalar = cls(model.config)
+        scalar.decoder.load_state_dict(model.decoder.state_dict())
+        scalar.head.weight.normal_(0.0, 1 / math.sqrt(model.config.width + 1), generator=generator)
+        return scalar

@@ -1,0 +1,206 @@
+"""Every stage in a row, with simulated voters where people are missing, and the report card.
+
+Run it: ``python -m trainer all --preset tiny --out DIR``. A finished stage is not run again, so the
+same command goes on after an interruption.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from trainer import corpus as corpora
+from trainer import machine
+from trainer.checkpoint import load_checkpoint, read_info, write_json
+from trainer.config import GRPO, INIT, PPO, PRETRAIN, REWARD, SFT, STAGES, get_preset
+from trainer.corpus import Corpus
+from trainer.engine import Engine
+from trainer.evaluate import ask, evaluate_checkpoint, xz_bits_per_byte
+from trainer.loop import derive_seed, random_generator
+from trainer.preferences import Comparison, write_comparisons
+from trainer.reports import ProgressBar
+from trainer.run import RunSpec, execute
+from trainer.tastes import SimulatedVoter, Taste, get_taste
+
+DEFAULT_TASTE: Final = "friendlier"
+VOTE_MAX_NEW_TOKENS: Final = 96
+
+
+def run_all(
+    *,
+    preset: str,
+    out_dir: Path,
+    seed: int = 0,
+    data: Path | None = None,
+    tastes: Sequence[str] | None = None,
+    threads: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Walk all stages into `out_dir`, write report.json there and return its contents.
+
+    The first taste's branch goes through ppo and grpo; each further taste adds its own reward model
+    and ppo. With recorded comparisons in `data` and no taste asked for, those are the votes.
+    `settings` are "stage.name" → value changes of the preset.
+    """
+    get_preset(preset)
+    changes = _by_stage(settings or {})
+    out_dir.mkdir(parents=True, exist_ok=True)
+    corpus = corpora.from_directory(data) if data else corpora.shipped(size=preset)
+    recorded = bool(corpus.comparisons) and not tastes
+    branches = ["recorded"] if recorded else list(tastes or [DEFAULT_TASTE])
+
+    def run(stage: str, name: str, **inputs: Path) -> Path:
+        spec = RunSpec(
+            stage=stage, preset=preset, seed=seed, data=data, threads=threads, config=changes.get(stage, {}), **inputs
+        )
+        return execute(spec, out_dir / name, ProgressBar(name), lambda: False, corpus=corpus)
+
+    init = run(INIT, INIT)
+    pretrain = run(PRETRAIN, PRETRAIN, parent=init)
+    sft = run(SFT, SFT, parent=pretrain)
+    entries = [(init, {}), (pretrain, {"parent": init}), (sft, {"parent": pretrain})]
+    for number, branch in enumerate(branches):
+        main = number == 0
+        suffix = "" if main else f"-{branch}"
+        taste = None if recorded else get_taste(branch)
+        votes = out_dir / f"votes{suffix}.jsonl"
+        if not votes.exists():
+            comparisons = (
+                corpus.comparisons if taste is None else simulate_votes(sft, corpus, taste, preset=preset, seed=seed)
+            )
+            write_comparisons(votes, comparisons)
+        reward = run(REWARD, f"{REWARD}{suffix}", parent=sft, votes=votes)
+        ppo = run(PPO, f"{PPO}{suffix}", parent=sft, reward_model=reward)
+        judged = {"reward_model": reward, "taste": taste, "baseline": sft}
+        entries += [(reward, {"parent": sft, "taste": taste}), (ppo, {"parent": sft, **judged})]
+        if main:
+            if corpus.problems:
+                entries.append((run(GRPO, GRPO, parent=ppo), {"parent": ppo, **judged}))
+            entries[2] = (sft, {"parent": pretrain, "reward_model": reward})
+
+    card = {
+        "preset": preset,
+        "seed": seed,
+        "machine": machine.measure(),
+        "corpus": {"name": corpus.name, "sha256": corpus.sha256},
+        "xz_bits_per_byte": xz_bits_per_byte(corpus.documents, corpus.held_out_documents),
+        "tastes": branches,
+        "checkpoints": [
+            _rounded(evaluate_checkpoint(path, corpus=corpus, seed=derive_seed(seed, "evaluate") % 2**31, **how))
+            for path, how in entries
+        ],
+    }
+    for entry in card["checkpoints"]:
+        entry["path"] = str(Path(entry["path"]).relative_to(out_dir))
+    card["training_seconds"] = round(sum(entry["seconds"] or 0.0 for entry in card["checkpoints"]), 1)
+    write_json(out_dir / "report.json", card)
+    say(render_card(card))
+    return card
+
+
+def simulate_votes(writer: Path, corpus: Corpus, taste: Taste, *, preset: str, seed: int) -> list[Comparison]:
+    """As many simulated votes as the preset wants, on pairs of one checkpoint's answers.
+
+    Every pair is one prompt answered twice at temperature 1; identical answers are not a pair.
+    """
+    wanted = get_preset(preset).votes
+    loaded = load_checkpoint(writer, device=machine.device())
+    engine = Engine(loaded.language_model, end_ids=[loaded.tokenizer.end_id, loaded.tokenizer.document_end_id])
+    voter = SimulatedVoter(taste, seed=seed)
+    prompts = corpus.preference_prompts
+    comparisons: list[Comparison] = []
+    for attempt in range(20):
+        order = random_generator(seed, "vote prompts", attempt)
+        picked = [prompts[i] for i in torch.randperm(len(prompts), generator=order)[: wanted - len(comparisons)].tolist()]
+        answers = ask(
+            engine,
+            loaded.tokenizer,
+            picked,
+            stage=SFT,
+            temperature=1.0,
+            copies=2,
+            seed=derive_seed(seed, "votes", attempt) % 2**31,
+            max_new_tokens=VOTE_MAX_NEW_TOKENS,
+        )
+        for prompt, first, second in zip(picked, answers[::2], answers[1::2], strict=True):
+            if first.text == second.text or not (first.ended and second.ended):
+                continue
+            choice = voter.vote(first.text, second.text)
+            better, worse = (second, first) if choice == "b" else (first, second)
+            comparisons.append(
+                Comparison(
+                    messages=[{"role": "user", "content": prompt}],
+                    chosen=better.text,
+                    rejected=worse.text,
+                    outcome="tie" if choice == "tie" else "win",
+                    voter=f"simulated-{taste.name}",
+                    source="simulated",
+                )
+            )
+        if len(comparisons) >= wanted:
+            return comparisons[:wanted]
+    raise ValueError(
+        f"Only {len(comparisons)} of {wanted} pairs differ: {writer} says the same thing twice. Train it further."
+    )
+
+
+def evaluate_directory(checkpoint: Path, data: Path | None) -> dict[str, Any]:
+    """The report-card entry of one checkpoint on the held-out part of a corpus."""
+    info = read_info(checkpoint)
+    corpus = corpora.from_directory(data) if data else corpora.shipped(size=info.get("preset") or "tiny")
+    return _rounded(evaluate_checkpoint(checkpoint, corpus=corpus))
+
+
+def _by_stage(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """{"ppo.lr": 1e-4} as {"ppo": {"lr": 1e-4}}; ValueError for a name without a stage."""
+    changes: dict[str, dict[str, Any]] = {}
+    for name, value in settings.items():
+        stage, dot, setting = name.partition(".")
+        if not dot or stage not in STAGES:
+            raise ValueError(f"--set {name}: with `all`, name the stage too, for example ppo.lr=1e-4.")
+        changes.setdefault(stage, {})[setting] = value
+    return changes
+
+
+def _rounded(entry: Mapping[str, Any]) -> dict[str, Any]:
+    def short(value: Any) -> Any:
+        if isinstance(value, list):
+            return [short(item) for item in value]
+        return round(value, 4) if isinstance(value, float) else value
+
+    return {name: short(value) for name, value in entry.items()}
+
+
+_COLUMNS: Final = (
+    ("checkpoint", "path", "{}"),
+    ("bits/byte", "bits_per_byte", "{:.3f}"),
+    ("answers right", "instruction_accuracy", "{:.0%}"),
+    ("end", "ended", "{:.0%}"),
+    ("tokens", "mean_tokens", "{:.0f}"),
+    ("reward", "reward", "{:+.2f}"),
+    ("wins", "win_rate_vs_parent", "{:.0%}"),
+    ("pass@1", "pass_at_1", "{:.0%}"),
+    ("pass@8", "pass_at_8", "{:.0%}"),
+    ("agreement", "agreement", "{:.0%}"),
+    ("seconds", "seconds", "{:.0f}"),
+)
+
+
+def render_card(card: Mapping[str, Any]) -> str:
+    """The report card as a table in Markdown, so that it can be pasted as it is."""
+    rows = [[title for title, _, _ in _COLUMNS]]
+    for entry in card["checkpoints"]:
+        values = [(entry.get(field), form) for _, field, form in _COLUMNS]
+        rows.append(["" if value is None else form.format(value) for value, form in values])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    head = (
+        f"Report card: preset {card['preset']}, seed {card['seed']}, corpus {card['corpus']['name']}, "
+        f"{card['training_seconds']:.0f} s of training; xz needs {card['xz_bits_per_byte']:.3f} bits/byte."
+    )
+    return "\n".join([head, "", *lines])

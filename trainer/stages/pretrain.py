@@ -1,0 +1,93 @@
+"""Stage 1, pre-training: learn to continue text.
+
+The idea: documents are joined into one stream of tokens and the model learns to predict each token
+from those before it. Nothing tells it what a question is; it learns words, grammar, facts and the
+habits of the corpus, and then continues whatever it is given.
+
+Run it: ``python -m trainer pretrain --preset tiny --from INIT_DIR --out DIR``
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer import machine
+from trainer.checkpoint import load_checkpoint, save_checkpoint
+from trainer.config import PRETRAIN, PretrainConfig
+from trainer.data import DocumentBatches
+from trainer.engine import Engine
+from trainer.evaluate import bits_per_byte
+from trainer.loop import Inputs, Metrics, Report, SampleDict, clear_resume, run_steps, stage_info
+from trainer.losses import linear_next_token_loss
+from trainer.optim import muon_and_adamw, set_lr_factor, warmup_decay
+from trainer.prompting import greedy_samples
+
+
+def train(
+    config: PretrainConfig, inputs: Inputs, out_dir: Path, report: Report, should_stop: Callable[[], bool]
+) -> Path:
+    """Pre-train the parent checkpoint on the corpus's documents; returns `out_dir`, now a checkpoint.
+
+    Raises Stopped (resumable), Diverged, or ValueError for unusable inputs.
+    """
+    assert inputs.parent is not None, "the caller checks that a parent is there"
+    device = machine.device()
+    parent = load_checkpoint(inputs.parent, device=device)
+    model, tokenizer = parent.language_model, parent.tokenizer
+    rows = config.batch_tokens // config.sequence
+    tokens_file = out_dir / "resume" / "documents.bin"
+    tokens_file.parent.mkdir(parents=True, exist_ok=True)
+    DocumentBatches.write(tokens_file, inputs.corpus.documents, tokenizer)
+    batches = DocumentBatches(tokens_file, sequence=config.sequence, rows=rows, seed=inputs.seed)
+
+    state: dict[str, Any] = {"precision": machine.choose_precision(model.config.width)}
+    optimizers = muon_and_adamw(model, matrix_lr=config.matrix_lr, embedding_lr=config.embedding_lr)
+    engine = Engine(model, end_ids=[tokenizer.document_end_id])
+
+    def do_step(step: int) -> Metrics:
+        begun = time.perf_counter()
+        factor = warmup_decay(step, config.steps, warmup=config.warmup, decay=config.decay)
+        set_lr_factor(optimizers, factor)
+        tokens, targets = (part.to(device) for part in batches(step))
+        with torch.autocast(device.type, torch.bfloat16, enabled=state["precision"] == "bfloat16"):
+            hidden = model.decoder(tokens).flatten(0, 1)
+            loss = linear_next_token_loss(hidden, model.decoder.embed_tokens.weight, targets.flatten())
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers.values():
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return {
+            "loss": loss.item(),
+            "grad_norm": norm.item(),
+            "lr": config.matrix_lr * factor,
+            "tokens_per_s": config.batch_tokens / (time.perf_counter() - begun),
+        }
+
+    def evaluate(_: int) -> tuple[Metrics, list[SampleDict]]:
+        held_out = bits_per_byte(model, tokenizer, inputs.corpus.held_out_documents)
+        samples = greedy_samples(engine, tokenizer, inputs.corpus.sample_prompts, stage=PRETRAIN)
+        return {"bits_per_byte": held_out}, [*samples]
+
+    run_steps(
+        steps=config.steps,
+        out_dir=out_dir,
+        modules={"model": model},
+        optimizers=optimizers,
+        state=state,
+        do_step=do_step,
+        evaluate=evaluate,
+        evaluations=config.evaluations,
+        report=report,
+        should_stop=should_stop,
+    )
+    metrics = {"bits_per_byte": bits_per_byte(model, tokenizer, inputs.corpus.held_out_documents)}
+    info = stage_info(inputs, parent=parent.info, config=config, state=state, metrics=metrics)
+    save_checkpoint(out_dir, model, tokenizer, stage=PRETRAIN, info=info)
+    clear_resume(out_dir)
+    return out_dir

@@ -1,0 +1,101 @@
+"""Stage 2, instruction fine-tuning: learn to answer.
+
+The idea: conversations in the chat template, and a loss on nothing but what the assistant says and
+the token that ends its turn. The model keeps what pre-training taught it and learns the form: a
+question is followed by its answer, and then one stops.
+
+Conversations are packed several to a row; attention never crosses from one into the next.
+
+Run it: ``python -m trainer sft --preset tiny --from PRETRAIN_DIR --out DIR``
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainer import machine
+from trainer.checkpoint import load_checkpoint, save_checkpoint
+from trainer.config import SFT, SFTConfig
+from trainer.data import ChatBatches
+from trainer.engine import Engine
+from trainer.evaluate import instruction_accuracy
+from trainer.loop import Inputs, Metrics, Report, SampleDict, clear_resume, run_steps, stage_info
+from trainer.losses import linear_next_token_loss
+from trainer.optim import muon_and_adamw, set_lr_factor, warmup_decay
+from trainer.prompting import greedy_samples
+
+
+def train(config: SFTConfig, inputs: Inputs, out_dir: Path, report: Report, should_stop: Callable[[], bool]) -> Path:
+    """Fine-tune the parent checkpoint on the corpus's conversations; returns `out_dir`, now a checkpoint.
+
+    Raises Stopped (resumable), Diverged, or ValueError for unusable inputs.
+    """
+    assert inputs.parent is not None, "the caller checks that a parent is there"
+    device = machine.device()
+    parent = load_checkpoint(inputs.parent, device=device)
+    model, tokenizer = parent.language_model, parent.tokenizer
+    batches = ChatBatches(
+        inputs.corpus.conversations,
+        tokenizer,
+        sequence=config.sequence,
+        rows=config.batch_tokens // config.sequence,
+        seed=inputs.seed,
+    )
+    if batches.too_long:
+        report.log(0, f"{batches.too_long} conversations are longer than {config.sequence} tokens and were left out.")
+
+    state: dict[str, Any] = {"precision": machine.choose_precision(model.config.width)}
+    optimizers = muon_and_adamw(model, matrix_lr=config.matrix_lr, embedding_lr=config.embedding_lr)
+    engine = Engine(model, end_ids=[tokenizer.end_id])
+
+    def do_step(step: int) -> Metrics:
+        begun = time.perf_counter()
+        factor = warmup_decay(step, config.steps, warmup=config.warmup, decay=config.decay)
+        set_lr_factor(optimizers, factor)
+        chats = batches(step)
+        is_response = chats.is_response.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=state["precision"] == "bfloat16"):
+            hidden = model.decoder(chats.inputs.to(device), segments=chats.segments.to(device))
+            targets = chats.targets.to(device)[is_response]
+            loss = linear_next_token_loss(hidden[is_response], model.decoder.embed_tokens.weight, targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in optimizers.values():
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        return {
+            "loss": loss.item(),
+            "grad_norm": norm.item(),
+            "lr": config.matrix_lr * factor,
+            "response_share": is_response.float().mean().item(),
+            "tokens_per_s": config.batch_tokens / (time.perf_counter() - begun),
+        }
+
+    def evaluate(_: int) -> tuple[Metrics, list[SampleDict]]:
+        accuracy, _ = instruction_accuracy(engine, tokenizer, inputs.corpus.questions, stage=SFT)
+        samples = greedy_samples(engine, tokenizer, inputs.corpus.sample_prompts, stage=SFT)
+        return {"instruction_accuracy": accuracy}, [*samples]
+
+    run_steps(
+        steps=config.steps,
+        out_dir=out_dir,
+        modules={"model": model},
+        optimizers=optimizers,
+        state=state,
+        do_step=do_step,
+        evaluate=evaluate,
+        evaluations=config.evaluations,
+        report=report,
+        should_stop=should_stop,
+    )
+    accuracy, _ = instruction_accuracy(engine, tokenizer, inputs.corpus.questions, stage=SFT)
+    metrics = {"instruction_accuracy": accuracy}
+    info = stage_info(inputs, parent=parent.info, config=config, state=state, metrics=metrics)
+    save_checkpoint(out_dir, model, tokenizer, stage=SFT, info=info)
+    clear_resume(out_dir)
+    return out_dir

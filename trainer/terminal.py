@@ -1,0 +1,41 @@
+"""Chat with a checkpoint in the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainer.checkpoint import load_checkpoint
+from trainer.config import SFT
+from trainer.engine import Engine, EngineService, Sampling
+from trainer.prompting import prompt_ids
+from trainer.tokenizer import Message
+
+
+def chat(checkpoint: Path, *, temperature: float, max_new_tokens: int) -> None:
+    """Read lines, stream answers; an empty line or Ctrl-D ends it."""
+    loaded = load_checkpoint(checkpoint)
+    model, tokenizer = loaded.language_model, loaded.tokenizer
+    stage = loaded.info.get("stage", SFT)
+    service = EngineService(Engine(model, end_ids=[tokenizer.end_id, tokenizer.document_end_id]))
+    messages: list[Message] = []
+    print(f"Talking to {checkpoint} (stage {stage}). An empty line ends it.")
+    try:
+        while line := input("> ").strip():
+            messages.append({"role": "user", "content": line})
+            room = max(1, model.config.context - max_new_tokens)
+            how = Sampling(temperature=temperature, max_new_tokens=max_new_tokens, seed=len(messages))
+            request = service.submit(prompt_ids(tokenizer, messages, stage=stage, room=room), how)
+            ids: list[int] = []
+            shown = ""
+            for token, _ in request.events():
+                ids.append(token)
+                text = tokenizer.decode(ids)
+                if not text.endswith("\ufffd"):  # half a character waits for its other half
+                    print(text[len(shown) :], end="", flush=True)
+                    shown = text
+            print()
+            messages.append({"role": "assistant", "content": shown})
+    except EOFError:
+        print()
+    finally:
+        service.close()
