@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import dj_database_url
+import django_stubs_ext
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
+
+django_stubs_ext.monkeypatch()  # ModelAdmin[Checkpoint] and its like work at run time too
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 DATA_DIR = Path(os.environ.get("DATA_DIR") or BASE_DIR / "var").resolve()
@@ -191,9 +194,9 @@ CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_DEFAULT_QUEUE = "generate"
 CELERY_TASK_ROUTES = {"webapp.training.tasks.*": {"queue": "train"}}
 CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
-    # Sent by the workers themselves (webapp/periodic.py). Not on the train queue, where they would
-    # wait behind a run of an hour.
-    "reap-runs": {"task": "webapp.training.tasks.reap_runs", "schedule": 15.0, "options": {"queue": "generate"}},
+    # Sent by the workers themselves (webapp/periodic.py). Never to the train queue, where a chore
+    # would wait behind a run of an hour.
+    "keep-pairs-ready": {"task": "webapp.arena.tasks.keep_pairs_ready", "schedule": 5.0},
 }
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
