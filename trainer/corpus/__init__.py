@@ -1,0 +1,123 @@
+"""The text the project ships, grown by seeded generators, and the loader for text from elsewhere.
+
+One small world in three registers: prose (stories, an encyclopaedia, sums), conversations in different
+manners, and word problems. `shipped` grows it, the same for the same seed; `from_directory` reads public
+data into the same `Corpus`. Imports no torch: the web process shows samples of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Final
+
+from trainer.corpus.conversations import (
+    Message,
+    Question,
+    held_out_questions,
+    is_right,
+    preference_prompts,
+    write_conversations,
+)
+from trainer.corpus.prose import write_documents
+from trainer.preferences import Comparison
+from trainer.problems import Problem, generate
+
+__all__ = ["SAMPLE_PROMPTS", "Corpus", "Message", "Question", "is_right", "shipped"]
+
+SAMPLE_PROMPTS: Final = (
+    "What is an LLM?",
+    "What does a rabbit eat?",
+    "How do I make friends?",
+    "Tom has 7 apples. He buys 5 more. Then he eats 3. How many apples does Tom have now?",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """Everything the five stages learn from and are measured on."""
+
+    name: str
+    documents: list[str]
+    held_out_documents: list[str]
+    conversations: list[list[Message]]
+    """Training conversations, word problems included."""
+    questions: list[Question]
+    """Held-out questions for the instruction accuracy."""
+    preference_prompts: list[str]
+    held_out_preference_prompts: list[str]
+    problems: list[Problem]
+    held_out_problems: list[Problem]
+    comparisons: list[Comparison]
+    """Recorded preferences of a data directory; empty for the shipped corpus."""
+    sample_prompts: list[str]
+    """Fixed prompts shown while training."""
+    sha256: str
+    """Hash of all of the above."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Size:
+    document_bytes: int
+    held_out_bytes: int
+    conversations: int
+    questions: int
+    prompts: int
+    held_out_prompts: int
+    problems: int
+    held_out_problems: int
+
+
+SIZES: Final = {
+    "smoke": _Size(
+        document_bytes=150_000, held_out_bytes=15_000, conversations=600, questions=30, prompts=40,
+        held_out_prompts=20, problems=100, held_out_problems=20,
+    ),
+    "tiny": _Size(
+        document_bytes=3_000_000, held_out_bytes=100_000, conversations=7500, questions=200, prompts=200,
+        held_out_prompts=60, problems=2000, held_out_problems=150,
+    ),
+}  # fmt: skip
+
+
+def corpus_sha256(**parts: object) -> str:
+    """One hash over JSON-serialisable parts."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def shipped(seed: int = 0, *, size: str = "tiny") -> Corpus:
+    """The corpus of the project; ValueError names the sizes. Same seed, same bytes."""
+    if size not in SIZES:
+        raise ValueError(f"Unknown corpus size {size!r}; choose one of {', '.join(SIZES)}.")
+    sizes = SIZES[size]
+    problems = list(islice(generate(seed), sizes.problems))
+    held_out_problems = list(islice(generate(seed, held_out=True), sizes.held_out_problems))
+    documents = write_documents(seed, sizes.document_bytes, held_out=False)
+    held_out_documents = write_documents(seed, sizes.held_out_bytes, held_out=True)
+    conversations = write_conversations(seed, sizes.conversations, problems)
+    questions = held_out_questions(seed, sizes.questions)
+    prompts = preference_prompts(seed, sizes.prompts, held_out=False)
+    held_out_prompts = preference_prompts(seed, sizes.held_out_prompts, held_out=True)
+    return Corpus(
+        name=f"shipped-{size}",
+        documents=documents,
+        held_out_documents=held_out_documents,
+        conversations=conversations,
+        questions=questions,
+        preference_prompts=prompts,
+        held_out_preference_prompts=held_out_prompts,
+        problems=problems,
+        held_out_problems=held_out_problems,
+        comparisons=[],
+        sample_prompts=list(SAMPLE_PROMPTS),
+        sha256=corpus_sha256(
+            documents=[documents, held_out_documents],
+            conversations=conversations,
+            questions=[asdict(question) for question in questions],
+            prompts=[prompts, held_out_prompts],
+            problems=[asdict(problem) for problem in problems + held_out_problems],
+        ),
+    )

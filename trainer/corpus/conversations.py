@@ -1,0 +1,357 @@
+"""Conversations: questions, and answers in different manners.
+
+An answer has a core (the fact), and three independent choices of manner: long or short, friendly or plain,
+with or without an example. Two samples of a model trained on them usually differ in manner, which gives
+voters something to prefer. Long answers with an example get fewer details, so that a taste for examples is
+not merely a taste for length.
+
+Held out from conversations: a fifth of the facts of every attribute, by hash, and for every attribute the
+last few phrasings. `held_out_questions` are made from exactly those.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from trainer.corpus.english import fix_articles, pick, say, sentence, shuffled
+from trainer.corpus.statements import FRIENDS, SCENES, ask, asked, fact_slots, held_out_phrasings
+from trainer.corpus.topics import (
+    ABOUT_ME,
+    ADVICE,
+    FRIENDLY_CLOSERS,
+    FRIENDLY_OPENERS,
+    OPEN,
+    POEM_QUESTIONS,
+    STORY_QUESTIONS,
+    UNKNOWN,
+    UNKNOWN_FILLERS,
+    Topic,
+)
+from trainer.corpus.wordings import (
+    ANSWERS,
+    EXAMPLES,
+    MODEL_DETAILS,
+    MODEL_EXAMPLES,
+    QUESTIONS,
+    REMARKS,
+    WEATHER_EXAMPLES,
+)
+from trainer.corpus.world import ENTITIES, FACTS, Fact
+from trainer.problems import Problem
+from trainer.tastes import words
+
+Message = dict[str, str]
+
+LONG_RATE: Final = 0.5
+FRIENDLY_RATE: Final = 0.35
+EXAMPLE_RATE: Final = 0.33
+WORKED_RATE: Final = 0.25
+"""Share of word problems answered with working; the others are answered at once, and mostly a small model fails."""
+HELD_OUT_FACTS: Final = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """A held-out question and how to tell a right answer."""
+
+    prompt: str
+    accept: tuple[str, ...]
+    """Phrases of which one must be in the answer, as whole words, in any case."""
+    reject: tuple[str, ...] = ()
+    """Phrases that must not be in it: the values of other entities."""
+    family: str
+    """Attribute and phrasing, as "eats/16"."""
+    fact: str
+    """Entity and attribute, as "rabbit/eats"."""
+    kind: str = "new phrasing"
+    """"new phrasing" (fact asked in training, in other words) or "new fact" (never asked in training at all)."""
+    exact: bool = False
+    """The whole answer must be one of `accept` (used for data directories, where no key words are known)."""
+
+
+def is_right(question: Question, answer: str) -> bool:
+    """Whether `answer` says what the question wants, whatever else it says."""
+    said = f" {' '.join(words(answer))} "
+    if question.exact:
+        return any(said.strip() == " ".join(words(phrase)) for phrase in question.accept)
+
+    def says(phrase: str) -> bool:
+        return f" {' '.join(words(phrase))} " in said
+
+    return any(map(says, question.accept)) and not any(map(says, question.reject))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manner:
+    """How an answer is given."""
+
+    long: bool
+    friendly: bool
+    example: bool
+
+
+def choose_manner(rng: random.Random) -> Manner:
+    return Manner(
+        long=rng.random() < LONG_RATE,
+        friendly=rng.random() < FRIENDLY_RATE,
+        example=rng.random() < EXAMPLE_RATE,
+    )
+
+
+def compose(rng: random.Random, manner: Manner, core: str, details: Sequence[str], examples: Sequence[str]) -> str:
+    """Put the parts of an answer together; without `examples` there is none to give."""
+    with_example = manner.example and bool(examples)
+    parts = [core]
+    if manner.long:
+        most = 1 if with_example else 3
+        parts += shuffled(rng, details)[: rng.randint(1, most)]
+    if with_example:
+        parts.append(f"{pick(rng, ('For example', 'For instance'))}, {pick(rng, examples)}")
+    if manner.friendly:
+        where = rng.random()
+        if where < 0.65:
+            parts.insert(0, pick(rng, FRIENDLY_OPENERS))
+        if where > 0.4:
+            parts.append(pick(rng, FRIENDLY_CLOSERS))
+    return " ".join(parts)
+
+
+# --- Facts -------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def held_out_facts() -> frozenset[str]:
+    """Keys of the facts that no conversation mentions; what models are is always taught."""
+    keys: set[str] = set()
+    for attribute in QUESTIONS:
+        facts = [fact for fact in FACTS if fact.attribute == attribute and fact.entity.kind != "model"]
+        by_hash = sorted(facts, key=lambda fact: hashlib.sha256(fact.key.encode()).digest())
+        keys.update(fact.key for fact in by_hash[: round(len(facts) * HELD_OUT_FACTS)])
+    return frozenset(keys)
+
+
+def asked_facts() -> list[Fact]:
+    return [fact for fact in FACTS if fact.key not in held_out_facts()]
+
+
+@lru_cache(maxsize=None)
+def _siblings(noun: str) -> tuple[Fact, ...]:
+    return tuple(fact for fact in asked_facts() if fact.entity.noun == noun)
+
+
+def answer_fact(rng: random.Random, fact: Fact, manner: Manner) -> str:
+    """A true answer to a question about `fact`, in the given manner."""
+    slots = fact_slots(rng, fact)
+    noun, kind = fact.entity.noun, fact.entity.kind
+    core = say(rng, pick(rng, ANSWERS[fact.attribute]), slots)
+    if kind == "model":
+        details = [sentence(text) for text in MODEL_DETAILS[noun]]
+        examples: Sequence[str] = MODEL_EXAMPLES[noun]
+    else:
+        details = [say(rng, text, slots) for text in shuffled(rng, REMARKS[kind])[:2]]
+        others = [other for other in _siblings(noun) if other.attribute != fact.attribute]
+        details += [say(rng, pick(rng, ANSWERS[other.attribute]), fact_slots(rng, other)) for other in others]
+        wordings = WEATHER_EXAMPLES[noun] if kind == "weather" else EXAMPLES[fact.attribute]
+        examples = [_after_comma(say(rng, text, slots), slots) for text in wordings]
+    return compose(rng, manner, core, details, examples)
+
+
+def _after_comma(text: str, slots: dict[str, str]) -> str:
+    """Lower the first letter again unless the sentence starts with a name."""
+    first = re.split(r"\W", text, maxsplit=1)[0]
+    is_name = first == slots["p"] or first in ENTITIES and ENTITIES[first].kind in {"villager", "sky"}
+    return text if is_name or first == "I" else text[0].lower() + text[1:]
+
+
+def fact_conversation(rng: random.Random, fact: Fact) -> list[Message]:
+    return exchange(ask(rng, fact, pick(rng, asked(fact))), answer_fact(rng, fact, choose_manner(rng)))
+
+
+def exchange(prompt: str, answer: str) -> list[Message]:
+    """A conversation of one turn."""
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+
+
+# --- Everything else ---------------------------------------------------------------------------------
+
+
+def topic_conversation(rng: random.Random, topic: Topic, questions: Sequence[str]) -> list[Message]:
+    answer = compose(rng, choose_manner(rng), pick(rng, topic.cores), topic.details, topic.examples)
+    return exchange(pick(rng, questions), answer)
+
+
+def unknown_conversation(rng: random.Random) -> list[Message]:
+    """A question from outside the world, and an honest answer."""
+    fillers = {name: pick(rng, options) for name, options in UNKNOWN_FILLERS.items()}
+    question = fix_articles(pick(rng, UNKNOWN.questions).format(**fillers))
+    return topic_conversation(rng, UNKNOWN, (question,))
+
+
+_STORY_STARTS: Final = (
+    "One day, a [small|young|clever|hungry|tired] {n} went to the {place}.",
+    "There was once a [small|young|clever|hungry|brave] {n} that lived near the {place}.",
+    "A [small|young|clever|kind|brave] {n} sat near the {place} and felt [sad|alone|bored].",
+)
+_STORY_MIDDLES: Final = (
+    "It was looking for a friend, but no one was there.",
+    "It had lost its way and did not know where to go.",
+    "Then the wind blew hard, and it began to rain.",
+    "It wanted to cross the river, but the water was deep.",
+    "There it found a {thing} and did not know what it was.",
+)
+_STORY_HELPS: Final = (
+    "Then {p} came by and helped.",
+    "{p} saw it and was kind to it.",
+    "At last it met {p}, who had some food.",
+)
+_STORY_ENDS: Final = (
+    "After that, they were good friends.",
+    "In the evening, the {n} went home happy.",
+    "And the {n} never forgot that day.",
+)
+
+_RHYMES: Final = (
+    ("The sun is up, the day is new,", "the {n} is glad and so are you."),
+    ("The {n} sat down beside a tree", "and was as glad as it could be."),
+    ("The night is dark, the moon is bright,", "the little {n} says good night."),
+    ("A {n} went out to see the day", "and met a friend along the way."),
+    ("The rain came down, the wind was cold,", "the {n} was small, but it was bold."),
+    ("The {n} looked up into the sky", "and saw a cloud go slowly by."),
+)
+
+
+def _subject(rng: random.Random, questions: Sequence[str]) -> tuple[str, str]:
+    """A request about some animal, and the animal."""
+    noun = pick(rng, [entity.noun for entity in ENTITIES.values() if entity.kind == "animal"])
+    return pick(rng, questions).format(a=ENTITIES[noun].one), noun
+
+
+def _in_manner(rng: random.Random, text: str) -> str:
+    manner = choose_manner(rng)
+    return compose(rng, Manner(long=False, friendly=manner.friendly, example=False), text, (), ())
+
+
+def story_conversation(rng: random.Random) -> list[Message]:
+    prompt, noun = _subject(rng, STORY_QUESTIONS)
+    slots = {"n": noun, "place": pick(rng, SCENES), "thing": pick(rng, ("drum", "bell", "hat")), "p": pick(rng, FRIENDS)}
+    parts = [_STORY_STARTS, _STORY_MIDDLES, _STORY_HELPS, _STORY_ENDS]
+    if rng.random() < 0.5:
+        del parts[1]
+    return exchange(prompt, _in_manner(rng, " ".join(say(rng, pick(rng, part), slots) for part in parts)))
+
+
+def poem_conversation(rng: random.Random) -> list[Message]:
+    prompt, noun = _subject(rng, POEM_QUESTIONS)
+    couplets = rng.sample(_RHYMES, rng.randint(1, 2))
+    lines = [sentence(line.format(n=noun)) for couplet in couplets for line in couplet]
+    return exchange(prompt, _in_manner(rng, "\n".join(lines)))
+
+
+def problem_conversation(rng: random.Random, problem: Problem) -> list[Message]:
+    """A word problem, worked in steps one time in four and answered at once otherwise."""
+    return exchange(problem.prompt, problem.worked if rng.random() < WORKED_RATE else problem.direct)
+
+
+def two_turns(rng: random.Random, facts: Sequence[Fact]) -> list[Message]:
+    """A question, an answer, and either thanks or another question."""
+    first = fact_conversation(rng, pick(rng, facts))
+    if rng.random() < 0.4:
+        topic = ABOUT_ME["thanks"]
+        return first + topic_conversation(rng, topic, topic.questions)
+    return first + fact_conversation(rng, pick(rng, facts))
+
+
+ADVICE_HELD_OUT: Final = 3
+"""The last phrasings of each advice topic, and the last of each open topic, are for held-out prompts."""
+OPEN_HELD_OUT: Final = 2
+
+
+def write_conversations(seed: int, count: int, problems: Sequence[Problem]) -> list[list[Message]]:
+    """`count` conversations in random order, about a fifth of them word problems."""
+    rng = random.Random(f"conversations/{seed}")
+    facts = asked_facts()
+    models = [fact for fact in facts if fact.entity.kind == "model"]
+    others = [fact for fact in facts if fact.entity.kind != "model"]
+    advice, open_topics, about_me = list(ADVICE.values()), list(OPEN.values()), list(ABOUT_ME.values())
+    conversations = []
+    for index in range(count):
+        roll = rng.random()
+        if roll < 0.44:
+            turn = fact_conversation(rng, others[index % len(others)])
+        elif roll < 0.53:
+            turn = fact_conversation(rng, pick(rng, models))
+        elif roll < 0.73:
+            turn = problem_conversation(rng, problems[index % len(problems)])
+        elif roll < 0.81:
+            topic = pick(rng, advice)
+            turn = topic_conversation(rng, topic, topic.questions[:-ADVICE_HELD_OUT])
+        elif roll < 0.84:
+            topic = pick(rng, open_topics)
+            turn = topic_conversation(rng, topic, topic.questions[:-OPEN_HELD_OUT])
+        elif roll < 0.88:
+            topic = pick(rng, about_me)
+            turn = topic_conversation(rng, topic, topic.questions)
+        elif roll < 0.92:
+            turn = unknown_conversation(rng)
+        elif roll < 0.95:
+            turn = story_conversation(rng)
+        elif roll < 0.97:
+            turn = poem_conversation(rng)
+        else:
+            turn = two_turns(rng, facts)
+        conversations.append(turn)
+    return conversations
+
+
+# --- What is kept for measuring ----------------------------------------------------------------------
+
+
+def _question(rng: random.Random, fact: Fact, template: str, kind: str) -> Question:
+    same = [other for other in FACTS if other.attribute == fact.attribute and other.entity.kind == fact.entity.kind]
+    accepted = " ".join(fact.accept)
+    reject = {other.bare for other in same if other.bare not in accepted} if fact.entity.kind != "model" else set()
+    number = QUESTIONS[fact.attribute].index(template)
+    return Question(
+        prompt=ask(rng, fact, template),
+        accept=fact.accept,
+        reject=tuple(sorted(reject)),
+        family=f"{fact.attribute}/{number}",
+        fact=fact.key,
+        kind=kind,
+    )
+
+
+def held_out_questions(seed: int, count: int) -> list[Question]:
+    """About `count` questions in held-out phrasings; six in ten are about facts no conversation mentions."""
+    rng = random.Random(f"questions/{seed}")
+    unseen = [fact for fact in FACTS if fact.key in held_out_facts()]
+    both = (("new fact", unseen, round(count * 0.6)), ("new phrasing", asked_facts(), count - round(count * 0.6)))
+    questions = []
+    for kind, facts, wanted in both:
+        pairs = [(fact, template) for fact in facts for template in held_out_phrasings(fact)]
+        questions += [_question(rng, fact, template, kind) for fact, template in shuffled(rng, pairs)[:wanted]]
+    return questions
+
+
+def preference_prompts(seed: int, count: int, *, held_out: bool) -> list[str]:
+    """Prompts whose answers differ in manner: half open questions, half facts; no word problems."""
+    rng = random.Random(f"preferences/{seed}/{held_out}")
+    open_prompts = []
+    for topics, kept in ((ADVICE, ADVICE_HELD_OUT), (OPEN, OPEN_HELD_OUT)):
+        for topic in topics.values():
+            open_prompts += topic.questions[-kept:] if held_out else topic.questions[:-kept]
+    prompts = dict.fromkeys(shuffled(rng, open_prompts)[: count // 2])
+    facts = shuffled(rng, asked_facts())
+    index = 0
+    while len(prompts) < count:
+        fact = facts[index % len(facts)]
+        templates = held_out_phrasings(fact) if held_out else asked(fact)
+        prompts[ask(rng, fact, pick(rng, templates))] = None
+        index += 1
+    return shuffled(rng, list(prompts))

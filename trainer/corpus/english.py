@@ -1,0 +1,110 @@
+"""A very small grammar: templates with choices, and the few spelling rules they need.
+
+A template is a sentence with slots and choices: ``"[One|Some] {time}, {hero} [saw|found|met] {a}."``
+A choice may be nested and may be empty. Choosing at the level of single words, rather than of whole
+sentences, is what makes the corpus compositional: a model can learn it, while a compressor that looks
+for long repeats cannot.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TypeVar
+
+T = TypeVar("T")
+
+Node = str | tuple["tuple[Node, ...]", ...]
+"""Literal text, or the alternatives of a choice (each a sequence of nodes)."""
+
+_TOKENS = re.compile(r"[\[\]|]|[^\[\]|]+")
+_ARTICLE = re.compile(r"\b([Aa]) (?=([a-zA-Z]+))")
+_VOWEL_SOUND = re.compile(r"(?!uni|use|usu|one\b|eu)[aeiou]|hour|honest|llm\b", re.IGNORECASE)
+_SPACES = re.compile(r" {2,}")
+
+
+@lru_cache(maxsize=None)
+def _parse(template: str) -> tuple[Node, ...]:
+    """The tree of `template`; ValueError if its brackets do not match."""
+    stack: list[list[list[Node]]] = [[[]]]
+    for token in _TOKENS.findall(template):
+        if token == "[":
+            stack.append([[]])
+        elif token == "|" and len(stack) > 1:
+            stack[-1].append([])
+        elif token == "]":
+            if len(stack) == 1:
+                raise ValueError(f"Unmatched ] in template {template!r}.")
+            alternatives = tuple(tuple(nodes) for nodes in stack.pop())
+            stack[-1][-1].append(alternatives)
+        else:
+            stack[-1][-1].append(token)
+    if len(stack) != 1:
+        raise ValueError(f"Unmatched [ in template {template!r}.")
+    return tuple(stack[0][0])
+
+
+def _expand(rng: random.Random, nodes: Sequence[Node], out: list[str]) -> None:
+    for node in nodes:
+        if isinstance(node, str):
+            out.append(node)
+        else:
+            _expand(rng, node[int(rng.random() * len(node))], out)
+
+
+def pick(rng: random.Random, options: Sequence[T]) -> T:
+    """One of `options`, uniformly (faster than random.choice, and stable across Python versions)."""
+    return options[int(rng.random() * len(options))]
+
+
+def shuffled(rng: random.Random, options: Sequence[T]) -> list[T]:
+    """A new list with the same items in random order."""
+    items = list(options)
+    rng.shuffle(items)
+    return items
+
+
+def say(rng: random.Random, template: str, slots: Mapping[str, str] | None = None) -> str:
+    """One sentence (or a few) made from `template`: choices made, slots filled, articles right, capitalised."""
+    out: list[str] = []
+    _expand(rng, _parse(template), out)
+    text = "".join(out)
+    if slots:
+        text = text.format_map(slots)
+    return sentence(text)
+
+
+def sentence(text: str) -> str:
+    """`text` with single spaces, "an" before vowel sounds, and a capital first letter."""
+    text = fix_articles(_SPACES.sub(" ", text).strip())
+    for index, character in enumerate(text):
+        if character.isalpha():
+            return text[:index] + character.upper() + text[index + 1 :]
+        if character.isdigit():
+            break
+    return text
+
+
+def fix_articles(text: str) -> str:
+    """"a owl" becomes "an owl"."""
+    return _ARTICLE.sub(lambda m: m[1] + ("n " if _VOWEL_SOUND.match(m[2]) else " "), text)
+
+
+def join_words(words: Sequence[str]) -> str:
+    """"a, b and c"."""
+    if len(words) < 2:
+        return "".join(words)
+    return ", ".join(words[:-1]) + " and " + words[-1]
+
+
+def plural(noun: str, count: int = 2) -> str:
+    """The plural of a regular noun (the corpus lists irregular ones itself)."""
+    if count == 1:
+        return noun
+    if re.search(r"(s|x|ch|sh)$", noun):
+        return noun + "es"
+    if re.search(r"[^aeiou]y$", noun):
+        return noun[:-1] + "ies"
+    return noun + "s"

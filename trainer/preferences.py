@@ -1,0 +1,136 @@
+"""Comparisons of two answers, and the JSON Lines file they travel in.
+
+One line is one vote, in the shape TRL's RewardTrainer and DPOTrainer read: `prompt`, `chosen` and
+`rejected` are message lists. Everything else we know about the vote stands beside them, and unknown keys
+written by someone else are kept. Reading and writing again gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+Message = dict[str, str]
+
+OUTCOMES: Final = ("win", "tie", "both_bad")
+ROLES: Final = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two answers to the same messages, and what a voter thought of them."""
+
+    messages: list[Message]
+    """The conversation so far; the last message is the user's."""
+    chosen: str
+    """The better answer. In a tie, or when both are bad, the first of the two as recorded."""
+    rejected: str
+    outcome: str = "win"
+    """"win", "tie" (equally good: scores are pulled together) or "both_bad" (says nothing about order)."""
+    voter: str = ""
+    """A pseudonym."""
+    source: str = "human"
+    """"human", "simulated" or the name of a data set."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """The other keys of the line: checkpoints, sampling settings, sides, reasons, time."""
+
+    def __post_init__(self) -> None:
+        if self.outcome not in OUTCOMES:
+            raise ValueError(f"Unknown outcome {self.outcome!r}; choose one of {', '.join(OUTCOMES)}.")
+
+    @property
+    def prompt(self) -> str:
+        """The last user message: what comparisons are grouped by when data is split."""
+        return self.messages[-1]["content"]
+
+
+_OWN_KEYS: Final = ("prompt", "chosen", "rejected", "outcome", "voter", "source")
+
+
+def to_record(comparison: Comparison) -> dict[str, Any]:
+    """The JSON object of one line."""
+    return {
+        "prompt": comparison.messages,
+        "chosen": [{"role": "assistant", "content": comparison.chosen}],
+        "rejected": [{"role": "assistant", "content": comparison.rejected}],
+        "outcome": comparison.outcome,
+        "voter": comparison.voter,
+        "source": comparison.source,
+        **comparison.extra,
+    }
+
+
+def _messages(value: Any, name: str) -> list[Message]:
+    if not isinstance(value, list) or not value:
+        raise ValueError(f'"{name}" must be a list of messages such as {{"role": "user", "content": "…"}}')
+    messages = []
+    for item in value:
+        if not isinstance(item, dict) or not isinstance(item.get("content"), str) or item.get("role") not in ROLES:
+            raise ValueError(f'every message in "{name}" needs a "role" ({", ".join(ROLES)}) and a text "content"')
+        messages.append({"role": item["role"], "content": item["content"]})
+    return messages
+
+
+def _answer(value: Any, name: str) -> str:
+    messages = _messages(value, name)
+    if len(messages) != 1 or messages[0]["role"] != "assistant":
+        raise ValueError(f'"{name}" must hold exactly one assistant message')
+    return messages[0]["content"]
+
+
+def from_record(record: Any) -> Comparison:
+    """The comparison in one JSON object; ValueError says what is wrong with it."""
+    if not isinstance(record, dict):
+        raise ValueError("the line must be a JSON object")
+    missing = [key for key in ("prompt", "chosen", "rejected") if key not in record]
+    if missing:
+        raise ValueError(f"{', '.join(missing)} missing")
+    prompt = _messages(record["prompt"], "prompt")
+    if prompt[-1]["role"] != "user":
+        raise ValueError('"prompt" must end with a user message')
+    texts = {key: record.get(key, default) for key, default in (("outcome", "win"), ("voter", ""), ("source", "human"))}
+    for key, value in texts.items():
+        if not isinstance(value, str):
+            raise ValueError(f'"{key}" must be a text')
+    return Comparison(
+        messages=prompt,
+        chosen=_answer(record["chosen"], "chosen"),
+        rejected=_answer(record["rejected"], "rejected"),
+        extra={key: value for key, value in record.items() if key not in _OWN_KEYS},
+        **texts,
+    )
+
+
+def numbered_comparisons(path: Path) -> Iterator[tuple[int, Comparison]]:
+    """(line number, comparison) for every line of a JSON Lines file that is not blank.
+
+    ValueError names the file, the line and what to do.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason}); export the votes again.") from error
+    # Not splitlines(): an answer may hold U+2028 and its like, which JSON does not escape.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield number, from_record(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({error.msg}); correct or delete the line.") from error
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}; correct or delete the line.") from error
+
+
+def read_comparisons(path: Path) -> list[Comparison]:
+    """Every comparison in a JSON Lines file; ValueError names the file, the line and what to do."""
+    return [comparison for _, comparison in numbered_comparisons(path)]
+
+
+def write_comparisons(path: Path, comparisons: Iterable[Comparison]) -> None:
+    """Write one comparison per line, keys always in the same order."""
+    lines = (json.dumps(to_record(comparison), ensure_ascii=False) + "\n" for comparison in comparisons)
+    path.write_text("".join(lines), encoding="utf-8")

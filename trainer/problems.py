@@ -1,0 +1,356 @@
+"""Word problems with one right answer, and the grader that checks a model's answer to them.
+
+The idea of reasoning fine-tuning is that an answer can be *checked*. So a problem carries its answer, and
+`grade` reads the number out of whatever the model wrote. Model text is only ever parsed, never evaluated.
+
+Problems come in structures ("gain-loss": first more, then fewer) told in themes (who, what, which verbs).
+A family is a theme with a structure; held-out problems use themes, names and two structures that no
+training problem has. Training problems are graded from difficulty 1 (one step) to 4 (three steps), so that
+GRPO can steer its mix; held-out ones always need at least two steps.
+
+Simplification: whole numbers from 0 to 20, addition and subtraction; equal groups are added up one by one.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Final
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A question with one right number for an answer."""
+
+    prompt: str
+    answer: str
+    family: str
+    """Theme and structure, as "bag:gain-loss"; held-out families share no theme with training ones."""
+    difficulty: int
+    """1 (one small step) to 4 (three steps)."""
+    worked: str
+    """A model answer that shows its steps and ends with the result."""
+
+    @property
+    def direct(self) -> str:
+        """A model answer without working."""
+        return f"The answer is {self.answer}."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What the grader saw in one answer."""
+
+    correct: bool
+    answer: str | None
+    """The number the text gives as its answer, in plain form, or None."""
+    worked_steps: bool
+    """At least one equation, every equation right, and the last number is the answer."""
+
+
+# --- Grading -----------------------------------------------------------------------------------------
+
+_NUMBER = r"(?:(?<!\d)-)?\d+(?:,\d{3})*(?:\.\d+)?"
+_FINAL = re.compile(rf"(?:answer\s+is|answer:|####)[\s:$*]*({_NUMBER})", re.IGNORECASE)
+_ANY_NUMBER = re.compile(_NUMBER)
+_EQUATION = re.compile(rf"(?<![\w+*/×÷=-])(?<![+*/×÷=-] )({_NUMBER}) ?([-+*/×÷]) ?({_NUMBER}) ?= ?({_NUMBER})(?!\d)")
+
+
+def normalise_number(text: str) -> str | None:
+    """"1,200", "12.0" and "012" as "1200", "12" and "12"; None if `text` is not a finite number."""
+    try:
+        value = Decimal(text.replace(",", "").strip().lstrip("$").rstrip("."))
+    except InvalidOperation:
+        return None
+    if not value.is_finite() or len(text) > 40:
+        return None
+    plain = format(value, "f")
+    if "." in plain:
+        plain = plain.rstrip("0").rstrip(".")
+    return "0" if plain in {"-0", ""} else plain
+
+
+def extract_answer(text: str) -> str | None:
+    """The number an answer commits to: the last "answer is N" or "#### N", else the last number in it."""
+    stated = _FINAL.findall(text)
+    numbers = stated or _ANY_NUMBER.findall(text)
+    return normalise_number(numbers[-1]) if numbers else None
+
+
+def _holds(left: str, operator: str, right: str, result: str) -> bool:
+    """Whether the equation is right, by parsed decimals."""
+    a, b, c = (Decimal(number.replace(",", "")) for number in (left, right, result))
+    if operator == "+":
+        return a + b == c
+    if operator == "-":
+        return a - b == c
+    if operator in "*×":
+        return a * b == c
+    return b != 0 and c * b == a
+
+
+def _shows_steps(text: str, answer: str) -> bool:
+    equations = _EQUATION.findall(text)
+    if not equations or len(equations) != text.count("="):
+        return False
+    last = normalise_number(_ANY_NUMBER.findall(text)[-1])
+    return last == answer and all(_holds(*equation) for equation in equations)
+
+
+def grade(problem_answer: str, text: str) -> Verdict:
+    """Check `text` against the known answer. Any text is safe; the longest read is 4,000 characters."""
+    text = text[-4000:]
+    answer = extract_answer(text)
+    correct = answer is not None and answer == normalise_number(problem_answer)
+    return Verdict(correct=correct, answer=answer, worked_steps=answer is not None and _shows_steps(text, answer))
+
+
+# --- Making problems ---------------------------------------------------------------------------------
+
+GAIN: Final = "gain"
+LOSS: Final = "loss"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Theme:
+    """How one kind of story tells a start, a gain, a loss and the question."""
+
+    name: str
+    items: tuple[str, ...]
+    start: tuple[str, ...]
+    gain: tuple[str, ...]
+    loss: tuple[str, ...]
+    question: tuple[str, ...]
+
+
+_OWN_START = ("{p} has {k} {i}.", "{p} has got {k} {i}.")
+_OWN_QUESTION = ("How many {i} does {p} have now?", "How many {i} does {he} have now?")
+
+THEMES: Final = (
+    Theme(
+        name="shop",
+        items=("apples", "pears", "eggs", "plums", "lemons"),
+        start=(*_OWN_START, "{p} has a basket with {k} {i}."),
+        gain=("{He} buys {k} more.", "{He} buys {k} more {i}.", "Then {he} buys {k} {i}."),
+        loss=("{He} sells {k}.", "{He} sells {k} {i}.", "{He} eats {k} of them.", "Then {he} eats {k}."),
+        question=_OWN_QUESTION,
+    ),
+    Theme(
+        name="friends",
+        items=("marbles", "coins", "cards", "shells", "books"),
+        start=(*_OWN_START, "{p} has a bag with {k} {i}."),
+        gain=("{f} gives {him} {k} more.", "{He} gets {k} {i} from {f}.", "Then {f} gives {him} {k} {i}."),
+        loss=("{He} gives {k} to {f}.", "{He} gives {f} {k} {i}.", "Then {he} gives {k} {i} away."),
+        question=_OWN_QUESTION,
+    ),
+    Theme(
+        name="luck",
+        items=("nuts", "stones", "shells", "coins", "buttons"),
+        start=(*_OWN_START, "{p} has a box with {k} {i}."),
+        gain=("{He} finds {k} more.", "{He} finds {k} {i}.", "Then {he} finds {k} more {i}."),
+        loss=("{He} loses {k}.", "{He} loses {k} {i}.", "Then {he} loses {k} of them."),
+        question=(*_OWN_QUESTION, "How many {i} are in the box now?"),
+    ),
+    Theme(
+        name="birds",
+        items=("birds", "crows", "owls"),
+        start=("There are {k} {i} on the roof.", "{k} {i} sit in a tree."),
+        gain=("{k} more {i} come.", "Then {k} more come.", "{k} more {i} fly to them."),
+        loss=("{k} {i} fly away.", "Then {k} fly away.", "{k} of them fly home."),
+        question=("How many {i} are there now?", "How many {i} are left there now?"),
+    ),
+    Theme(
+        name="yard",
+        items=("children", "sheep", "dogs", "horses"),
+        start=("There are {k} {i} in the yard.", "{k} {i} are in the field."),
+        gain=("{k} more {i} come in.", "Then {k} more come.", "{k} more {i} join them."),
+        loss=("{k} {i} go home.", "Then {k} of them go away.", "{k} {i} run away."),
+        question=("How many {i} are there now?", "How many {i} are there in the end?"),
+    ),
+    Theme(
+        name="garden",
+        items=("flowers", "carrots", "roses", "berries"),
+        start=("{p} picks {k} {i}.", "{p} has {k} {i} from the garden."),
+        gain=("{He} picks {k} more.", "Then {he} picks {k} more {i}.", "{He} gets {k} more {i}."),
+        loss=("{He} gives {k} away.", "{He} gives {k} {i} to {f}.", "{k} of them are eaten."),
+        question=("How many {i} are there now?", "How many {i} does {p} have in the end?"),
+    ),
+)
+
+HELD_OUT_THEMES: Final = (
+    Theme(
+        name="kitchen",
+        items=("apples", "eggs", "nuts", "carrots"),
+        start=("In the kitchen, {p} has {k} {i}.", "There are {k} {i} in the pot of {p}."),
+        gain=("{He} gets {k} more from the shop.", "{f} comes and gives {him} {k} more {i}."),
+        loss=("Then {he} and {f} eat {k} of them.", "{He} sells {k} of them to {f}."),
+        question=("How many {i} does {p} have in the end?", "How many {i} are left now?"),
+    ),
+    Theme(
+        name="pond",
+        items=("ducks", "frogs", "geese"),
+        start=("There are {k} {i} on the pond.", "{k} {i} are on the water."),
+        gain=("{k} more {i} come to the pond.", "Then {k} more {i} join them."),
+        loss=("{k} of the {i} go away.", "Then {k} {i} fly home."),
+        question=("How many {i} are there on the pond now?", "How many {i} are left in the end?"),
+    ),
+    Theme(
+        name="school",
+        items=("cards", "books", "marbles", "stones"),
+        start=("At school, {p} has {k} {i} in a bag.", "{p} has a box of {k} {i} at school."),
+        gain=("After school, {he} finds {k} more {i}.", "Then {he} buys {k} more from {f}."),
+        loss=("On the way home, {he} loses {k} of them.", "Then {he} gives {k} of the {i} to {f}."),
+        question=("How many {i} does {p} have now?", "How many {i} does {p} have at home?"),
+    ),
+)
+
+NAMES: Final = (
+    ("Tom", "he"), ("Rosa", "she"), ("Mia", "she"), ("Ben", "he"), ("Lily", "she"), ("Sam", "he"), ("Anna", "she"),
+    ("Oscar", "he"), ("Ruby", "she"), ("Finn", "he"), ("Ivy", "she"), ("Jack", "he"), ("Nora", "she"), ("Leo", "he"),
+)  # fmt: skip
+HELD_OUT_NAMES: Final = (
+    ("Ella", "she"), ("Max", "he"), ("Emma", "she"), ("Paul", "he"), ("Clara", "she"), ("Hugo", "he"),
+)  # fmt: skip
+
+STRUCTURES: Final[dict[str, tuple[str, ...]]] = {
+    "gain": (GAIN,),
+    "loss": (LOSS,),
+    "gain-gain": (GAIN, GAIN),
+    "gain-loss": (GAIN, LOSS),
+    "loss-gain": (LOSS, GAIN),
+    "loss-loss": (LOSS, LOSS),
+    "gain-loss-gain": (GAIN, LOSS, GAIN),
+    "loss-gain-loss": (LOSS, GAIN, LOSS),
+    "gain-gain-loss": (GAIN, GAIN, LOSS),
+    "loss-gain-gain": (LOSS, GAIN, GAIN),
+}
+HELD_OUT_STRUCTURES: Final = ("gain-gain-loss", "loss-gain-gain")
+"""Orders of events that no training problem has."""
+
+_SHAPES: Final[dict[int, tuple[str, ...]]] = {
+    1: ("gain", "loss", "sum", "compare"),
+    2: ("gain-gain", "gain-loss", "loss-gain", "loss-loss", "together"),
+    3: ("gain-gain", "gain-loss", "loss-gain", "loss-loss", "together", "groups"),
+    4: ("gain-loss-gain", "loss-gain-loss", "groups-loss"),
+}
+_HELD_OUT_SHAPES: Final[dict[int, tuple[str, ...]]] = {
+    2: ("gain-gain", "gain-loss", "loss-gain", "loss-loss"),
+    3: ("gain-gain", "gain-loss", "loss-gain", "loss-loss", "together"),
+    4: ("gain-loss-gain", "loss-gain-loss", "gain-gain-loss", "loss-gain-gain"),
+}
+LARGEST: Final = {1: 12, 2: 10, 3: 20, 4: 20}
+"""Largest number that may appear, by difficulty."""
+
+
+def _changes(rng: random.Random, kinds: Sequence[str], largest: int) -> tuple[int, list[int]]:
+    """A start and signed changes whose running total stays between 1 and `largest`."""
+    while True:
+        start = total = rng.randint(3, largest)
+        changes: list[int] = []
+        for kind in kinds:
+            room = largest - total if kind == GAIN else total - 1
+            if room < 2:
+                break
+            size = rng.randint(2, min(room, 9))  # never 1: "1 more birds come" is not English
+            changes.append(size if kind == GAIN else -size)
+            total += changes[-1]
+        if len(changes) == len(kinds):
+            return start, changes
+
+
+def work(start: int, changes: Sequence[int]) -> tuple[str, int]:
+    """"Start with 7. 7 + 5 = 12. The answer is 12." and the result."""
+    steps, total = [f"Start with {start}."], start
+    for change in changes:
+        steps.append(f"{total} {'+' if change >= 0 else '-'} {abs(change)} = {total + change}.")
+        total += change
+    return " ".join([*steps, f"The answer is {total}."]), total
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+def _tell_changes(rng: random.Random, theme: Theme, shape: str, slots: dict[str, str], largest: int) -> tuple[str, str]:
+    start, changes = _changes(rng, STRUCTURES[shape], largest)
+    item = rng.choice(theme.items)
+    lines = [rng.choice(theme.start).format(k=start, i=item, **slots)]
+    told: set[str] = set()
+    for change in changes:
+        options = [line for line in (theme.gain if change > 0 else theme.loss) if line not in told]
+        line = rng.choice(options or (theme.gain if change > 0 else theme.loss))
+        told.add(line)
+        lines.append(line.format(k=abs(change), i=item, **slots))
+    lines.append(rng.choice(theme.question).format(i=item, **slots))
+    return " ".join(_capital(line) for line in lines), work(start, changes)[0]
+
+
+def _tell_other(rng: random.Random, shape: str, slots: dict[str, str], items: Sequence[str], largest: int) -> tuple[str, str]:
+    """Structures that are not a row of changes."""
+    item, p, f = rng.choice(list(items)), slots["p"], slots["f"]
+    if shape == "sum":
+        start, (change,) = _changes(rng, (rng.choice((GAIN, LOSS)),), largest)
+        sign = "+" if change > 0 else "-"
+        ask = rng.choice(("What is {}?", "How much is {}?", "what is {}", "Work out {}.", "{} = ?"))
+        return ask.format(f"{start} {sign} {abs(change)}"), work(start, [change])[0]
+    if shape == "compare":
+        more, (change,) = _changes(rng, (LOSS,), largest)
+        text = f"{p} has {more} {item}. {f} has {-change} {item}. How many more {item} does {p} have?"
+        return text, work(more, [change])[0]
+    if shape == "together":
+        # a, then a + d more for the other, then both: a + d = b, b + a.
+        own = rng.randint(2, largest // 2 - 1)
+        extra = rng.randint(2, largest - 2 * own)
+        text = rng.choice(
+            (
+                f"{p} has {own} {item}. {f} has {extra} more than {p}. How many {item} do they have together?",
+                f"{p} has {own} {item}, and {f} has {extra} more than that. How many {item} do both have together?",
+            )
+        )
+        return text, work(own, [extra, own])[0]
+    groups, each = rng.choice(((2, 3), (2, 4), (2, 5), (2, 6), (2, 8), (3, 2), (3, 3), (3, 4), (3, 5), (3, 6)))
+    box = rng.choice(("bags", "boxes", "baskets"))
+    text = f"There are {groups} {box} with {each} {item} in each."
+    changes = [each] * (groups - 1)
+    if shape == "groups-loss":
+        lost = rng.randint(2, min(9, groups * each - 1))
+        text += f" {p} takes {lost} of them away."
+        changes.append(-lost)
+    return f"{text} How many {item} are there{' now' if shape == 'groups-loss' else ''}?", work(each, changes)[0]
+
+
+def make_problem(rng: random.Random, difficulty: int, *, held_out: bool = False) -> Problem:
+    """One random problem of the given difficulty."""
+    shape = rng.choice((_HELD_OUT_SHAPES if held_out else _SHAPES)[difficulty])
+    theme = rng.choice(HELD_OUT_THEMES if held_out else THEMES)
+    names = HELD_OUT_NAMES if held_out else NAMES
+    (person, pronoun), (friend, _) = rng.sample(names, 2)
+    object_pronoun = "her" if pronoun == "she" else "him"
+    slots = {"p": person, "f": friend, "he": pronoun, "He": pronoun.capitalize(), "him": object_pronoun}
+    largest = LARGEST[difficulty]
+    if shape in STRUCTURES:
+        prompt, worked = _tell_changes(rng, theme, shape, slots, largest)
+        name = theme.name
+    else:
+        prompt, worked = _tell_other(rng, shape, slots, theme.items, largest)
+        name = "held-out" if held_out else "plain"
+    answer = extract_answer(worked)
+    assert answer is not None
+    return Problem(prompt=prompt, answer=answer, family=f"{name}:{shape}", difficulty=difficulty, worked=worked)
+
+
+def generate(seed: int, *, held_out: bool = False) -> Iterator[Problem]:
+    """An endless stream of problems, no prompt twice, difficulties in turn."""
+    rng = random.Random(f"problems/{seed}/{held_out}")
+    difficulties = tuple(_HELD_OUT_SHAPES if held_out else _SHAPES)
+    seen: set[str] = set()
+    while True:
+        for difficulty in difficulties:
+            problem = make_problem(rng, difficulty, held_out=held_out)
+            while problem.prompt in seen:
+                problem = make_problem(rng, difficulty, held_out=held_out)
+            seen.add(problem.prompt)
+            yield problem
