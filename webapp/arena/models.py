@@ -5,6 +5,13 @@ from __future__ import annotations
 import uuid
 
 from django.db import models
+from django.db.models import Count, F, OuterRef, Q, Subquery
+from django.db.models.functions import Coalesce
+from django.utils import timezone
+
+from trainer.config import REWARD
+from webapp.accounts.models import Visitor
+from webapp.checkpoints.models import Checkpoint
 
 
 class Prompt(models.Model):
@@ -17,11 +24,38 @@ class Prompt(models.Model):
 
     text = models.CharField(max_length=2000, unique=True)
     source = models.CharField(max_length=8, choices=Source.choices)
-    active = models.BooleanField(default=True)
+    active = models.BooleanField(default=True, help_text="Inactive prompts make no new pairs and are not shown.")
     created_at = models.DateTimeField(auto_now_add=True)
 
     def __str__(self) -> str:
         return self.text[:60]
+
+
+class PairQuerySet(models.QuerySet["Pair"]):
+    def of_stock(self) -> PairQuerySet:
+        """Pairs made for everyone who comes to /vote/: not from a chat, a repeat or reserved for one voter."""
+        return self.filter(from_chat=False, owner=None, repeat_of=None, wanted_votes__gt=0)
+
+    def unseen(self) -> PairQuerySet:
+        """Pairs nobody has voted on or skipped."""
+        return self.filter(votes=None)
+
+    def visible_to(self, visitor: Visitor | None) -> PairQuerySet:
+        """Pairs this person may look at and vote on at /vote/, whether or not they have already."""
+        return self.filter(Q(owner=None) | Q(owner=visitor) if visitor else Q(owner=None)).filter(
+            Q(prompt=None) | Q(prompt__active=True), state=Pair.State.READY, from_chat=False, wanted_votes__gt=0
+        )
+
+    def wanted_from(self, visitor: Visitor | None) -> PairQuerySet:
+        """Visible pairs that still want a vote, and this person's in particular."""
+        decided = Vote.objects.decided().filter(pair=OuterRef("pk")).order_by().values("pair").annotate(n=Count("pk"))
+        pairs = self.visible_to(visitor).annotate(decided_votes=Coalesce(Subquery(decided.values("n")), 0))
+        pairs = pairs.filter(decided_votes__lt=F("wanted_votes"))
+        return pairs.exclude(pk__in=Vote.objects.filter(visitor=visitor).values("pair")) if visitor else pairs
+
+    def on(self, checkpoint: Checkpoint) -> PairQuerySet:
+        """Pairs of two answers by this one checkpoint."""
+        return self.filter(kind=Pair.Kind.SELF, a__checkpoint=checkpoint)
 
 
 class Pair(models.Model):
@@ -40,19 +74,70 @@ class Pair(models.Model):
     prompt = models.ForeignKey(Prompt, models.PROTECT, null=True, blank=True, related_name="pairs")
     kind = models.CharField(max_length=6, choices=Kind.choices)
     state = models.CharField(max_length=8, choices=State.choices, default=State.PENDING, db_index=True)
-    a = models.OneToOneField("checkpoints.Generation", models.PROTECT, related_name="pair_as_a")
-    b = models.OneToOneField("checkpoints.Generation", models.PROTECT, related_name="pair_as_b")
+    a = models.ForeignKey("checkpoints.Generation", models.PROTECT, related_name="pairs_as_a")
+    b = models.ForeignKey("checkpoints.Generation", models.PROTECT, related_name="pairs_as_b")
     from_chat = models.BooleanField(default=False, help_text="Offered in a conversation; never served at /vote/.")
     owner = models.ForeignKey(
-        "accounts.Visitor", models.SET_NULL, null=True, blank=True, related_name="chat_pairs",
+        "accounts.Visitor", models.SET_NULL, null=True, blank=True, related_name="own_pairs",
         help_text="Who was offered it in chat, or whom it is reserved for.",
+    )  # fmt: skip
+    wanted_votes = models.PositiveSmallIntegerField(
+        default=1, help_text="A tenth of pairs goes to several voters; an imported pair wants none."
     )
-    wanted_votes = models.PositiveSmallIntegerField(default=1, help_text="A tenth of pairs goes to several voters.")
-    repeat_of = models.ForeignKey("self", models.SET_NULL, null=True, blank=True, related_name="repeats")
+    repeat_of = models.ForeignKey(
+        "self", models.SET_NULL, null=True, blank=True, related_name="repeats",
+        help_text="The pair this one shows again to its owner, sides swapped.",
+    )  # fmt: skip
     created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = PairQuerySet.as_manager()
+
+    class Meta:
+        constraints = [
+            # A repeat swaps the sides, so it is a different (a, b); the same chat turn is never paired twice.
+            models.UniqueConstraint(fields=["a", "b"], name="one_pair_per_answers_and_sides"),
+            models.CheckConstraint(condition=~Q(a=F("b")), name="two_different_answers"),
+        ]
+        indexes = [models.Index(fields=["state", "created_at"], name="pairs_to_serve")]
 
     def __str__(self) -> str:
         return f"pair {self.id}"
+
+
+class VoteQuerySet(models.QuerySet["Vote"]):
+    def human(self) -> VoteQuerySet:
+        return self.filter(source=Vote.Source.HUMAN)
+
+    def decided(self) -> VoteQuerySet:
+        """Votes that say something about the two answers: everything but skips."""
+        return self.exclude(choice=Vote.Choice.SKIP)
+
+    def comparisons(self) -> VoteQuerySet:
+        """Decided votes on pairs fit to be shown, each voter's first look only: the data set people take away."""
+        return self.decided().filter(pair__state=Pair.State.READY, pair__repeat_of=None)
+
+    def for_training(self) -> VoteQuerySet:
+        """What a reward model learns from: comparisons of two answers by one checkpoint."""
+        return self.comparisons().filter(pair__kind=Pair.Kind.SELF)
+
+    def since_last_reward_model(self) -> VoteQuerySet:
+        """Votes younger than the newest reward model, which cannot have learnt from them."""
+        newest = Checkpoint.objects.current(REWARD)
+        return self.filter(created_at__gt=newest.created_at) if newest else self.all()
+
+    def duels(self) -> VoteQuerySet:
+        """What the leaderboard counts: comparisons of two checkpoints that people may see."""
+        return self.comparisons().filter(
+            pair__kind=Pair.Kind.VERSUS, pair__a__checkpoint__archived=False, pair__b__checkpoint__archived=False
+        )
+
+    def repeats(self) -> VoteQuerySet:
+        """Decided second looks: votes on pairs shown again with the sides swapped."""
+        return self.decided().filter(pair__repeat_of__isnull=False)
+
+    def with_answers(self) -> VoteQuerySet:
+        """With everything a vote's line in a file, or its reveal, is made of."""
+        return self.select_related("pair", "pair__a", "pair__b", "pair__a__checkpoint", "pair__b__checkpoint")
 
 
 class Vote(models.Model):
@@ -73,11 +158,21 @@ class Vote(models.Model):
     source = models.CharField(max_length=9, choices=Source.choices, default=Source.HUMAN)
     taste = models.CharField(max_length=32, blank=True, help_text="A simulated voter's taste.")
     reasons = models.JSONField(default=list, blank=True)
-    created_at = models.DateTimeField(auto_now_add=True)
+    created_at = models.DateTimeField(default=timezone.now, editable=False)
+    revealed_at = models.DateTimeField(
+        null=True, blank=True, help_text="When its voter was told which model wrote which; until then it can be undone."
+    )
+
+    objects = VoteQuerySet.as_manager()
 
     class Meta:
         ordering = ["created_at", "id"]
         constraints = [models.UniqueConstraint(fields=["pair", "visitor"], name="one_vote_per_voter_and_pair")]
+        indexes = [models.Index(fields=["visitor", "created_at"], name="a_voters_votes")]
 
     def __str__(self) -> str:
         return f"{self.choice} on {self.pair_id}"
+
+    @property
+    def is_decided(self) -> bool:
+        return self.choice != self.Choice.SKIP

@@ -1,0 +1,290 @@
+"""Votes as JSON Lines: out to a file the whole field reads, and back in without loss.
+
+The line's shape is trainer.preferences' (and so TRL's); what we add to it is listed at `_extra`.
+Exporting, importing elsewhere and exporting again gives the same bytes: a line names its pair, its
+voter (a random id that says nothing about the person), both checkpoints by hash, and the time.
+
+Simplification: an answer of a checkpoint this site does not have is filed under a hidden checkpoint
+row that carries the hash and has no files. Skips and second looks at repeated pairs are not exported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+
+from trainer.config import CHAT_STAGES, SFT
+from trainer.preferences import Comparison, numbered_comparisons, write_comparisons
+from webapp.accounts.models import Visitor
+from webapp.arena.models import Pair, Vote, VoteQuerySet
+from webapp.checkpoints.models import Checkpoint, Generation
+
+_IMPORTED = uuid.UUID("0f8b2c66-3c0d-4f8e-8f39-1f0a7f4f5a10")
+"""Namespace of the ids given to voters and pairs of files that do not name theirs by UUID."""
+_BATCH = 500
+
+
+def write_votes(path: Path, votes: VoteQuerySet) -> str:
+    """Write these votes to `path`, complete or not at all; returns the file's SHA-256."""
+    comparisons = [_to_comparison(vote) for vote in votes.with_answers().iterator(chunk_size=_BATCH)]
+    unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        write_comparisons(unfinished, comparisons)
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _to_comparison(vote: Vote) -> Comparison:
+    a, b = vote.pair.a, vote.pair.b
+    chosen, rejected = (b, a) if vote.choice == Vote.Choice.B else (a, b)
+    outcome = vote.choice if vote.choice in (Vote.Choice.TIE, Vote.Choice.BOTH_BAD) else "win"
+    return Comparison(
+        messages=[{"role": message["role"], "content": message["content"]} for message in a.messages],
+        chosen=chosen.text,
+        rejected=rejected.text,
+        outcome=str(outcome),
+        voter=str(vote.visitor_id),
+        source=vote.source,
+        extra=_extra(vote, chosen, rejected),
+    )
+
+
+def _extra(vote: Vote, chosen: Generation, rejected: Generation) -> dict[str, Any]:
+    """What a line says beside the comparison itself."""
+    return {
+        "pair": str(vote.pair_id),
+        "chosen_side": "b" if vote.choice == Vote.Choice.B else "a",
+        "checkpoints": {"chosen": chosen.checkpoint.weights_sha256, "rejected": rejected.checkpoint.weights_sha256},
+        "stages": {"chosen": chosen.checkpoint.stage, "rejected": rejected.checkpoint.stage},
+        # Sorted, because PostgreSQL does not keep the order of keys.
+        "sampling": {"chosen": _in_order(chosen.sampling), "rejected": _in_order(rejected.sampling)},
+        "taste": vote.taste,
+        "reasons": vote.reasons,
+        "time": vote.created_at.isoformat(timespec="microseconds"),
+    }
+
+
+def _in_order(mapping: dict[str, Any]) -> dict[str, Any]:
+    return dict(sorted(mapping.items()))
+
+
+# -- reading -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    text: str
+    sha256: str
+    stage: str
+    sampling: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Line:
+    """One line of a file, checked."""
+
+    pair_id: uuid.UUID
+    visitor_id: uuid.UUID
+    messages: list[dict[str, str]]
+    a: _Answer
+    b: _Answer
+    choice: str
+    source: str
+    taste: str
+    reasons: list[str]
+    time: datetime
+
+
+def import_votes(path: Path) -> tuple[int, int]:
+    """Add a file's votes; returns (added, already here). All or nothing.
+
+    ValueError names the file and the line, and nothing of it has been imported then.
+    """
+    lines: list[_Line] = []
+    first_of_pair: dict[uuid.UUID, _Line] = {}
+    for number, comparison in numbered_comparisons(path):
+        try:
+            line = _check(comparison)
+            first = first_of_pair.setdefault(line.pair_id, line)
+            if (first.messages, first.a, first.b) != (line.messages, line.a, line.b):
+                raise ValueError(f"pair {line.pair_id} has other answers than on an earlier line")
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}; correct or delete the line.") from error
+        lines.append(line)
+    with transaction.atomic():
+        return _store(path, lines, first_of_pair)
+
+
+def _check(comparison: Comparison) -> _Line:
+    """The line behind a comparison; files from elsewhere may leave out everything in `extra`."""
+    extra = comparison.extra
+    if comparison.source not in Vote.Source.values:
+        raise ValueError(f'"source" must be {" or ".join(Vote.Source.values)}')
+    chosen, rejected = _answer(comparison, "chosen"), _answer(comparison, "rejected")
+    side = extra.get("chosen_side", "a")
+    if side not in ("a", "b") or (side == "b" and comparison.outcome != "win"):
+        raise ValueError('"chosen_side" must be "a", or "b" where b won')
+    taste, reasons = extra.get("taste", ""), extra.get("reasons", [])
+    if not isinstance(taste, str) or len(taste) > 32:
+        raise ValueError('"taste" must be a text of at most 32 characters')
+    if not isinstance(reasons, list) or not all(isinstance(reason, str) for reason in reasons):
+        raise ValueError('"reasons" must be a list of texts')
+    return _Line(
+        pair_id=_uuid(extra["pair"], "pair") if "pair" in extra else _pair_id(comparison),
+        visitor_id=_voter_id(comparison.voter),
+        messages=comparison.messages,
+        a=chosen if side == "a" else rejected,
+        b=rejected if side == "a" else chosen,
+        choice=side if comparison.outcome == "win" else comparison.outcome,
+        source=comparison.source,
+        taste=taste,
+        reasons=reasons,
+        time=_time(extra.get("time")),
+    )
+
+
+def _answer(comparison: Comparison, which: str) -> _Answer:
+    def beside(key: str, default: Any) -> Any:
+        both = comparison.extra.get(key, {})
+        if not isinstance(both, dict):
+            raise ValueError(f'"{key}" must be an object with "chosen" and "rejected"')
+        return both.get(which, default)
+
+    sha256, stage, sampling = beside("checkpoints", ""), beside("stages", SFT), beside("sampling", {})
+    if not isinstance(sha256, str) or len(sha256) not in (0, 64):
+        raise ValueError('"checkpoints" must name SHA-256 hashes')
+    if stage not in CHAT_STAGES:
+        raise ValueError(f'"stages" must be among {", ".join(CHAT_STAGES)}')
+    if not isinstance(sampling, dict):
+        raise ValueError('"sampling" must hold an object of settings')
+    text = comparison.chosen if which == "chosen" else comparison.rejected
+    return _Answer(text=text, sha256=sha256, stage=stage, sampling=sampling)
+
+
+def _uuid(value: Any, name: str) -> uuid.UUID:
+    try:
+        return uuid.UUID(value)
+    except (ValueError, AttributeError, TypeError):
+        raise ValueError(f'"{name}" must be a UUID') from None
+
+
+def _pair_id(comparison: Comparison) -> uuid.UUID:
+    """The same answers give the same pair, so that a file imported twice is not counted twice."""
+    return uuid.uuid5(_IMPORTED, json.dumps([comparison.messages, comparison.chosen, comparison.rejected]))
+
+
+def _voter_id(voter: str) -> uuid.UUID:
+    try:
+        return uuid.UUID(voter)
+    except ValueError:
+        return uuid.uuid5(_IMPORTED, f"voter {voter}")
+
+
+def _time(value: Any) -> datetime:
+    if value is None:
+        return timezone.now()
+    try:
+        time = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        time = None
+    if time is None or time.tzinfo is None:
+        raise ValueError('"time" must be an ISO 8601 time with its offset, such as 2026-01-31T12:00:00+00:00')
+    return time
+
+
+def _store(path: Path, lines: list[_Line], first_of_pair: dict[uuid.UUID, _Line]) -> tuple[int, int]:
+    Visitor.objects.bulk_create(
+        [Visitor(pk=pk) for pk in dict.fromkeys(line.visitor_id for line in lines)],
+        ignore_conflicts=True,
+        batch_size=_BATCH,
+    )
+    known = Pair.objects.select_related("a", "b").in_bulk(list(first_of_pair))
+    for pair in known.values():
+        line = first_of_pair[pair.pk]
+        if (pair.a.text, pair.b.text) != (line.a.text, line.b.text):
+            raise ValueError(f"{path}: pair {pair.pk} is here already, with other answers. Nothing was imported.")
+    _store_pairs([line for pk, line in first_of_pair.items() if pk not in known])
+    votes: dict[tuple[uuid.UUID, uuid.UUID], _Line] = {}
+    for line in lines:
+        votes.setdefault((line.pair_id, line.visitor_id), line)
+    here = set(Vote.objects.filter(pair__in=known).values_list("pair", "visitor"))
+    new = [line for key, line in votes.items() if key not in here]
+    Vote.objects.bulk_create(
+        [
+            Vote(
+                pair_id=line.pair_id,
+                visitor_id=line.visitor_id,
+                choice=line.choice,
+                source=line.source,
+                taste=line.taste,
+                reasons=line.reasons,
+                created_at=line.time,
+                revealed_at=line.time,
+            )
+            for line in new
+        ],
+        batch_size=_BATCH,
+    )
+    return len(new), len(lines) - len(new)
+
+
+def _store_pairs(lines: Iterable[_Line]) -> None:
+    checkpoints: dict[str, Checkpoint] = {}
+    generations: list[Generation] = []
+    pairs: list[Pair] = []
+    for line in lines:
+        sides = []
+        for answer in (line.a, line.b):
+            if answer.sha256 not in checkpoints:
+                checkpoints[answer.sha256] = _find_checkpoint(answer)
+            sides.append(
+                Generation(
+                    checkpoint=checkpoints[answer.sha256],
+                    messages=line.messages,
+                    sampling=answer.sampling,
+                    state=Generation.State.DONE,
+                    text=answer.text,
+                    finish_reason="end",
+                    finished_at=line.time,
+                )
+            )
+        generations += sides
+        same = line.a.sha256 == line.b.sha256
+        pairs.append(
+            Pair(
+                pk=line.pair_id,
+                kind=Pair.Kind.SELF if same else Pair.Kind.VERSUS,
+                state=Pair.State.READY,
+                a=sides[0],
+                b=sides[1],
+                wanted_votes=0,  # it has its votes; nobody here is asked
+            )
+        )
+    Generation.objects.bulk_create(generations, batch_size=_BATCH)
+    Pair.objects.bulk_create(pairs, batch_size=_BATCH)
+
+
+def _find_checkpoint(answer: _Answer) -> Checkpoint:
+    """This site's checkpoint with these weights, or a hidden row that stands for one it does not have."""
+    here = Checkpoint.objects.filter(weights_sha256=answer.sha256).order_by("archived", "id").first()
+    return here or Checkpoint.objects.create(
+        stage=answer.stage,
+        name=f"elsewhere {answer.sha256[:8] or 'unknown'}",
+        directory=f"elsewhere/{answer.sha256 or 'unknown'}",
+        weights_sha256=answer.sha256,
+        parameters=0,
+        bytes=0,
+        archived=True,
+    )

@@ -1,0 +1,27 @@
+"""python manage.py export_votes FILE"""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from webapp.arena.models import Vote
+from webapp.arena.services import write_votes
+
+
+class Command(BaseCommand):
+    help = "Write every decided vote to FILE as JSON Lines (prompt, chosen, rejected: what TRL reads)."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("file", type=Path)
+
+    def handle(self, *args: Any, file: Path, **options: Any) -> None:
+        votes = Vote.objects.comparisons()
+        try:
+            sha256 = write_votes(file, votes)
+        except OSError as error:
+            raise CommandError(f"Cannot write {file}: {error.strerror}.") from error
+        self.stdout.write(f"{votes.count()} votes written to {file} (sha256 {sha256}).")

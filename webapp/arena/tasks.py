@@ -1,0 +1,15 @@
+"""Background work of the arena, on the `generate` queue. Tasks call a service."""
+
+from __future__ import annotations
+
+from celery import shared_task
+
+from webapp.arena import services
+
+
+@shared_task(ignore_result=True)
+def keep_pairs_ready() -> None:
+    """Settle what has been written and ask for what will be wanted; runs every few seconds."""
+    services.settle_pairs()
+    services.gather_chat_prompts()
+    services.prepare_pairs(count=services.wanted_stock())

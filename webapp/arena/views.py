@@ -1,0 +1,179 @@
+"""The voting page and the leaderboard.
+
+Every action is a plain form that redirects; with htmx the same view answers with the page's inner
+part. Nothing rendered before a vote depends on which checkpoint wrote an answer.
+"""
+
+from __future__ import annotations
+
+import uuid
+from functools import partial
+
+from django.conf import settings
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django_htmx.http import HttpResponseClientRedirect
+
+from webapp.accounts import limits
+from webapp.accounts.models import Visitor
+from webapp.accounts.services import visitor_for
+from webapp.arena import reports, services
+from webapp.arena.forms import VoteForm
+from webapp.arena.models import Pair, Vote
+from webapp.checkpoints.rendering import render_answer
+
+
+def _is_htmx(request: HttpRequest) -> bool:
+    return bool(getattr(request, "htmx", False))
+
+
+def _voter(request: HttpRequest) -> Visitor:
+    """The person voting; a newcomer's visitor is made on the first vote."""
+    visitor = visitor_for(request, create=True)
+    assert visitor is not None
+    return visitor
+
+
+def _own_pair(visitor: Visitor | None, pair_id: uuid.UUID) -> Pair:
+    """A pair this person may vote on; missing, foreign and withdrawn ones are the same 404."""
+    pair = Pair.objects.visible_to(visitor).select_related("a", "b").filter(pk=pair_id).first()
+    if pair is None:
+        raise Http404("There is no such pair.")
+    return pair
+
+
+def _voted_pair(visitor: Visitor | None, pair_id: uuid.UUID) -> Pair:
+    """A pair this person voted on at /vote/; anything else is the same 404."""
+    pair = Pair.objects.filter(pk=pair_id, votes__visitor=visitor, from_chat=False).first() if visitor else None
+    if pair is None:
+        raise Http404("There is no such vote.")
+    return pair
+
+
+def _page(
+    request: HttpRequest,
+    *,
+    visitor: Visitor | None,
+    pair: Pair | None,
+    error: str = "",
+    status: int = 200,
+    said: str = "",
+) -> HttpResponse:
+    """The voting page with this pair, or, for htmx, its inner part. `said` is what screen readers hear."""
+    votes = visitor.votes.with_answers().filter(pair__from_chat=False).order_by("-created_at") if visitor else []
+    context = {
+        "base_template": "arena/fragment.html" if _is_htmx(request) else "base.html",
+        "pair": pair,
+        "answers": [(side, render_answer(one.text)) for side, one in (("A", pair.a), ("B", pair.b))] if pair else [],
+        "recent": list(votes[:4]),
+        "own_votes": visitor.votes.decided().count() if visitor else 0,
+        "consistency": reports.consistency(visitor) if visitor else None,
+        "progress": reports.progress(),
+        "reasons": services.REASONS.items(),
+        "learner": services.current_learner(),
+        "undo_seconds": services.UNDO_SECONDS,
+        "error": error,
+        "said": said,
+    }
+    return render(request, "arena/vote.html", context, status=status)
+
+
+@never_cache
+@require_GET
+def vote(request: HttpRequest) -> HttpResponse:
+    """The next pair for this person."""
+    visitor = visitor_for(request, create=False)
+    return _page(request, visitor=visitor, pair=services.next_pair(visitor))
+
+
+@never_cache
+@require_http_methods(["GET", "POST"])
+def cast(request: HttpRequest, pair_id: uuid.UUID) -> HttpResponse:
+    """Show one pair (again, after an undo), or take the vote on it and go on to the next."""
+    if request.method == "GET":
+        visitor = visitor_for(request, create=False)
+        pair = _own_pair(visitor, pair_id)
+        if visitor and visitor.votes.filter(pair=pair).exists():
+            return redirect("arena:vote")
+        return _page(request, visitor=visitor, pair=pair)
+    voter = _voter(request)
+    pair = _own_pair(voter, pair_id)
+    again = partial(_page, request, visitor=voter, pair=pair)
+    if not limits.allow("vote", str(voter.pk)):
+        return again(error="That was quicker than anyone reads. Please wait a moment.", status=429)
+    form = VoteForm(request.POST)
+    if not form.is_valid():
+        return again(error="Please choose one of the five buttons.", status=400)
+    try:
+        recorded = services.record_vote(pair=pair, visitor=voter, **form.cleaned_data)
+    except PermissionDenied as error:
+        return again(error=str(error), status=403)
+    if not _is_htmx(request):
+        return redirect("arena:vote")
+    said = f"Recorded: {recorded.get_choice_display()}."
+    return _page(request, visitor=voter, pair=services.next_pair(voter), said=said)
+
+
+@require_POST
+def undo(request: HttpRequest, pair_id: uuid.UUID) -> HttpResponse:
+    """Take the last vote back and show its pair again, unless it was revealed already."""
+    voter = _voter(request)
+    pair = _voted_pair(voter, pair_id)
+    undone = services.undo_vote(pair=pair, visitor=voter)
+    late = "" if undone else "Too late to undo: you have been told which model wrote which."
+    if not _is_htmx(request):
+        if late:
+            messages.warning(request, late)
+        return redirect("arena:cast", pair_id=pair.pk)
+    shown = pair if undone else services.next_pair(voter)
+    return _page(request, visitor=voter, pair=shown, error=late, said="Vote taken back." if undone else "")
+
+
+@require_POST
+def reveal(request: HttpRequest, pair_id: uuid.UUID) -> HttpResponse:
+    """Lock the vote and say which checkpoint wrote which answer."""
+    voter = _voter(request)
+    revealed = services.reveal_vote(pair=_voted_pair(voter, pair_id), visitor=voter)
+    if not _is_htmx(request):
+        return redirect("arena:vote")
+    return render(request, "arena/_vote_made.html", {"vote": revealed, "undo_seconds": services.UNDO_SECONDS})
+
+
+@require_POST
+def vote_in_chat(request: HttpRequest, message_id: uuid.UUID) -> HttpResponse:
+    """The choice between a conversation's two answers; the conversation goes on from the chosen one."""
+    visitor = visitor_for(request, create=False)
+    form = VoteForm(request.POST)
+    if visitor is None:
+        raise Http404("There is no such question.")
+    if not limits.allow("vote", str(visitor.pk)):
+        return HttpResponse("That was quicker than anyone reads. Please wait a moment.", status=429)
+    if not form.is_valid():
+        return HttpResponse("Please choose one of the buttons.", status=400)
+    try:
+        _, chosen = services.record_chat_choice(
+            question_id=message_id, visitor=visitor, choice=form.cleaned_data["choice"]
+        )
+    except PermissionDenied as error:
+        raise Http404("There is no such question.") from error
+    page = redirect("chat:conversation", chosen.conversation_id)
+    return HttpResponseClientRedirect(page.url) if _is_htmx(request) else page
+
+
+@require_GET
+def leaderboard(request: HttpRequest) -> HttpResponse:
+    """Checkpoints by the votes between them."""
+    rows = reports.leaderboard()
+    context = {
+        "rows": rows,
+        "plot": reports.interval_plot(rows),
+        "quality": reports.vote_quality(),
+        "promoted_votes": reports.PROMOTED_VOTES,
+        "duels": Vote.objects.duels().count(),
+        "votes_wanted": settings.VOTES_PER_REWARD_MODEL,
+    }
+    return render(request, "arena/leaderboard.html", context)
