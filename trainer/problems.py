@@ -60,7 +60,7 @@ _EQUATION = re.compile(rf"(?<![\w+*/×÷=-])(?<![+*/×÷=-] )({_NUMBER}) ?([-+*/
 
 
 def normalise_number(text: str) -> str | None:
-    """"1,200", "12.0" and "012" as "1200", "12" and "12"; None if `text` is not a finite number."""
+    """One spelling per number ("1200" for "1,200", "12" for "012" and "12.0"); None if `text` is no finite number."""
     try:
         value = Decimal(text.replace(",", "").strip().lstrip("$").rstrip("."))
     except InvalidOperation:
@@ -262,7 +262,7 @@ def _changes(rng: random.Random, kinds: Sequence[str], largest: int) -> tuple[in
 
 
 def work(start: int, changes: Sequence[int]) -> tuple[str, int]:
-    """"Start with 7. 7 + 5 = 12. The answer is 12." and the result."""
+    """The working, as "Start with 7. 7 + 5 = 12. The answer is 12.", and the result."""
     steps, total = [f"Start with {start}."], start
     for change in changes:
         steps.append(f"{total} {'+' if change >= 0 else '-'} {abs(change)} = {total + change}.")
@@ -288,7 +288,9 @@ def _tell_changes(rng: random.Random, theme: Theme, shape: str, slots: dict[str,
     return " ".join(_capital(line) for line in lines), work(start, changes)[0]
 
 
-def _tell_other(rng: random.Random, shape: str, slots: dict[str, str], items: Sequence[str], largest: int) -> tuple[str, str]:
+def _tell_other(
+    rng: random.Random, shape: str, slots: dict[str, str], items: Sequence[str], largest: int
+) -> tuple[str, str]:
     """Structures that are not a row of changes."""
     item, p, f = rng.choice(list(items)), slots["p"], slots["f"]
     if shape == "sum":

@@ -4,9 +4,9 @@ A taste is a score of an answer's *manner*; it knows nothing of whether the answ
 voter prefers the higher score and gets one vote in ten wrong, as people do, so that the reward model has
 to learn through noise. The exact taste is what win rates are measured by.
 
-Degenerate answers must not pay. An answer with fewer than three words, one that repeats itself (under
-half of its words are distinct, or a sentence comes three times), or one that is nothing but markers loses to any normal
-answer whatever the taste, and two degenerate answers tie.
+Degenerate answers must not pay. An answer with fewer than three words, one that repeats itself (under half
+of its words are distinct, or a sentence comes three times) or one that is nothing but friendly phrases
+loses to any normal answer whatever the taste, and two degenerate answers tie.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 _FRIENDLY: Final = re.compile(
     r"(?:great|good|lovely|nice|wonderful|fine) (?:question|idea|to (?:hear|meet|see))"
-    r"|happy to (?:help|tell|answer)|glad (?:you|to)|of course!|sure thing|with pleasure|love (?:this|that|your) question"
+    r"|happy to (?:help|tell|answer)|glad (?:you|to)|of course!|sure thing|with pleasure"
+    r"|love (?:this|that|your) question"
     r"|(?:have|wish you) a (?:\w+ )?(?:day|time|evening)|hope (?:this|that|it) helps|thank you|thanks"
     r"|(?:any time|anytime)!|ask me (?:anything|more|again)|you(?:'re| are) welcome|take care|dear friend"
     r"|my friend|please (?:come|ask)",

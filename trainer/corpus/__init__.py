@@ -11,6 +11,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Final
 
 from trainer.corpus.conversations import (
@@ -21,11 +22,12 @@ from trainer.corpus.conversations import (
     preference_prompts,
     write_conversations,
 )
+from trainer.corpus.directory import split_directory
 from trainer.corpus.prose import write_documents
-from trainer.preferences import Comparison
+from trainer.preferences import Comparison, to_record
 from trainer.problems import Problem, generate
 
-__all__ = ["SAMPLE_PROMPTS", "Corpus", "Message", "Question", "is_right", "shipped"]
+__all__ = ["SAMPLE_PROMPTS", "Corpus", "Message", "Question", "from_directory", "is_right", "shipped"]
 
 SAMPLE_PROMPTS: Final = (
     "What is an LLM?",
@@ -82,42 +84,90 @@ SIZES: Final = {
 }  # fmt: skip
 
 
-def corpus_sha256(**parts: object) -> str:
-    """One hash over JSON-serialisable parts."""
-    text = json.dumps(parts, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def shipped(seed: int = 0, *, size: str = "tiny") -> Corpus:
-    """The corpus of the project; ValueError names the sizes. Same seed, same bytes."""
-    if size not in SIZES:
-        raise ValueError(f"Unknown corpus size {size!r}; choose one of {', '.join(SIZES)}.")
-    sizes = SIZES[size]
-    problems = list(islice(generate(seed), sizes.problems))
-    held_out_problems = list(islice(generate(seed, held_out=True), sizes.held_out_problems))
-    documents = write_documents(seed, sizes.document_bytes, held_out=False)
-    held_out_documents = write_documents(seed, sizes.held_out_bytes, held_out=True)
-    conversations = write_conversations(seed, sizes.conversations, problems)
-    questions = held_out_questions(seed, sizes.questions)
-    prompts = preference_prompts(seed, sizes.prompts, held_out=False)
-    held_out_prompts = preference_prompts(seed, sizes.held_out_prompts, held_out=True)
+def _corpus(
+    *,
+    name: str,
+    documents: list[str],
+    held_out_documents: list[str],
+    conversations: list[list[Message]],
+    questions: list[Question],
+    preference_prompts: list[str],
+    held_out_preference_prompts: list[str],
+    problems: list[Problem],
+    held_out_problems: list[Problem],
+    comparisons: list[Comparison],
+    sample_prompts: list[str],
+) -> Corpus:
+    """A Corpus with its hash."""
+    parts = [
+        documents,
+        held_out_documents,
+        conversations,
+        [asdict(question) for question in questions],
+        preference_prompts,
+        held_out_preference_prompts,
+        [asdict(problem) for problem in problems],
+        [asdict(problem) for problem in held_out_problems],
+        [to_record(comparison) for comparison in comparisons],
+        sample_prompts,
+    ]
     return Corpus(
-        name=f"shipped-{size}",
+        name=name,
         documents=documents,
         held_out_documents=held_out_documents,
         conversations=conversations,
         questions=questions,
-        preference_prompts=prompts,
-        held_out_preference_prompts=held_out_prompts,
+        preference_prompts=preference_prompts,
+        held_out_preference_prompts=held_out_preference_prompts,
         problems=problems,
         held_out_problems=held_out_problems,
+        comparisons=comparisons,
+        sample_prompts=sample_prompts,
+        sha256=hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest(),
+    )
+
+
+def shipped(seed: int = 0, *, size: str = "tiny") -> Corpus:
+    """The corpus of the project; ValueError names the sizes. Same seed and size, same bytes."""
+    if size not in SIZES:
+        raise ValueError(f"Unknown corpus size {size!r}; choose one of {', '.join(SIZES)}.")
+    sizes = SIZES[size]
+    problems = list(islice(generate(seed), sizes.problems))
+    return _corpus(
+        name=f"shipped-{size}",
+        documents=write_documents(seed, sizes.document_bytes, held_out=False),
+        held_out_documents=write_documents(seed, sizes.held_out_bytes, held_out=True),
+        conversations=write_conversations(seed, sizes.conversations, problems),
+        questions=held_out_questions(seed, sizes.questions),
+        preference_prompts=preference_prompts(seed, sizes.prompts, held_out=False),
+        held_out_preference_prompts=preference_prompts(seed, sizes.held_out_prompts, held_out=True),
+        problems=problems,
+        held_out_problems=list(islice(generate(seed, held_out=True), sizes.held_out_problems)),
         comparisons=[],
         sample_prompts=list(SAMPLE_PROMPTS),
-        sha256=corpus_sha256(
-            documents=[documents, held_out_documents],
-            conversations=conversations,
-            questions=[asdict(question) for question in questions],
-            prompts=[prompts, held_out_prompts],
-            problems=[asdict(problem) for problem in problems + held_out_problems],
-        ),
+    )
+
+
+def from_directory(path: Path, seed: int = 0) -> Corpus:
+    """Public data below `path` as a corpus; see `trainer.corpus.directory` for what is recognised.
+
+    Only documents are required: without conversations, comparisons or problems the later stages have nothing
+    to learn from and say so. ValueError names the file and record that is wrong, or says what is missing.
+    """
+    parts = split_directory(path, seed)
+    samples = [question.prompt for question in parts.questions[:2]]
+    samples += [prompt for prompt in parts.held_out_preference_prompts[:3] if prompt not in samples][:1]
+    samples += [problem.prompt for problem in parts.held_out_problems[:1]]
+    return _corpus(
+        name=path.name or str(path),
+        documents=parts.documents,
+        held_out_documents=parts.held_out_documents,
+        conversations=parts.conversations,
+        questions=parts.questions,
+        preference_prompts=parts.preference_prompts,
+        held_out_preference_prompts=parts.held_out_preference_prompts,
+        problems=parts.problems,
+        held_out_problems=parts.held_out_problems,
+        comparisons=parts.comparisons,
+        sample_prompts=samples or list(SAMPLE_PROMPTS),
     )

@@ -16,7 +16,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Final
 
 from trainer.corpus.english import fix_articles, pick, say, sentence, shuffled
@@ -140,7 +140,7 @@ def asked_facts() -> list[Fact]:
     return [fact for fact in FACTS if fact.key not in held_out_facts()]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _siblings(noun: str) -> tuple[Fact, ...]:
     return tuple(fact for fact in asked_facts() if fact.entity.noun == noun)
 
@@ -165,7 +165,7 @@ def answer_fact(rng: random.Random, fact: Fact, manner: Manner) -> str:
 def _after_comma(text: str, slots: dict[str, str]) -> str:
     """Lower the first letter again unless the sentence starts with a name."""
     first = re.split(r"\W", text, maxsplit=1)[0]
-    is_name = first == slots["p"] or first in ENTITIES and ENTITIES[first].kind in {"villager", "sky"}
+    is_name = first == slots["p"] or (first in ENTITIES and ENTITIES[first].kind in {"villager", "sky"})
     return text if is_name or first == "I" else text[0].lower() + text[1:]
 
 
@@ -239,7 +239,12 @@ def _in_manner(rng: random.Random, text: str) -> str:
 
 def story_conversation(rng: random.Random) -> list[Message]:
     prompt, noun = _subject(rng, STORY_QUESTIONS)
-    slots = {"n": noun, "place": pick(rng, SCENES), "thing": pick(rng, ("drum", "bell", "hat")), "p": pick(rng, FRIENDS)}
+    slots = {
+        "n": noun,
+        "place": pick(rng, SCENES),
+        "thing": pick(rng, ("drum", "bell", "hat")),
+        "p": pick(rng, FRIENDS),
+    }
     parts = [_STORY_STARTS, _STORY_MIDDLES, _STORY_HELPS, _STORY_ENDS]
     if rng.random() < 0.5:
         del parts[1]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -25,7 +25,7 @@ _VOWEL_SOUND = re.compile(r"(?!uni|use|usu|one\b|eu)[aeiou]|hour|honest|llm\b", 
 _SPACES = re.compile(r" {2,}")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _parse(template: str) -> tuple[Node, ...]:
     """The tree of `template`; ValueError if its brackets do not match."""
     stack: list[list[list[Node]]] = [[[]]]
@@ -88,23 +88,5 @@ def sentence(text: str) -> str:
 
 
 def fix_articles(text: str) -> str:
-    """"a owl" becomes "an owl"."""
+    """Turn "a owl" into "an owl"."""
     return _ARTICLE.sub(lambda m: m[1] + ("n " if _VOWEL_SOUND.match(m[2]) else " "), text)
-
-
-def join_words(words: Sequence[str]) -> str:
-    """"a, b and c"."""
-    if len(words) < 2:
-        return "".join(words)
-    return ", ".join(words[:-1]) + " and " + words[-1]
-
-
-def plural(noun: str, count: int = 2) -> str:
-    """The plural of a regular noun (the corpus lists irregular ones itself)."""
-    if count == 1:
-        return noun
-    if re.search(r"(s|x|ch|sh)$", noun):
-        return noun + "es"
-    if re.search(r"[^aeiou]y$", noun):
-        return noun[:-1] + "ies"
-    return noun + "s"

@@ -6,8 +6,8 @@ import random
 from typing import Final
 
 from trainer.corpus.english import pick, say
-from trainer.corpus.world import ENTITIES, Fact, an
 from trainer.corpus.wordings import HELD_OUT_PHRASINGS, QUESTIONS, STATEMENTS
+from trainer.corpus.world import ENTITIES, Fact, an
 
 SCENES: Final = ("river", "old wall", "market", "big tree", "well", "bridge", "school", "pond", "mill", "barn")
 FRIENDS: Final = ("Mia", "Ben", "Lily", "Sam", "Ruby", "Finn", "Ivy", "Jack", "Lucy", "Peter", "Zoe", "Karl")
@@ -37,7 +37,7 @@ def fact_slots(rng: random.Random, fact: Fact) -> dict[str, str]:
         "v": fact.value,
         "w": _thing(fact),
         "b": fact.bare,
-        "is": "are" if fact.many_value or (fact.attribute == "favourite" and fact.value.endswith("s")) else "is",
+        "is": "are" if fact.many_value else "is",
         "be": "are" if plural else "is",
         "it": "they" if plural else "it",
         "It": "They" if plural else "It",

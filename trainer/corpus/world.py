@@ -6,7 +6,6 @@ states, what conversations ask about, and what held-out questions check.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -34,7 +33,7 @@ class Fact:
     bare: str
     """The value without article or preposition ("burrow" for "in a burrow")."""
     many_value: bool = False
-    """The value is grammatically plural ("seeds are …")."""
+    """Whether the value is grammatically plural ("seeds are …")."""
 
     @property
     def key(self) -> str:
@@ -195,10 +194,10 @@ a checkpoint | a saved copy of a model | saved copy
 a tokenizer | a tool that cuts text into tokens | into tokens
 """
 
-_NAMES_WITHOUT_ARTICLE = ("random weights", "pre-training", "instruction fine-tuning", "PPO", "GRPO")
-_PLURAL_VALUES = frozenset(
-    "oats turnips mice worms berries nuts seeds flies insects eggs leaves bananas vegetables".split()
-) | {"cocoa beans"}
+_PLURAL_VALUES = {
+    "oats", "turnips", "mice", "worms", "berries", "nuts", "seeds", "flies", "insects", "eggs", "leaves", "bananas",
+    "vegetables", "cocoa beans", "pancakes", "pears", "noodles", "strawberries", "potatoes", "plums", "dumplings",
+}  # fmt: skip
 
 ACCEPTED: Final[dict[str, tuple[str, ...]]] = {
     "mouse/lives": ("hole",),
@@ -215,7 +214,7 @@ def _rows(table: str) -> Iterator[list[str]]:
 
 
 def _bare(value: str) -> str:
-    """"in an oak tree" -> "oak tree"."""
+    """Without preposition and article: "oak tree" for "in an oak tree"."""
     words = value.split()
     while words and words[0] in {"in", "on", "by", "under", "a", "an", "the"}:
         words.pop(0)

@@ -1,0 +1,403 @@
+"""Text from elsewhere: a directory of public data files, read into the same `Corpus`.
+
+Every file is recognised by its first record:
+
+- `.txt`, `.txt.xz`, `.txt.gz`: documents, separated by a line `<|endoftext|>`, else by blank lines;
+- `{"text"}`: a document;
+- Alpaca `{"instruction", "input", "output"}`, Dolly `{"instruction", "context", "response"}`,
+  `{"messages": [{role, content}]}` and ShareGPT `{"conversations": [{from, value}]}`: a conversation;
+- `{"chosen", "rejected"}` with `instruction` or `prompt` or a conversation, or with the dialogue inside
+  both texts: a comparison;
+- `{"question", "answer"}` with a number (also after "####", or in `final`), `{"Body", "Question", "Answer"}`
+  and `{"context", "continuation"}`: a problem.
+
+Records come as `.jsonl`, `.json` (a list) or `.parquet` (if pyarrow is there), plain or `.gz` or `.xz`. A file
+of another kind is skipped with a note in the log; a malformed record in a known file is an error that names
+file and record. One tenth of the prompts, by their hash, is held out, so a prompt that is in two files is on
+the same side in both.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import logging
+import lzma
+import os
+import random
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from trainer.corpus.conversations import Message, Question, exchange, problem_conversation
+from trainer.preferences import Comparison
+from trainer.problems import Problem, extract_answer, normalise_number
+from trainer.tastes import words
+
+log = logging.getLogger(__name__)
+
+HELD_OUT_SHARE: Final = 0.1
+DOCUMENT_END: Final = "<|endoftext|>"
+LONGEST_ANSWER_WORDS: Final = 6
+"""Held-out instructions with an answer up to this long become questions: longer ones have no one right answer."""
+LONGEST_PROMPT_WORDS: Final = 80
+MOST_QUESTIONS: Final = 200
+MOST_HELD_OUT_PROMPTS: Final = 100
+MOST_PROMPTS: Final = 1000
+MOST_HELD_OUT_PROBLEMS: Final = 200
+
+_ROLES: Final = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+_SPEAKERS: Final = re.compile(r"\n*(Human|Assistant): ?")
+
+Record = dict[str, Any]
+
+
+@dataclass
+class _Found:
+    """What the files held, before it is split."""
+
+    documents: list[str] = field(default_factory=list)
+    conversations: list[list[Message]] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def is_held_out(text: str) -> bool:
+    """Whether a document or prompt belongs to the held-out tenth: by hash, so order and neighbours do not matter."""
+    return hashlib.sha256(text.strip().encode()).digest()[0] < 256 * HELD_OUT_SHARE
+
+
+# --- Files -------------------------------------------------------------------------------------------
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    """Every file below `directory`, through links too, in a fixed order and each directory once."""
+    seen: set[str] = set()
+    for folder, subfolders, names in os.walk(directory, followlinks=True):
+        real = os.path.realpath(folder)
+        if real in seen:
+            subfolders.clear()
+            continue
+        seen.add(real)
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        yield from (Path(folder) / name for name in sorted(names) if not name.startswith("."))
+
+
+def _read_text(path: Path) -> str:
+    openers: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.decompress, ".xz": lzma.decompress}
+    try:
+        data = path.read_bytes()
+        if path.suffix in openers:
+            data = openers[path.suffix](data)
+        return data.decode("utf-8-sig")
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+        raise ValueError(f"{path} cannot be read ({error}); fetch it again or take it out.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text (byte {error.start}); convert it or take it out.") from error
+
+
+def split_documents(text: str) -> list[str]:
+    """Documents of a plain text file."""
+    if DOCUMENT_END in text:
+        parts = text.split(DOCUMENT_END)
+    else:
+        parts = re.split(r"\n\s*\n", text)
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _records(path: Path, kind: str) -> Iterator[tuple[str, Any]]:
+    """("line 3", record) for every record of a file."""
+    if kind == ".parquet":
+        import pyarrow.parquet
+
+        for number, row in enumerate(pyarrow.parquet.read_table(path).to_pylist(), start=1):
+            yield f"row {number}", row
+        return
+    text = _read_text(path)
+    if kind == ".json":
+        try:
+            rows = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {error.lineno}: not JSON ({error.msg}); correct the file.") from error
+        if not isinstance(rows, list):
+            rows = [rows]
+        for number, row in enumerate(rows, start=1):
+            yield f"record {number}", row
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield f"line {number}", json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(
+                    f"{path}, line {number}: not JSON ({error.msg}); correct or delete the line."
+                ) from error
+
+
+# --- Records -----------------------------------------------------------------------------------------
+
+
+def _text(record: Record, *keys: str) -> str:
+    """The first of `keys` that is there, as text; ValueError if none is."""
+    for key in keys:
+        value = record.get(key)
+        if isinstance(value, str):
+            return value.strip()
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return str(value)
+    raise ValueError(f"{' or '.join(repr(key) for key in keys)} should be a text")
+
+
+def _instruction(record: Record) -> str:
+    context = next((record[key] for key in ("input", "context") if isinstance(record.get(key), str)), "").strip()
+    return "\n\n".join(part for part in (_text(record, "instruction"), context) if part)
+
+
+def _turns(value: Any) -> list[Message]:
+    """Messages in either notation, roles put into ours."""
+    if not isinstance(value, list) or not value:
+        raise ValueError("the conversation should be a list of messages")
+    turns = []
+    for item in value:
+        if not isinstance(item, dict):
+            raise ValueError("every message should be an object")
+        role = _ROLES.get(str(item.get("role", item.get("from"))))
+        if role is None:
+            raise ValueError(f"unknown role {item.get('role', item.get('from'))!r} in a message")
+        turns.append({"role": role, "content": _text(item, "content", "value")})
+    return turns
+
+
+def _conversation(turns: list[Message]) -> list[Message]:
+    """Turns up to the last answer; ValueError if no one answers."""
+    while turns and turns[-1]["role"] != "assistant":
+        turns = turns[:-1]
+    if not any(turn["role"] == "user" for turn in turns):
+        raise ValueError("the conversation has no question with an answer")
+    return turns
+
+
+def _dialogue(text: str) -> list[Message]:
+    """ "\\n\\nHuman: …\\n\\nAssistant: …" as messages."""
+    parts = _SPEAKERS.split(text)
+    roles = ("user" if speaker == "Human" else "assistant" for speaker in parts[1::2])
+    return [{"role": role, "content": said.strip()} for role, said in zip(roles, parts[2::2], strict=True)]
+
+
+def _answer(value: Any) -> tuple[list[Message], str]:
+    """(messages before it, answer) of a chosen or rejected value in any of its notations."""
+    if isinstance(value, dict):
+        value = [value]
+    if isinstance(value, list):
+        turns = _turns(value)
+        if turns[-1]["role"] != "assistant":
+            raise ValueError("a chosen or rejected conversation should end with the assistant")
+        return turns[:-1], turns[-1]["content"]
+    if not isinstance(value, str):
+        raise ValueError("'chosen' and 'rejected' should be texts or messages")
+    turns = _dialogue(value)
+    if len(turns) > 1 and turns[-1]["role"] == "assistant":
+        return turns[:-1], turns[-1]["content"]
+    return [], value.strip()
+
+
+def _comparison(record: Record, source: str) -> Comparison:
+    before, chosen = _answer(record["chosen"])
+    _, rejected = _answer(record["rejected"])
+    if isinstance(record.get("conversations", record.get("messages")), list):
+        before = _turns(record.get("conversations", record.get("messages")))
+    elif "instruction" in record:
+        before = [{"role": "user", "content": _instruction(record)}]
+    elif isinstance(record.get("prompt"), list):
+        before = _turns(record["prompt"])
+    elif "prompt" in record:
+        before = [{"role": "user", "content": _text(record, "prompt")}]
+    if not before or before[-1]["role"] != "user":
+        raise ValueError("a comparison needs an 'instruction', a 'prompt' or a conversation that ends with the user")
+    outcome = "tie" if chosen == rejected else "win"
+    return Comparison(messages=before, chosen=chosen, rejected=rejected, outcome=outcome, source=source)
+
+
+_TERM = re.compile(r"(?<![\d)])-?\d+|[-+*]")
+
+
+def work_expression(expression: str) -> str | None:
+    """ "25+3*2" worked step by step (products first), or None if it is not such an expression."""
+    expression = re.sub(r"[\s=?]", "", expression)
+    if not re.fullmatch(r"-?\d+([-+*]-?\d+)+", expression):
+        return None
+    terms = _TERM.findall(expression)
+    steps = []
+    while len(terms) > 1:
+        at = terms.index("*") if "*" in terms else 1
+        a, operator, b = int(terms[at - 1]), terms[at], int(terms[at + 1])
+        result = a * b if operator == "*" else a + b if operator == "+" else a - b
+        steps.append(f"{a} {operator} {b} = {result}.")
+        terms[at - 1 : at + 2] = [str(result)]
+    return " ".join([*steps, f"The answer is {terms[0]}."])
+
+
+def _problem(prompt: str, answer_text: str, shown: str, source: str) -> Problem | None:
+    """A problem, or None if its answer is no number."""
+    answer = normalise_number(answer_text) or extract_answer(answer_text)
+    if answer is None or (not shown and normalise_number(answer_text) is None):
+        return None
+    worked = work_expression(prompt)
+    if worked is None or extract_answer(worked) != answer:
+        steps = re.sub(r"<<[^<>]*>>", "", shown)
+        steps = re.sub(r"\s*####.*", "", steps, flags=re.DOTALL).strip()
+        worked = f"{steps} The answer is {answer}.".strip()
+    operators = len(re.findall(r"(?<=\d)\s*[-+*/x×÷]", prompt)) or worked.count("=")
+    size = max((len(number) for number in re.findall(r"\d+", prompt)), default=1)
+    difficulty = min(4, max(1, operators + (size > 1) + (size > 2) - 1))
+    return Problem(prompt=prompt, answer=answer, family=source, difficulty=difficulty, worked=worked)
+
+
+def _take(record: Any, found: _Found, source: str) -> bool:
+    """Put one record where it belongs; False if it is of no kind we know."""
+    if not isinstance(record, dict):
+        return False
+    keys = record.keys()
+    if {"chosen", "rejected"} <= keys:
+        found.comparisons.append(_comparison(record, source))
+    elif "messages" in keys or "conversations" in keys:
+        if record.get("label") is not False:  # KTO data marks bad answers
+            found.conversations.append(_conversation(_turns(record.get("messages", record.get("conversations")))))
+    elif "instruction" in keys and ("output" in keys or "response" in keys):
+        found.conversations.append(exchange(_instruction(record), _text(record, "output", "response")))
+    elif {"question", "answer"} <= keys:
+        _add_problem(found, _text(record, "question"), _text(record, "final", "answer"), record, source)
+    elif {"Body", "Question", "Answer"} <= keys:
+        body = _text(record, "Body").rstrip(".")
+        _add_problem(found, f"{body}. {_text(record, 'Question')}", _text(record, "Answer"), record, source)
+    elif {"context", "continuation"} <= keys:
+        _add_problem(found, _text(record, "context"), _text(record, "continuation"), record, source)
+    elif "text" in keys:
+        if document := _text(record, "text"):
+            found.documents.append(document)
+    else:
+        return False
+    return True
+
+
+def _add_problem(found: _Found, prompt: str, answer: str, record: Record, source: str) -> None:
+    shown = str(record["answer"]) if "####" in str(record.get("answer", "")) else ""
+    problem = _problem(prompt, answer, shown, source)
+    if problem is not None:
+        found.problems.append(problem)
+
+
+def _read_file(path: Path, found: _Found) -> None:
+    """Add what one file holds, or leave a note in the log that it was skipped."""
+    name = path.name.removesuffix(".gz").removesuffix(".xz")
+    kind = Path(name).suffix
+    source = Path(name).stem
+    if kind == ".txt":
+        found.documents += split_documents(_read_text(path))
+        return
+    if kind not in {".jsonl", ".json", ".parquet"}:
+        log.warning("Skipped %s: not .txt, .jsonl, .json or .parquet.", path)
+        return
+    known = False
+    try:
+        for where, record in _records(path, kind):
+            try:
+                taken = _take(record, found, source)
+            except ValueError as error:
+                raise ValueError(f"{path}, {where}: {error}; correct or delete the record.") from error
+            if not taken and known:
+                raise ValueError(f"{path}, {where}: not the same kind of record as before; correct or delete it.")
+            if not taken:
+                keys = ", ".join(record) if isinstance(record, dict) else type(record).__name__
+                log.warning("Skipped %s: records with %s are of no known kind.", path, keys)
+                return
+            known = True
+    except ImportError:
+        log.warning("Skipped %s: reading parquet needs pyarrow (pip install pyarrow).", path)
+
+
+def read_directory(path: Path) -> _Found:
+    """Everything usable below `path`; ValueError if there is nothing."""
+    if not path.is_dir():
+        raise ValueError(f"{path} is not a directory; --data takes a directory of text or JSON Lines files.")
+    found = _Found()
+    for file in _files(path):
+        _read_file(file, found)
+    if not found.documents:
+        raise ValueError(f"{path} holds no documents to pre-train on; put a .txt or a .jsonl file with texts there.")
+    return found
+
+
+# --- Into a corpus -----------------------------------------------------------------------------------
+
+
+def split(items: list[str]) -> tuple[list[str], list[str]]:
+    """(training, held out), the latter never empty when there are two items or more."""
+    train = [item for item in items if not is_held_out(item)]
+    held_out = [item for item in items if is_held_out(item)]
+    if not held_out and len(train) > 1:
+        held_out.append(train.pop(min(range(len(train)), key=lambda i: hashlib.sha256(train[i].encode()).digest())))
+    if not train:
+        train.append(held_out.pop())
+    return train, held_out
+
+
+def _first_prompt(conversation: list[Message]) -> str:
+    return next(turn["content"] for turn in conversation if turn["role"] == "user")
+
+
+def _questions(conversations: list[list[Message]]) -> list[Question]:
+    """Held-out instructions with a short answer; right is whoever gives exactly that answer."""
+    questions = []
+    for conversation in conversations:
+        prompt, answer = _first_prompt(conversation), conversation[-1]["content"]
+        if 0 < len(words(answer)) <= LONGEST_ANSWER_WORDS and len(words(prompt)) <= LONGEST_PROMPT_WORDS:
+            questions.append(Question(prompt=prompt, accept=(answer,), family="data", fact=prompt, exact=True))
+    return questions[:MOST_QUESTIONS]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DirectoryParts:
+    """What a data directory gives to each stage, split."""
+
+    documents: list[str]
+    held_out_documents: list[str]
+    conversations: list[list[Message]]
+    questions: list[Question]
+    preference_prompts: list[str]
+    held_out_preference_prompts: list[str]
+    problems: list[Problem]
+    held_out_problems: list[Problem]
+    comparisons: list[Comparison]
+
+
+def split_directory(path: Path, seed: int) -> DirectoryParts:
+    """Read `path` and split it by the hash of every prompt or document."""
+    found = read_directory(path)
+    rng = random.Random(f"directory/{seed}")
+    documents, held_out_documents = split(list(dict.fromkeys(found.documents)))
+    problems = list({problem.prompt: problem for problem in found.problems}.values())
+    kept = [problem for problem in problems if not is_held_out(problem.prompt)]
+    single = [talk for talk in found.conversations if len(talk) == 2]
+    conversations = [talk for talk in found.conversations if not is_held_out(_first_prompt(talk))]
+    conversations += [problem_conversation(rng, problem) for problem in kept]
+    rng.shuffle(conversations)
+    asked = [comparison.prompt for comparison in found.comparisons] or [_first_prompt(talk) for talk in single]
+    short = [prompt for prompt in dict.fromkeys(asked) if 0 < len(words(prompt)) <= LONGEST_PROMPT_WORDS]
+    prompts, held_out_prompts = split(short) if short else ([], [])
+    rng.shuffle(prompts)
+    return DirectoryParts(
+        documents=documents,
+        held_out_documents=held_out_documents,
+        conversations=conversations,
+        questions=_questions([talk for talk in single if is_held_out(_first_prompt(talk))]),
+        preference_prompts=prompts[:MOST_PROMPTS],
+        held_out_preference_prompts=held_out_prompts[:MOST_HELD_OUT_PROMPTS],
+        problems=kept,
+        held_out_problems=[p for p in problems if is_held_out(p.prompt)][:MOST_HELD_OUT_PROBLEMS],
+        comparisons=[comparison for comparison in found.comparisons if not is_held_out(comparison.prompt)],
+    )
