@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -87,10 +87,8 @@ def supervised(*scripts: str, grace_s: float = 60) -> Iterator[Run]:
 
 def gone(pid: int) -> bool:
     """Wait for a process that is not our child to end."""
-    try:
+    with suppress(psutil.NoSuchProcess):
         psutil.Process(pid).wait()
-    except psutil.NoSuchProcess:
-        pass
     return not psutil.pid_exists(pid)
 
 

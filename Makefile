@@ -1,0 +1,87 @@
+# Stagecraft: `make run` starts the site, `make test` runs the suite. Nothing else has to be installed
+# but Python 3.11 or newer. `make help` lists everything.
+
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+# The newest Python is not always one every package has wheels for, so the tested one comes first.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
+	then echo $$python; break; fi; done)
+
+# Which build of torch: pip's own settings decide, or set an index here, for instance
+#   make run TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+TORCH_SPEC ?= $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements.lock)
+TORCH_INDEX_URL ?=
+PIP_ARGS ?=
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input $(PIP_ARGS)
+
+# Passed on: `make run ARGS=--demo`, `make test ARGS="-k votes"`.
+ARGS ?=
+
+.PHONY: help run test test-slow test-postgres lint format bench lock clean
+
+help:
+	@sed -n 's/^## //p' $(MAKEFILE_LIST)
+
+## make run            install what is missing and start the site (HOST, PORT, DATA_DIR; ARGS="--demo")
+run: $(INSTALLED)
+	@exec $(BIN)/python manage.py up $(ARGS)
+
+## make test           the suite (browser tests need Chromium and are skipped without it)
+test: $(INSTALLED)
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+## make test-slow      the tests that take minutes: whole training stages, kills at random steps
+test-slow: $(INSTALLED)
+	@exec $(BIN)/python -m pytest -m slow $(ARGS)
+
+## make test-postgres  the site's tests on a real PostgreSQL and a real Redis over TCP
+test-postgres: $(INSTALLED)
+	@exec $(BIN)/python .ci/with_services.py $(BIN)/python -m pytest tests/webapp $(ARGS)
+
+## make lint           style, types, templates, forgotten migrations
+# A fresh clone has no SECRET_KEY; these commands start no server.
+lint: export STAGECRAFT_LOCAL = 1
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	find templates -name '*.html' -print0 | xargs -0 $(BIN)/djade --check --target-version 5.2
+	$(BIN)/python manage.py makemigrations --check --dry-run
+	$(BIN)/python manage.py check
+
+## make format         let ruff and djade rewrite the files
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	find templates -name '*.html' -print0 | xargs -0 $(BIN)/djade --target-version 5.2
+
+## make bench          speed and memory on this machine, beside transformers and TRL
+bench: $(VENV)/.installed-bench
+	@exec $(BIN)/python -m trainer bench $(ARGS)
+
+## make lock           resolve pyproject.toml into requirements.lock anew
+lock: $(INSTALLED)
+	$(BIN)/python .ci/lock.py
+
+## make clean          remove the virtual environment and caches; DATA_DIR (var/) is never touched
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch first and by itself: pulled in by another package it resolves to another build.
+$(INSTALLED): requirements.lock
+	@test -n "$(PYTHON)" || { echo "Stagecraft needs Python 3.11 or newer with its venv module" \
+		"(Debian and Ubuntu: apt install python3-venv), or set PYTHON to one."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing $(TORCH_SPEC) and $$(grep -c == requirements.lock) packages into $(VENV) (once)"
+	@$(PIP) --quiet $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) '$(TORCH_SPEC)'
+	@$(PIP) --quiet -r requirements.lock
+	@touch $@
+
+$(VENV)/.installed-bench: requirements-bench.lock $(INSTALLED)
+	@$(PIP) --quiet -r requirements-bench.lock
+	@touch $@
