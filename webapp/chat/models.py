@@ -5,12 +5,23 @@ from __future__ import annotations
 import uuid
 
 from django.db import models
+from django.db.models import Q
+
+from webapp.checkpoints.models import Generation
 
 
 class ConversationQuerySet(models.QuerySet["Conversation"]):
     def of(self, visitor_id: uuid.UUID) -> ConversationQuerySet:
         """A visitor's own conversations that are not deleted, newest first."""
         return self.filter(visitor_id=visitor_id, deleted_at=None).order_by("-updated_at")
+
+    def history(self, query: str = "") -> ConversationQuerySet:
+        """Chats (not comparisons), those only whose title or any turn contains `query`."""
+        chats = self.filter(kind=Conversation.Kind.CHAT).select_related("checkpoint")
+        if not query:
+            return chats
+        turns = Message.objects.filter(Q(text__icontains=query) | Q(generation__text__icontains=query))
+        return chats.filter(Q(title__icontains=query) | Q(pk__in=turns.values("conversation")))
 
 
 class Conversation(models.Model):
@@ -36,6 +47,17 @@ class Conversation(models.Model):
         return self.title or str(self.id)
 
 
+class MessageQuerySet(models.QuerySet["Message"]):
+    def of(self, visitor_id: uuid.UUID) -> MessageQuerySet:
+        """Turns of a visitor's own conversations that are not deleted."""
+        conversations = Conversation.objects.filter(visitor_id=visitor_id, deleted_at=None)
+        return self.filter(conversation__in=conversations).select_related("conversation", "generation__checkpoint")
+
+    def being_written(self) -> MessageQuerySet:
+        """Answers that are not finished."""
+        return self.filter(generation__state__in=(Generation.State.QUEUED, Generation.State.RUNNING))
+
+
 class Message(models.Model):
     """A turn. Siblings (same parent) are alternatives; `Conversation.leaf` says which branch is read.
 
@@ -59,11 +81,18 @@ class Message(models.Model):
     chosen = models.BooleanField(null=True, blank=True)
     created_at = models.DateTimeField(auto_now_add=True)
 
+    objects = MessageQuerySet.as_manager()
+
     class Meta:
         ordering = ["created_at"]
 
     def __str__(self) -> str:
         return f"{self.role}: {self.content[:40]}"
+
+    @property
+    def is_offered(self) -> bool:
+        """One of two answers between which nobody has chosen yet."""
+        return bool(self.side) and self.chosen is None
 
     @property
     def content(self) -> str:

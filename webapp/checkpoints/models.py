@@ -20,6 +20,11 @@ class CheckpointQuerySet(models.QuerySet["Checkpoint"]):
         """Listed checkpoints that produce text (all but reward models)."""
         return self.listed().filter(stage__in=CHAT_STAGES)
 
+    def by_progress(self) -> CheckpointQuerySet:
+        """The furthest trained first, the newest first within a stage."""
+        place = models.Case(*(models.When(stage=stage, then=number) for number, stage in enumerate(STAGES)))
+        return self.order_by(place.desc(), "-created_at", "-id")
+
     def current(self, stage: str) -> Checkpoint | None:
         """The newest listed checkpoint of one stage."""
         return self.listed().filter(stage=stage).order_by("-created_at", "-id").first()

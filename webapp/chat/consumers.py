@@ -1,0 +1,188 @@
+"""/ws/chat/<uuid>/: the live text of a conversation's answers.
+
+The idea: the page names an answer and the last event it has seen, and gets every later event of the
+answer's log, however often the socket breaks. The server keeps nothing about a reader. Frames:
+
+    → {"type": "attach", "message": <uuid>, "after": <event id, "0" for all>}
+    → {"type": "stop", "message": <uuid>}
+    ← {"type": "token", "message": <uuid>, "id": <event id>, "text": …}
+    ← {"type": "end", "message": <uuid>, "state", "finish_reason", "text", "html", "error"}
+    ← {"type": "error", "text": one sentence}
+
+A frame that makes no sense is answered with an error and forgotten. A socket whose session or
+conversation is gone is closed with 4404 within RECHECK_S; a conversation that does not exist and
+one that is somebody else's are refused alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import re
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+from channels.db import database_sync_to_async
+from channels.generic.websocket import AsyncWebsocketConsumer
+
+from webapp import streams
+from webapp.accounts.services import visitor_for_scope
+from webapp.chat.models import Conversation, Message
+from webapp.checkpoints.models import Generation
+from webapp.checkpoints.rendering import render_answer
+from webapp.checkpoints.services import revive_generation, stop_generation
+
+logger = logging.getLogger(__name__)
+
+REFUSED = 4404
+TRY_AGAIN = 1013
+RECHECK_S = 3.0
+FOLLOW_S = 5.0
+"""Without news for this long the database is asked whether the answer is still being written."""
+MAX_FRAME_CHARS = 1000
+EVENT_ID = re.compile(r"\d{1,20}(-\d{1,20})?")
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What a page may ask."""
+
+    type: str
+    message: uuid.UUID
+    after: str
+
+
+def parse_frame(text: str | None) -> Frame:
+    """ValueError with one sentence for anything but an attach or stop frame."""
+    if text is None or len(text) > MAX_FRAME_CHARS:
+        raise ValueError(f"A frame is JSON text of at most {MAX_FRAME_CHARS} characters.")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("That frame is not JSON.") from error
+    if not isinstance(content, dict) or content.get("type") not in ("attach", "stop"):
+        raise ValueError('A frame is an object whose type is "attach" or "stop".')
+    after = content.get("after", "0")
+    if not isinstance(after, str) or not EVENT_ID.fullmatch(after):
+        raise ValueError('"after" is the id of the last event seen, or "0".')
+    try:
+        message = uuid.UUID(content.get("message"))
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ValueError('"message" is the id of an answer.') from error
+    return Frame(content["type"], message, after)
+
+
+class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels has no types
+    """One open page of one conversation."""
+
+    async def connect(self) -> None:
+        self.conversation_id: uuid.UUID = self.scope["url_route"]["kwargs"]["conversation_id"]
+        self.followers: dict[uuid.UUID, asyncio.Task[None]] = {}
+        self.guard: asyncio.Task[None] | None = None
+        if not await self._may_read():
+            await self.close(code=REFUSED)
+            return
+        await self.accept()
+        self.guard = asyncio.create_task(self._watch_rights())
+
+    async def disconnect(self, code: int) -> None:
+        tasks = [task for task in (self.guard, *self.followers.values()) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        try:
+            frame = parse_frame(text_data)
+            generation = await self._generation(frame.message)
+        except ValueError as error:
+            await self._send({"type": "error", "text": str(error)})
+            return
+        if frame.type == "stop":
+            await self._stop(generation)
+        else:
+            self._follow(frame, generation)
+
+    # -- rights ----------------------------------------------------------------------------------
+
+    @database_sync_to_async  # type: ignore[untyped-decorator]
+    def _may_read(self) -> bool:
+        """Whether session, account and conversation are still what they were."""
+        visitor = visitor_for_scope(self.scope)
+        return visitor is not None and Conversation.objects.of(visitor.pk).filter(pk=self.conversation_id).exists()
+
+    async def _watch_rights(self) -> None:
+        while await self._may_read():
+            await asyncio.sleep(RECHECK_S)
+        for follower in self.followers.values():
+            follower.cancel()
+        await self.close(code=REFUSED)
+
+    # -- answers ---------------------------------------------------------------------------------
+
+    @database_sync_to_async  # type: ignore[untyped-decorator]
+    def _generation(self, message_id: uuid.UUID) -> Generation:
+        message = (
+            Message.objects.filter(pk=message_id, conversation=self.conversation_id, generation__isnull=False)
+            .select_related("generation")
+            .first()
+        )
+        if message is None or message.generation is None:
+            raise ValueError("There is no such answer in this conversation.")
+        return message.generation
+
+    async def _stop(self, generation: Generation) -> None:
+        try:
+            await database_sync_to_async(stop_generation)(generation)
+        except redis.RedisError:
+            await self._send({"type": "error", "text": "The model cannot be reached right now; try again."})
+
+    def _follow(self, frame: Frame, generation: Generation) -> None:
+        """Send what comes after `frame.after`, in place of what was being sent of the same answer."""
+        if running := self.followers.pop(frame.message, None):
+            running.cancel()
+        follower = asyncio.create_task(self._send_answer(frame.message, generation, frame.after))
+        self.followers[frame.message] = follower
+
+    async def _send_answer(self, message_id: uuid.UUID, generation: Generation, after: str) -> None:
+        try:
+            if not generation.is_final:
+                await self._send_tokens(message_id, generation, after)
+            await self._send_end(message_id, generation)
+        except redis.RedisError:
+            await self.close(code=TRY_AGAIN)  # the page comes back with the last id it has
+        except Exception:
+            logger.exception("chat socket of %s", self.conversation_id)
+            await self.close(code=TRY_AGAIN)
+
+    async def _send_tokens(self, message_id: uuid.UUID, generation: Generation, after: str) -> None:
+        async for entry in streams.follow(generation.stream_key, after, wait_s=FOLLOW_S):
+            if entry is None:
+                await database_sync_to_async(revive_generation)(generation)
+                if generation.is_final:
+                    return
+            elif entry[1]["type"] == "token":
+                await self._send(
+                    {"type": "token", "message": str(message_id), "id": entry[0], "text": entry[1]["text"]}
+                )
+
+    async def _send_end(self, message_id: uuid.UUID, generation: Generation) -> None:
+        """The answer as the database has it, which is what every later page load shows."""
+        await database_sync_to_async(generation.refresh_from_db)()
+        await self._send(
+            {
+                "type": "end",
+                "message": str(message_id),
+                "state": generation.state,
+                "finish_reason": generation.finish_reason,
+                "text": generation.text,
+                "html": render_answer(generation.text),
+                "error": generation.error,
+            }
+        )
+
+    async def _send(self, frame: dict[str, Any]) -> None:
+        await self.send(text_data=json.dumps(frame))

@@ -1,0 +1,282 @@
+"""Everything that writes conversations. A turn is added, never replaced."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from django.conf import settings
+from django.db import transaction
+from django.utils import timezone
+
+from trainer.config import GRPO, PPO, SFT
+from webapp.accounts.models import Visitor
+from webapp.chat.models import Conversation, Message
+from webapp.chat.threads import Tree
+from webapp.checkpoints.models import Checkpoint
+from webapp.checkpoints.services import draw_seed, start_generation
+
+DEFAULT_SAMPLING: dict[str, Any] = {
+    "temperature": 0.8,
+    "top_k": 0,
+    "top_p": 0.95,
+    "max_new_tokens": 200,
+    "seed": None,
+}
+"""A new conversation's settings; no seed means a new one for every answer."""
+
+OFFER_TWO_EVERY = 3
+"""One turn in this many offers two answers to choose between."""
+OFFER_TWO_STAGES = (SFT, PPO, GRPO)
+"""Before instruction fine-tuning there is no answer to prefer."""
+TITLE_CHARS = 60
+
+
+class ChatRefused(ValueError):
+    """What was asked for makes no sense right now; the message says why and what to do."""
+
+
+# -- starting ------------------------------------------------------------------------------------
+
+
+@transaction.atomic
+def begin_conversation(
+    *, visitor: Visitor, checkpoint: Checkpoint, text: str, sampling: Mapping[str, Any] | None = None
+) -> Conversation:
+    """A new chat with its first message, already being answered."""
+    conversation = Conversation.objects.create(
+        visitor=visitor,
+        checkpoint=checkpoint,
+        title=title_of(text),
+        sampling={**DEFAULT_SAMPLING, **(sampling or {})},
+    )
+    send_message(conversation=conversation, text=text)
+    return conversation
+
+
+@transaction.atomic
+def ask_checkpoints(
+    *, visitor: Visitor, checkpoints: Sequence[Checkpoint], text: str, sampling: Mapping[str, Any] | None = None
+) -> Conversation:
+    """One prompt answered by several checkpoints at once, with the same settings and the same seed."""
+    if not checkpoints:
+        raise ChatRefused("There is no checkpoint to ask yet.")
+    conversation = Conversation.objects.create(
+        visitor=visitor,
+        kind=Conversation.Kind.COMPARE,
+        checkpoint=checkpoints[-1],
+        title=title_of(text),
+        sampling={**DEFAULT_SAMPLING, **(sampling or {})},
+    )
+    if conversation.sampling["seed"] is None:
+        conversation.sampling["seed"] = draw_seed()
+    question = _add_question(conversation, parent=None, text=text)
+    for checkpoint in checkpoints:
+        _add_answer(conversation, question, _messages([question]), checkpoint=checkpoint)
+    _read_on_from(conversation, question)
+    return conversation
+
+
+def title_of(text: str) -> str:
+    """The start of a message, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= TITLE_CHARS else line[: TITLE_CHARS - 1].rstrip() + "…"
+
+
+# -- turns ---------------------------------------------------------------------------------------
+
+
+@transaction.atomic
+def send_message(*, conversation: Conversation, text: str, offer_two: bool | None = None) -> Message:
+    """Add the person's message after the leaf and have it answered, once or twice.
+
+    `offer_two` overrules `offers_two_answers`. Refused while an answer is being written or a choice
+    between two is open.
+    """
+    tree = _locked_tree(conversation)
+    _check_nothing_open(tree)
+    path = tree.path()
+    question = _add_question(conversation, parent=path[-1] if path else None, text=text)
+    _answer(conversation, [*path, question], offer_two=offer_two)
+    return question
+
+
+@transaction.atomic
+def edit_message(*, message: Message, text: str) -> Message:
+    """Ask differently: a sibling of the person's own message, answered; the old branch stays."""
+    if message.role != Message.Role.USER:
+        raise ChatRefused("Only your own messages can be edited.")
+    conversation = message.conversation
+    tree = _locked_tree(conversation)
+    _check_nothing_open(tree)
+    question = _add_question(conversation, parent=message.parent, text=text)
+    _answer(conversation, [*tree.path_to(message)[:-1], question])
+    return question
+
+
+@transaction.atomic
+def regenerate_answer(*, message: Message) -> Message:
+    """Another answer to the same question, by the conversation's checkpoint and settings of now."""
+    return _add_alternative(message, continued=False)
+
+
+@transaction.atomic
+def continue_answer(*, message: Message) -> Message:
+    """A longer version of an answer that was stopped or cut off; the short one stays beside it."""
+    generation = message.generation
+    if generation is None or generation.finish_reason not in ("stopped", "length") or not generation.text:
+        raise ChatRefused("Only an answer that was stopped or cut off can be continued.")
+    return _add_alternative(message, continued=True)
+
+
+def _add_alternative(message: Message, *, continued: bool) -> Message:
+    conversation = message.conversation
+    question = message.parent
+    if message.role != Message.Role.ASSISTANT or question is None:
+        raise ChatRefused("Only an answer can be written again.")
+    tree = _locked_tree(conversation)
+    _check_nothing_open(tree)
+    messages = _messages(tree.path_to(question))
+    if continued:
+        messages.append({"role": "assistant", "content": message.content})
+    # What continues a text must come from the model that began it.
+    checkpoint = message.generation.checkpoint if continued and message.generation else conversation.checkpoint
+    answer = _add_answer(conversation, question, messages, checkpoint=checkpoint)
+    _read_on_from(conversation, answer)
+    return answer
+
+
+def offers_two_answers(*, conversation: Conversation, turn: int) -> bool:
+    """Whether the answer to the `turn`-th question (from 1) comes twice, for the person to choose.
+
+    The same for the same conversation and turn, and different between conversations, so that also
+    those who ask only once are sometimes asked what they prefer.
+    """
+    if conversation.checkpoint.stage not in OFFER_TWO_STAGES or conversation.sampling.get("temperature") == 0:
+        return False
+    return (conversation.pk.int + turn) % OFFER_TWO_EVERY == 0
+
+
+def _answer(conversation: Conversation, path: list[Message], *, offer_two: bool | None = None) -> None:
+    """Have the last message of `path` answered, and read on from there."""
+    question, turn = path[-1], sum(message.role == Message.Role.USER for message in path)
+    if offer_two is None:
+        offer_two = offers_two_answers(conversation=conversation, turn=turn)
+    messages = _messages(path)
+    if offer_two:
+        # The coin decides which of the two seeds is called A; both are otherwise alike.
+        for side in secrets.choice(("AB", "BA")):
+            _add_answer(conversation, question, messages, checkpoint=conversation.checkpoint, side=side)
+        _read_on_from(conversation, question)
+    else:
+        answer = _add_answer(conversation, question, messages, checkpoint=conversation.checkpoint)
+        _read_on_from(conversation, answer)
+
+
+def _add_question(conversation: Conversation, *, parent: Message | None, text: str) -> Message:
+    text = text.strip()
+    if not text:
+        raise ChatRefused("Write something first.")
+    if len(text) > settings.MESSAGE_MAX_CHARS:
+        raise ChatRefused(f"That is {len(text):,} characters; a message may have {settings.MESSAGE_MAX_CHARS:,}.")
+    return Message.objects.create(conversation=conversation, parent=parent, role=Message.Role.USER, text=text)
+
+
+def _add_answer(
+    conversation: Conversation,
+    question: Message,
+    messages: list[dict[str, str]],
+    *,
+    checkpoint: Checkpoint,
+    side: str = "",
+) -> Message:
+    sampling = dict(conversation.sampling)
+    if sampling.get("seed") is None:
+        sampling["seed"] = draw_seed()
+    elif conversation.kind == Conversation.Kind.CHAT:
+        # With a fixed seed the next alternative is different, and still the same when all is repeated.
+        sampling["seed"] = (sampling["seed"] + question.children.count()) % 2**31
+    generation = start_generation(
+        checkpoint=checkpoint, messages=messages, sampling=sampling, visitor=conversation.visitor
+    )
+    return Message.objects.create(
+        conversation=conversation,
+        parent=question,
+        role=Message.Role.ASSISTANT,
+        generation=generation,
+        side=side,
+    )
+
+
+def _messages(path: Sequence[Message]) -> list[dict[str, str]]:
+    """What the model is told. Answers that failed before a word are left out."""
+    return [{"role": message.role, "content": message.content} for message in path if message.content]
+
+
+def _read_on_from(conversation: Conversation, message: Message) -> None:
+    conversation.leaf = message
+    conversation.save(update_fields=["leaf", "updated_at"])
+
+
+def _locked_tree(conversation: Conversation) -> Tree:
+    """The conversation's tree, with its row locked: of two messages sent at once one comes second."""
+    Conversation.objects.select_for_update().get(pk=conversation.pk)
+    conversation.refresh_from_db(fields=["leaf"])
+    return Tree(conversation)
+
+
+def _check_nothing_open(tree: Tree) -> None:
+    if tree.offered():
+        raise ChatRefused("Choose one of the two answers first.")
+    path = tree.path()
+    generation = path[-1].generation if path else None
+    if generation is not None and not generation.is_final:
+        raise ChatRefused("The answer is still being written. Wait for it, or stop it.")
+
+
+# -- choosing and browsing -----------------------------------------------------------------------
+
+
+@transaction.atomic
+def choose_answer(*, message: Message) -> Message:
+    """Go on from this one of two answers. The first choice stands; returns the answer it fell on."""
+    Conversation.objects.select_for_update().get(pk=message.conversation_id)  # of two clicks at once one comes second
+    siblings = Message.objects.filter(parent=message.parent).exclude(side="")
+    if not siblings.filter(chosen=True).exists():
+        siblings.filter(pk=message.pk).update(chosen=True)
+        siblings.exclude(pk=message.pk).update(chosen=False)
+        Conversation.objects.filter(pk=message.conversation_id, leaf=message.parent).update(
+            leaf=message, updated_at=timezone.now()
+        )
+    return siblings.get(chosen=True)
+
+
+@transaction.atomic
+def switch_branch(*, message: Message) -> None:
+    """Read the branch this turn is on."""
+    tree = _locked_tree(message.conversation)
+    if message.is_offered:
+        raise ChatRefused("Choose one of the two answers first.")
+    Conversation.objects.filter(pk=message.conversation_id).update(leaf=tree.leaf_below(message))
+
+
+def change_settings(*, conversation: Conversation, checkpoint: Checkpoint, sampling: Mapping[str, Any]) -> None:
+    """Which checkpoint answers from now on, and how."""
+    conversation.checkpoint = checkpoint
+    conversation.sampling = {**DEFAULT_SAMPLING, **sampling}
+    conversation.save(update_fields=["checkpoint", "sampling", "updated_at"])
+
+
+def rename_conversation(*, conversation: Conversation, title: str) -> None:
+    conversation.title = title
+    conversation.save(update_fields=["title"])
+
+
+def delete_conversation(*, conversation: Conversation) -> None:
+    """Hide a conversation; `restore_conversation` brings it back."""
+    Conversation.objects.filter(pk=conversation.pk, deleted_at=None).update(deleted_at=timezone.now())
+
+
+def restore_conversation(*, conversation: Conversation) -> None:
+    Conversation.objects.filter(pk=conversation.pk).update(deleted_at=None)

@@ -1,0 +1,135 @@
+"""Reading a conversation's tree: which turns are on the branch being read, and what lies beside it."""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import redis
+from django.utils.safestring import SafeString
+
+from trainer.config import CHAT_STAGES
+from webapp import streams
+from webapp.chat.models import Conversation, Message
+from webapp.checkpoints.models import Generation
+from webapp.checkpoints.rendering import render_answer
+
+
+@dataclass
+class Turn:
+    """One turn of the branch being read."""
+
+    message: Message
+    alternatives: list[Message]
+    """Everything that could stand here, this message included, oldest first."""
+
+    @property
+    def number(self) -> int:
+        """Which alternative this is, from 1."""
+        return self.alternatives.index(self.message) + 1
+
+    @property
+    def previous(self) -> Message | None:
+        return self.alternatives[self.number - 2] if self.number > 1 else None
+
+    @property
+    def next(self) -> Message | None:
+        return self.alternatives[self.number] if self.number < len(self.alternatives) else None
+
+    @cached_property
+    def answer(self) -> Answer:
+        return Answer(self.message)
+
+
+@dataclass
+class Answer:
+    """How an assistant's turn stands right now."""
+
+    message: Message
+    live_text: str = ""
+    last_id: str = "0"
+    """Id of the last event in `live_text`; a socket continues after it."""
+    generation: Generation = field(init=False)
+
+    def __post_init__(self) -> None:
+        assert self.message.generation is not None
+        self.generation = self.message.generation
+        if self.generation.is_final:
+            return
+        try:
+            written = [(entry, event) for entry, event in streams.read(self.generation.stream_key)]
+        except redis.RedisError:
+            return  # the socket, or a reload, shows it later
+        tokens = [(entry, event["text"]) for entry, event in written if event.get("type") == "token"]
+        if tokens:
+            self.live_text = "".join(text for _, text in tokens)
+            self.last_id = tokens[-1][0]
+
+    @cached_property
+    def html(self) -> SafeString:
+        return render_answer(self.generation.text)
+
+    @property
+    def stage_number(self) -> int:
+        """The checkpoint's place among those that chat, from 1."""
+        return CHAT_STAGES.index(self.generation.checkpoint.stage) + 1
+
+    @property
+    def settings(self) -> str:
+        """How it was drawn, as shown beside it."""
+        sampling = self.generation.sampling
+        parts = [f"temperature {sampling['temperature']:g}"]
+        if sampling["top_k"]:
+            parts.append(f"top-k {sampling['top_k']}")
+        if sampling["top_p"] < 1:
+            parts.append(f"top-p {sampling['top_p']:g}")
+        return " · ".join([*parts, f"up to {sampling['max_new_tokens']} tokens", f"seed {sampling['seed']}"])
+
+
+class Tree:
+    """A conversation's messages by parent."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        self.conversation = conversation
+        self._by_id: dict[uuid.UUID, Message] = {}
+        self._children: defaultdict[uuid.UUID | None, list[Message]] = defaultdict(list)
+        rows = conversation.messages.select_related("generation__checkpoint").order_by("created_at", "side", "id")
+        for message in rows:
+            self._by_id[message.pk] = message
+            self._children[message.parent_id].append(message)
+
+    def path(self) -> list[Message]:
+        """From the first turn down to the conversation's leaf."""
+        leaf = self.conversation.leaf_id
+        return self.path_to(self._by_id[leaf]) if leaf is not None else []
+
+    def path_to(self, message: Message) -> list[Message]:
+        """From the first turn down to this one."""
+        found = [self._by_id[message.pk]]
+        while (above := found[-1].parent_id) is not None:
+            found.append(self._by_id[above])
+        return found[::-1]
+
+    def turns(self) -> list[Turn]:
+        return [Turn(message, self.alternatives(message)) for message in self.path()]
+
+    def alternatives(self, message: Message) -> list[Message]:
+        return self._children[message.parent_id]
+
+    def offered(self) -> list[Message]:
+        """The two answers under the leaf that wait for a choice, A first; usually none."""
+        if self.conversation.leaf_id is None:
+            return []
+        return sorted((m for m in self._children[self.conversation.leaf_id] if m.is_offered), key=lambda m: m.side)
+
+    def leaf_below(self, message: Message) -> Message:
+        """Where reading goes on from `message`: its newest branch, down to the end or to an open choice."""
+        at = self._by_id[message.pk]
+        while children := self._children[at.pk]:
+            if any(child.is_offered for child in children):
+                return at
+            chosen = [child for child in children if child.chosen is not False]
+            at = (chosen or children)[-1]
+        return at
