@@ -288,11 +288,9 @@ def _tell_changes(rng: random.Random, theme: Theme, shape: str, slots: dict[str,
     return " ".join(_capital(line) for line in lines), work(start, changes)[0]
 
 
-def _tell_other(
-    rng: random.Random, shape: str, slots: dict[str, str], items: Sequence[str], largest: int
-) -> tuple[str, str]:
+def _tell_other(rng: random.Random, shape: str, slots: dict[str, str], item: str, largest: int) -> tuple[str, str]:
     """Structures that are not a row of changes."""
-    item, p, f = rng.choice(list(items)), slots["p"], slots["f"]
+    p, f = slots["p"], slots["f"]
     if shape == "sum":
         start, (change,) = _changes(rng, (rng.choice((GAIN, LOSS)),), largest)
         sign = "+" if change > 0 else "-"
@@ -337,7 +335,7 @@ def make_problem(rng: random.Random, difficulty: int, *, held_out: bool = False)
         prompt, worked = _tell_changes(rng, theme, shape, slots, largest)
         name = theme.name
     else:
-        prompt, worked = _tell_other(rng, shape, slots, theme.items, largest)
+        prompt, worked = _tell_other(rng, shape, slots, rng.choice(theme.items), largest)
         name = "held-out" if held_out else "plain"
     answer = extract_answer(worked)
     assert answer is not None

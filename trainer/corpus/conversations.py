@@ -203,7 +203,7 @@ _STORY_MIDDLES: Final = (
     "It had lost its way and did not know where to go.",
     "Then the wind blew hard, and it began to rain.",
     "It wanted to cross the river, but the water was deep.",
-    "There it found a {thing} and did not know what it was.",
+    "There it found a [drum|bell|hat] and did not know what it was.",
 )
 _STORY_HELPS: Final = (
     "Then {p} came by and helped.",
@@ -242,7 +242,6 @@ def story_conversation(rng: random.Random) -> list[Message]:
     slots = {
         "n": noun,
         "place": pick(rng, SCENES),
-        "thing": pick(rng, ("drum", "bell", "hat")),
         "p": pick(rng, FRIENDS),
     }
     parts = [_STORY_STARTS, _STORY_MIDDLES, _STORY_HELPS, _STORY_ENDS]
@@ -347,7 +346,7 @@ def held_out_questions(seed: int, count: int) -> list[Question]:
 def preference_prompts(seed: int, count: int, *, held_out: bool) -> list[str]:
     """Prompts whose answers differ in manner: half open questions, half facts; no word problems."""
     rng = random.Random(f"preferences/{seed}/{held_out}")
-    open_prompts = []
+    open_prompts: list[str] = []
     for topics, kept in ((ADVICE, ADVICE_HELD_OUT), (OPEN, OPEN_HELD_OUT)):
         for topic in topics.values():
             open_prompts += topic.questions[-kept:] if held_out else topic.questions[:-kept]

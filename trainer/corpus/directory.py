@@ -102,10 +102,7 @@ def _read_text(path: Path) -> str:
 
 def split_documents(text: str) -> list[str]:
     """Documents of a plain text file."""
-    if DOCUMENT_END in text:
-        parts = text.split(DOCUMENT_END)
-    else:
-        parts = re.split(r"\n\s*\n", text)
+    parts = text.split(DOCUMENT_END) if DOCUMENT_END in text else re.split(r"\n\s*\n", text)
     return [part.strip() for part in parts if part.strip()]
 
 

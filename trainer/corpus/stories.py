@@ -402,7 +402,7 @@ def write_story(rng: random.Random, plot: str, hero: str, animal: str) -> str:
         "He": pronoun.capitalize(),
         "him": "her" if pronoun == "she" else "him",
         "his": "her" if pronoun == "she" else "his",
-        "kid": _KIDS[hero] if hero in _KIDS else ("woman" if pronoun == "she" else "man"),
+        "kid": _KIDS.get(hero, "woman" if pronoun == "she" else "man"),
         "f": friend,
         "teacher": "Clara",
         "n": animal,
