@@ -1,0 +1,178 @@
+"""Figures: right positions, escaped text, nothing a strict content policy would refuse."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+import pytest
+
+from webapp.stages import figures
+from webapp.stages.figures import Bar, Interval, Level, Series
+
+HOSTILE = '"><script>alert(1)</script>'
+
+
+def parse(svg: str) -> ElementTree.Element:
+    """Well-formed XML, or the test fails here."""
+    return ElementTree.fromstring(svg)
+
+
+def line(points: list[tuple[float, float]], **options: object) -> str:
+    return figures.line_chart(
+        [Series(name="loss", points=points, stage="sft")],
+        title="Loss",
+        description="It falls.",
+        x_label="step",
+        y_label="nats",
+        **options,  # type: ignore[arg-type]
+    )
+
+
+def polyline(svg: str) -> list[tuple[float, float]]:
+    found = parse(svg).find("polyline")
+    assert found is not None
+    return [tuple(map(float, point.split(","))) for point in found.attrib["points"].split()]  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 1, [0, 0.25, 0.5, 0.75, 1]),
+        (0, 100, [0, 25, 50, 75, 100]),
+        (1.3, 4.2, [2, 3, 4]),
+        (-0.2, 0.2, [-0.2, -0.1, 0, 0.1, 0.2]),
+        (5, 5, [5]),
+        (0, float("inf"), [0]),
+    ],
+)
+def test_it_ticks_at_round_numbers(low: float, high: float, expected: list[float]) -> None:
+    assert figures.ticks(low, high) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.25, "0.25"), (1200, "1200"), (12_000, "12k"), (2_100_000, "2.1M"), (0.123456, "0.1235")]
+)
+def test_it_writes_numbers_short(value: float, text: str) -> None:
+    assert figures.number(value) == text
+
+
+def test_it_maps_a_share_axis_onto_the_drawing() -> None:
+    points = polyline(line([(0, 0.0), (10, 1.0)], floor=0.0, ceiling=1.0))
+
+    left, right = figures.LEFT, figures.WIDTH - figures.RIGHT
+    top, bottom = figures.TOP, figures.HEIGHT - figures.BOTTOM
+    assert points == [(left, bottom), (right, top)]
+
+
+def test_it_leaves_out_points_that_are_not_finite() -> None:
+    assert len(polyline(line([(0, 1.0), (1, float("nan")), (2, float("inf")), (3, 2.0)]))) == 2
+
+
+def test_it_draws_a_single_point_and_a_flat_line_inside_the_frame() -> None:
+    for points in ([(5, 2.0)], [(0, 3.0), (9, 3.0)], [(0, 0.0), (9, 0.0)]):
+        for x, y in polyline(line(points)):
+            assert 0 <= x <= figures.WIDTH
+            assert 0 <= y <= figures.HEIGHT
+
+
+@pytest.mark.parametrize("points", [[], [(0, float("nan"))]])
+def test_it_draws_nothing_without_a_finite_point(points: list[tuple[float, float]]) -> None:
+    assert line(points) == ""
+
+
+def test_it_says_in_words_what_it_shows() -> None:
+    svg = parse(line([(0, 1.0), (1, 2.0)]))
+
+    assert svg.attrib["role"] == "img"
+    assert svg.attrib["aria-label"] == "Loss. It falls."
+    assert svg.findtext("title") == "Loss"
+
+
+def test_it_keeps_a_level_inside_the_axis() -> None:
+    svg = parse(line([(0, 1.0), (1, 2.0)], levels=[Level(name="xz", value=9.0)]))
+
+    level = next(node for node in svg.iter("line") if node.attrib["class"] == "fig-level")
+    assert figures.TOP <= float(level.attrib["y1"]) <= figures.HEIGHT - figures.BOTTOM
+
+
+def test_bars_start_at_zero_and_are_proportional() -> None:
+    svg = parse(
+        figures.bar_chart(
+            [Bar(name="one", value=2.0, stage="init", text="2"), Bar(name="two", value=1.0, stage="sft", text="1")],
+            title="Bars",
+            description="Two.",
+        )
+    )
+
+    lengths = [float(bar.attrib["x2"]) - float(bar.attrib["x1"]) for bar in svg.iter("line")]
+    assert lengths[0] == pytest.approx(2 * lengths[1], abs=0.2)
+
+
+def test_an_interval_spans_its_ends_and_a_point_has_no_whiskers() -> None:
+    svg = parse(
+        figures.interval_chart(
+            [
+                Interval(name="model", value=0.8, low=0.7, high=0.9, stage="reward", text="80 %"),
+                Interval(name="length", value=0.6, low=0.6, high=0.6, stage="init", text="60 %"),
+            ],
+            title="Agreement",
+            description="80 %",
+        )
+    )
+
+    whiskers = [node for node in svg.iter("line") if "fig-line" in node.attrib["class"]]
+    dots = list(svg.iter("circle"))
+    assert len(whiskers) == 1
+    assert len(dots) == 2
+    assert float(whiskers[0].attrib["x1"]) < float(dots[0].attrib["cx"]) < float(whiskers[0].attrib["x2"])
+
+
+def test_a_path_follows_its_points_in_order_and_marks_both_ends() -> None:
+    svg = figures.path_chart(
+        [(0.0, 0.0), (2.0, 1.0), (1.0, 2.0)],
+        stage="ppo",
+        title="Path",
+        description="There and back.",
+        x_label="KL",
+        y_label="score",
+        start_name="start",
+        end_name="step 3",
+    )
+
+    xs = [x for x, _ in polyline(svg)]
+    assert xs[0] < xs[2] < xs[1]
+    assert len(list(parse(svg).iter("circle"))) == 2
+
+
+def all_kinds(text: str) -> list[str]:
+    frame = {"title": text, "description": text}
+    return [
+        figures.line_chart(
+            [Series(name=text, points=[(0, 1), (1, 2)], stage="sft")],
+            x_label=text,
+            y_label=text,
+            levels=[Level(name=text, value=1)],
+            **frame,
+        ),
+        figures.path_chart(
+            [(0, 1), (1, 2)], stage="ppo", x_label=text, y_label=text, start_name=text, end_name=text, **frame
+        ),
+        figures.bar_chart([Bar(name=text, value=1, stage="init", text=text)], **frame),
+        figures.interval_chart(
+            [Interval(name=text, value=0.5, low=0.4, high=0.6, stage="reward", text=text)],
+            levels=[Level(name=text, value=0.5)],
+            **frame,
+        ),
+    ]
+
+
+def test_it_escapes_every_text() -> None:
+    for svg in all_kinds(HOSTILE):
+        assert "<script" not in svg
+        assert parse(svg).findtext("title") == HOSTILE
+
+
+def test_it_needs_no_inline_style_or_script() -> None:
+    for svg in all_kinds("plain"):
+        assert not re.search(r"\sstyle=|\son\w+=|<style|<script", svg)

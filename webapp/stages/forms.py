@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from django import forms
+from django.conf import settings
+
+
+class HomeForm(forms.Form):
+    """Which of the fixed questions the home page shows, and what the reader already has of it."""
+
+    q = forms.IntegerField(min_value=0, required=False)
+    v = forms.CharField(max_length=64, required=False)
+
+
+class CompareForm(forms.Form):
+    """One prompt for every stage."""
+
+    text = forms.CharField(
+        label="Your prompt",
+        max_length=settings.MESSAGE_MAX_CHARS,
+        widget=forms.Textarea(attrs={"rows": 3, "placeholder": "Ask all five the same thing …"}),
+        error_messages={"required": "Write something first."},
+    )
+    temperature = forms.FloatField(
+        label="Temperature",
+        min_value=0,
+        max_value=2,
+        initial=0.7,
+        required=False,
+        help_text="0 always takes the likeliest token; 1 follows the model’s own odds.",
+        widget=forms.NumberInput(attrs={"step": "0.1"}),
+    )
+    max_new_tokens = forms.IntegerField(
+        label="Longest answer, in tokens",
+        min_value=1,
+        max_value=256,
+        initial=96,
+        required=False,
+    )
+    seed = forms.IntegerField(
+        label="Seed",
+        min_value=0,
+        max_value=2**31 - 1,
+        required=False,
+        help_text="The same seed gives the same answers again. Empty: a new one.",
+    )
+
+    def settings_fields(self) -> list[forms.BoundField]:
+        return [self["temperature"], self["max_new_tokens"], self["seed"]]
+
+    def sampling(self) -> dict[str, float | int]:
+        """The settings that were filled in; the rest are the form's defaults."""
+        chosen = {name: self.cleaned_data[name] for name in ("temperature", "max_new_tokens", "seed")}
+        defaults = {name: self.fields[name].initial for name in chosen}
+        merged = {name: defaults[name] if value is None else value for name, value in chosen.items()}
+        return {name: value for name, value in merged.items() if value is not None}

@@ -1,0 +1,151 @@
+"""Reads for the home page and for "ask all five": what every stage says to the same question, right now."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trainer.corpus import SAMPLE_PROMPTS
+from webapp.chat.models import Conversation, Message
+from webapp.checkpoints.models import Checkpoint, Generation
+from webapp.stages.catalog import Stage
+from webapp.stages.context import RailItem, build_rail
+from webapp.training.curriculum import NextStep, next_step
+from webapp.training.models import Sample, TrainingRun
+
+
+@dataclass(frozen=True, kw_only=True)
+class HomeAnswer:
+    """One row of the home page."""
+
+    stage: Stage
+    checkpoint: Checkpoint | None
+    run: TrainingRun | None
+    generation: Generation | None
+    sample: Sample | None
+
+    @property
+    def state(self) -> str:
+        """answered, writing, failed, unasked (a checkpoint without an answer), training, queued or waiting."""
+        if self.generation:
+            if self.generation.state == Generation.State.FAILED:
+                return "failed"
+            return "answered" if self.generation.is_final else "writing"
+        if self.checkpoint:
+            return "unasked"
+        if self.run:
+            return "queued" if self.run.state == TrainingRun.State.QUEUED else "training"
+        return "waiting"
+
+    @property
+    def text(self) -> str:
+        if self.generation:
+            return self.generation.text
+        return self.sample.text if self.sample else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HomePage:
+    """Everything on the home page that may change while someone looks at it."""
+
+    question: int
+    questions: Sequence[str]
+    rail: Sequence[RailItem]
+    answers: Sequence[HomeAnswer]
+    step: NextStep
+
+    @property
+    def prompt(self) -> str:
+        return self.questions[self.question]
+
+    @property
+    def needs_asking(self) -> bool:
+        return any(answer.state == "unasked" for answer in self.answers)
+
+    @property
+    def has_failed(self) -> bool:
+        return any(answer.state == "failed" for answer in self.answers)
+
+    @property
+    def is_changing(self) -> bool:
+        """Something is being trained or written: look again soon."""
+        return self.step.state in ("starting", "training", "voting") or any(
+            answer.state in ("unasked", "writing") for answer in self.answers
+        )
+
+    @property
+    def version(self) -> str:
+        """Changes when anything shown changes, so that a reader with this version needs no new page."""
+        rail = [(item.state_text, item.checkpoint and item.checkpoint.pk) for item in self.rail]
+        answers = [(answer.state, answer.text) for answer in self.answers]
+        shown = (self.question, rail, answers, self.step.state, self.step.label, self.step.text, self.step.done)
+        return hashlib.sha256(repr(shown).encode()).hexdigest()[:16]
+
+
+def home_page(question: int) -> HomePage:
+    """The home page with one of the fixed questions; IndexError when there is none of that number."""
+    rail = build_rail()
+    return HomePage(
+        question=question,
+        questions=SAMPLE_PROMPTS,
+        rail=rail,
+        answers=home_answers(SAMPLE_PROMPTS[question], rail),
+        step=next_step(),
+    )
+
+
+def home_answers(prompt: str, rail: Sequence[RailItem] | None = None) -> list[HomeAnswer]:
+    """Every chattable stage with its answer to `prompt`, or the newest sample of its running run."""
+    items = [item for item in rail or build_rail() if item.stage.can_chat]
+    generations = home_generations([item.checkpoint for item in items if item.checkpoint], prompt)
+    return [
+        HomeAnswer(
+            stage=item.stage,
+            checkpoint=item.checkpoint,
+            run=item.run,
+            generation=generations.get(item.checkpoint.pk) if item.checkpoint else None,
+            sample=_newest_sample(item.run, prompt) if item.run and not item.checkpoint else None,
+        )
+        for item in items
+    ]
+
+
+def home_generations(checkpoints: Sequence[Checkpoint], prompt: str) -> dict[int, Generation]:
+    """The site's own greedy answer of each checkpoint to `prompt`, by checkpoint; the newest counts.
+
+    They are told from everybody else's answers by belonging to no visitor and being greedy.
+    """
+    asked = [{"role": "user", "content": prompt}]
+    rows = Generation.objects.filter(checkpoint__in=checkpoints, visitor=None, sampling__temperature=0)
+    return {row.checkpoint_id: row for row in rows.order_by("created_at") if row.messages == asked}
+
+
+def _newest_sample(run: TrainingRun, prompt: str) -> Sample | None:
+    return Sample.objects.filter(run=run, prompt=prompt).order_by("-step", "-id").first()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """One stage's place in "ask all five"."""
+
+    item: RailItem
+    message: Message | None
+    """Its answer; None before anything was asked, and for a stage that came later."""
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """Who answered, or who would."""
+        return self.message.generation.checkpoint if self.message and self.message.generation else self.item.checkpoint
+
+
+def comparison_columns(conversation: Conversation | None, rail: Sequence[RailItem] | None = None) -> list[Column]:
+    """The five stages in order, each with its answer in this conversation if it has one."""
+    answers: dict[str, Message] = {}
+    if conversation:
+        messages = conversation.messages.filter(role=Message.Role.ASSISTANT)
+        for message in messages.select_related("generation__checkpoint"):
+            if message.generation:
+                answers[message.generation.checkpoint.stage] = message
+    items = [item for item in rail or build_rail() if item.stage.can_chat]
+    return [Column(item=item, message=answers.get(item.slug)) for item in items]

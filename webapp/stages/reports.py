@@ -1,0 +1,476 @@
+"""What a stage page shows of this site's own data: figures, checkpoints, runs and real examples.
+
+The idea: a page never invents. Each stage has one function that turns stored metrics, samples and
+votes into a figure and its table; where there is nothing yet it returns nothing and the page says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.utils.safestring import SafeString
+
+from trainer.config import GRPO, INIT, PPO, PRESETS, PRETRAIN, REWARD, SFT, get_preset
+from webapp.arena.models import Prompt, Vote
+from webapp.checkpoints.models import Checkpoint, Generation
+from webapp.stages import figures
+from webapp.stages.catalog import CATALOG, Stage
+from webapp.stages.figures import number, percent
+from webapp.training.models import Metric, Sample, TrainingRun
+
+LISTED = 10
+"""Checkpoints and runs a stage page lists, newest first."""
+TIMELINE = 6
+"""Samples shown of one run, from its first to its last evaluation."""
+TABLE_ROWS = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    svg: SafeString
+    caption: str
+    headers: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One held-out figure of a checkpoint, named and formatted for people."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedCheckpoint:
+    checkpoint: Checkpoint
+    figures: Sequence[Measured]
+
+    @property
+    def parameters(self) -> str:
+        return number(self.checkpoint.parameters)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quote:
+    """A question and what a checkpoint of this site said to it."""
+
+    prompt: str
+    text: str
+    stage: str
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """The same prompt at several steps of one run."""
+
+    prompt: str
+    samples: Sequence[Sample]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedPart:
+    text: str
+    counts: bool
+    """Whether these characters' tokens are in the loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskedConversation:
+    parts: Sequence[MaskedPart]
+
+    @property
+    def share(self) -> str:
+        counted = sum(len(part.text) for part in self.parts if part.counts)
+        return percent(counted / sum(len(part.text) for part in self.parts))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairAnswer:
+    text: str
+    preferred: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class VotedPair:
+    prompt: str
+    answers: Sequence[PairAnswer]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    text: str
+    correct: bool
+    advantage: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """One problem of a GRPO run and the answers sampled for it."""
+
+    run: int
+    step: int
+    prompt: str
+    attempts: Sequence[Attempt]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageReport:
+    stage: Stage
+    previous: Stage | None
+    next: Stage | None
+    current: Checkpoint | None
+    checkpoints: Sequence[ListedCheckpoint]
+    runs: Sequence[TrainingRun]
+    active_run: TrainingRun | None
+    figures: Sequence[Figure] = ()
+    quote: Quote | None = None
+    timeline: Timeline | None = None
+    masked: MaskedConversation | None = None
+    pair: VotedPair | None = None
+    group: Group | None = None
+    vocabulary: str = ""
+    chance_loss: str = ""
+    first_loss: str = ""
+
+
+def stage_report(slug: str) -> StageReport:
+    """Everything the page of one stage shows."""
+    stages = list(CATALOG.values())
+    position = list(CATALOG).index(slug)
+    checkpoints = list(
+        Checkpoint.objects.listed().filter(stage=slug).select_related("parent").order_by("-created_at", "-id")[:LISTED]
+    )
+    runs = list(TrainingRun.objects.filter(stage=slug).exclude(state=TrainingRun.State.DISCARDED)[:LISTED])
+    return StageReport(
+        stage=stages[position],
+        previous=stages[position - 1] if position else None,
+        next=stages[position + 1] if position + 1 < len(stages) else None,
+        current=checkpoints[0] if checkpoints else None,
+        checkpoints=[ListedCheckpoint(checkpoint=one, figures=measured(one.metrics)) for one in checkpoints],
+        runs=runs,
+        active_run=next((run for run in runs if run.is_active), None),
+        **_PAGES[slug](slug),
+    )
+
+
+_FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "bits_per_byte": ("bits per byte", lambda value: f"{value:.2f}"),
+    "instruction_accuracy": ("questions right", percent),
+    "ended": ("ends by itself", percent),
+    "mean_tokens": ("mean tokens", lambda value: f"{value:.0f}"),
+    "agreement": ("agrees with votes", percent),
+    "length_only_agreement": ("length alone", percent),
+    "reward": ("reward", lambda value: f"{value:+.2f}"),
+    "win_rate_vs_parent": ("wins over parent", percent),
+    "pass_at_1": ("problems solved", percent),
+    "pass_at_8": ("solved in 8 tries", percent),
+}
+"""Which held-out figures of a checkpoint are shown, under which name."""
+
+
+def measured(metrics: dict[str, Any]) -> list[Measured]:
+    """The figures people should see, in a fixed order; whatever else stage.json holds is left out."""
+    return [
+        Measured(name=name, text=form(float(metrics[key])))
+        for key, (name, form) in _FIGURES.items()
+        if _is_number(metrics.get(key))
+    ]
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+# -- from runs -----------------------------------------------------------------------------------
+
+
+def _latest_curve(stage: str, key: str) -> tuple[TrainingRun | None, list[tuple[float, float]]]:
+    """The newest run of a stage that reported `key`, and its (step, value) points."""
+    for run in TrainingRun.objects.filter(stage=stage).exclude(state=TrainingRun.State.DISCARDED)[:LISTED]:
+        rows = Metric.objects.for_chart(run).values_list("step", "values")
+        if points := [(float(step), float(values[key])) for step, values in rows if _is_number(values.get(key))]:
+            return run, points
+    return None, []
+
+
+def _table(points: Sequence[tuple[float, float]], form: Callable[[float], str]) -> list[tuple[str, str]]:
+    """Step and value, evenly thinned, the last one kept."""
+    stride = max(1, math.ceil(len(points) / TABLE_ROWS))
+    kept = sorted({*range(0, len(points), stride), len(points) - 1})
+    return [(number(points[index][0]), form(points[index][1])) for index in kept]
+
+
+def _step_figure(
+    stage: str,
+    key: str,
+    *,
+    name: str,
+    y_label: str,
+    what: str,
+    form: Callable[[float], str],
+    levels: Sequence[figures.Level] = (),
+    is_share: bool = False,
+) -> list[Figure]:
+    """One metric of the stage's newest run over its steps; nothing when no run has reported it."""
+    run, points = _latest_curve(stage, key)
+    if run is None:
+        return []
+    first, last = form(points[0][1]), form(points[-1][1])
+    svg = figures.line_chart(
+        [figures.Series(name=name, points=points, stage=stage)],
+        title=f"{what}, run {run.pk}",
+        description=f"From {first} at step {points[0][0]:g} to {last} at step {points[-1][0]:g}.",
+        x_label="step",
+        y_label=y_label,
+        levels=levels,
+        floor=0.0 if is_share else None,
+        ceiling=1.0 if is_share else None,
+        as_percent=is_share,
+    )
+    caption = f"{what} in run {run.pk}: from {first} to {last}."
+    return [Figure(svg=svg, caption=caption, headers=["Step", y_label], rows=_table(points, form))]
+
+
+def _last_sample(stage: str, **wanted: Any) -> Sample | None:
+    """The newest sample of a stage's runs, of its newest run."""
+    samples = Sample.objects.filter(run__stage=stage, **wanted).exclude(run__state=TrainingRun.State.DISCARDED)
+    return samples.order_by("-run", "-step", "id").first()
+
+
+def _last_answer(stage: str) -> Generation | None:
+    """The newest finished answer the site itself asked the stage's current checkpoint for (see services)."""
+    answers = Generation.objects.filter(checkpoint__stage=stage, visitor=None, sampling__temperature=0)
+    return answers.filter(state=Generation.State.DONE).order_by("-checkpoint", "created_at").first()
+
+
+# -- one function per stage ----------------------------------------------------------------------
+
+
+def _init(stage: str) -> dict[str, Any]:
+    current = Checkpoint.objects.current(INIT)
+    preset = PRESETS.get(current.preset) if current else None
+    vocabulary = (preset or get_preset("tiny")).model.vocab_size
+    _, losses = _latest_curve(PRETRAIN, "loss")
+    answer = _last_answer(INIT)
+    return {
+        "figures": _bits_figure(),
+        "vocabulary": f"{vocabulary:,}",
+        "chance_loss": f"{math.log(vocabulary):.2f}",
+        "first_loss": f"{losses[0][1]:.2f}" if losses else "",
+        "quote": answer
+        and Quote(
+            prompt=answer.prompt, text=answer.text, stage=INIT, caption="What the random weights of this site say"
+        ),
+    }
+
+
+def _bits_figure() -> list[Figure]:
+    """Bits per byte of every stage's current checkpoint that has been measured."""
+    bars = [
+        figures.Bar(
+            name=CATALOG[slug].title, value=float(checkpoint.metrics["bits_per_byte"]), stage=slug, text=f"{value:.2f}"
+        )
+        for slug, checkpoint in Checkpoint.objects.current_by_stage().items()
+        if _is_number(value := checkpoint.metrics.get("bits_per_byte"))
+    ]
+    if not bars:
+        return []
+    svg = figures.bar_chart(
+        bars,
+        title="Held-out bits per byte of this site’s checkpoints",
+        description="; ".join(f"{bar.name} {bar.text}" for bar in bars),
+        levels=[figures.Level(name="8: stored raw", value=8.0)],
+    )
+    return [
+        Figure(
+            svg=svg,
+            caption="Bits needed for one byte of text the models have never seen. Less is better.",
+            headers=["Checkpoint", "Bits per byte"],
+            rows=[(bar.name, bar.text) for bar in bars],
+        )
+    ]
+
+
+def _pretrain(stage: str) -> dict[str, Any]:
+    return {
+        "figures": _step_figure(
+            stage,
+            "bits_per_byte",
+            name="held out",
+            y_label="bits per byte",
+            what="Bits per byte on text it has never seen",
+            form=lambda value: f"{value:.2f}",
+        ),
+        "timeline": _timeline(stage),
+    }
+
+
+def _timeline(stage: str) -> Timeline | None:
+    newest = _last_sample(stage)
+    if newest is None:
+        return None
+    samples = list(Sample.objects.filter(run=newest.run_id, prompt=newest.prompt).order_by("step"))
+    stride = (len(samples) - 1) / (TIMELINE - 1)
+    if len(samples) > TIMELINE:
+        samples = [samples[round(index * stride)] for index in range(TIMELINE)]
+    return Timeline(prompt=newest.prompt, samples=samples)
+
+
+def _sft(stage: str) -> dict[str, Any]:
+    answer = _last_answer(stage)
+    sample = None if answer else _last_sample(stage)
+    prompt, text = (answer.prompt, answer.text) if answer else (sample.prompt, sample.text) if sample else ("", "")
+    return {
+        "figures": _step_figure(
+            stage,
+            "instruction_accuracy",
+            name="held out",
+            y_label="answered right",
+            what="Held-out questions answered right",
+            form=percent,
+            is_share=True,
+        ),
+        "masked": masked_conversation(prompt, text) if text else None,
+    }
+
+
+def masked_conversation(prompt: str, answer: str) -> MaskedConversation:
+    """One turn in the chat template, split where the loss begins and ends: at the answer and its end mark."""
+    return MaskedConversation(
+        parts=[
+            MaskedPart(text=f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n", counts=False),
+            MaskedPart(text=f"{answer}<|im_end|>", counts=True),
+            MaskedPart(text="\n", counts=False),
+        ]
+    )
+
+
+def _reward(stage: str) -> dict[str, Any]:
+    return {"figures": _agreement_figure(), "pair": _voted_pair()}
+
+
+def _agreement_figure() -> list[Figure]:
+    """How often the current reward model agrees with votes it has not seen, beside what length alone would."""
+    current = Checkpoint.objects.current(REWARD)
+    metrics = current.metrics if current else {}
+    if current is None or not _is_number(metrics.get("agreement")):
+        return []
+    agreement = float(metrics["agreement"])
+    low, high = metrics.get("agreement_interval") or (agreement, agreement)
+    rows = [
+        figures.Interval(
+            name="Reward model", value=agreement, low=low, high=high, stage=REWARD, text=percent(agreement)
+        )
+    ]
+    if _is_number(length := metrics.get("length_only_agreement")):
+        rows.append(
+            figures.Interval(
+                name="Length alone", value=length, low=length, high=length, stage=INIT, text=percent(length)
+            )
+        )
+    described = f"between {percent(low)} and {percent(high)} with 95 % confidence"
+    svg = figures.interval_chart(
+        rows,
+        title=f"Agreement of {current.name} with held-out votes",
+        description=f"{percent(agreement)}, {described}",
+        levels=[figures.Level(name="a coin", value=0.5)],
+    )
+    return [
+        Figure(
+            svg=svg,
+            caption=f"{current.name} agrees with {percent(agreement)} of the votes it has not seen: {described}.",
+            headers=["Judge", "Agreement", "Low", "High"],
+            rows=[(row.name, row.text, percent(row.low), percent(row.high)) for row in rows],
+        )
+    ]
+
+
+def _voted_pair() -> VotedPair | None:
+    """The newest vote with a winner, on a question that is no visitor's own."""
+    votes = Vote.objects.for_training().filter(choice__in=("a", "b"), pair__from_chat=False)
+    public = votes.filter(pair__prompt__source__in=(Prompt.Source.SHIPPED, Prompt.Source.STAFF))
+    vote = public.select_related("pair__prompt", "pair__a", "pair__b").order_by("-created_at", "-id").first()
+    if vote is None or vote.pair.prompt is None:
+        return None
+    answers = (("a", vote.pair.a), ("b", vote.pair.b))
+    return VotedPair(
+        prompt=vote.pair.prompt.text,
+        answers=[PairAnswer(text=answer.text, preferred=vote.choice == side) for side, answer in answers],
+    )
+
+
+def _ppo(stage: str) -> dict[str, Any]:
+    answer = _last_answer(stage)
+    return {
+        "figures": _reward_and_kl_figure(stage),
+        "quote": answer
+        and Quote(prompt=answer.prompt, text=answer.text, stage=stage, caption="What the model of this stage says now"),
+    }
+
+
+def _reward_and_kl_figure(stage: str) -> list[Figure]:
+    run, rewards = _latest_curve(stage, "reward")
+    if run is None:
+        return []
+    kl = {
+        float(step): float(values["kl_nats"])
+        for step, values in Metric.objects.for_chart(run).values_list("step", "values")
+        if _is_number(values.get("kl_nats"))
+    }
+    rows = [(step, kl[step], reward) for step, reward in rewards if step in kl]
+    svg = figures.path_chart(
+        [(distance, reward) for _, distance, reward in rows],
+        stage=stage,
+        title=f"Reward against distance from the parent, run {run.pk}",
+        description="; ".join(
+            f"step {step:g}: KL {distance:.2f}, reward {reward:.2f}" for step, distance, reward in rows[::8]
+        ),
+        x_label="KL to the parent, nats per answer",
+        y_label="mean score",
+        start_name="start",
+        end_name=f"step {rows[-1][0]:g}" if rows else "",
+    )
+    if not svg:
+        return []
+    stride = max(1, math.ceil(len(rows) / TABLE_ROWS))
+    return [
+        Figure(
+            svg=svg,
+            caption=f"Each point is one round of run {run.pk}: how far it has moved, and what the judge makes of it.",
+            headers=["Step", "KL (nats)", "Score"],
+            rows=[(number(step), f"{distance:.2f}", f"{reward:.2f}") for step, distance, reward in rows[::stride]],
+        )
+    ]
+
+
+def _grpo(stage: str) -> dict[str, Any]:
+    solved = _step_figure(
+        stage,
+        "solved",
+        name="solved",
+        y_label="problems solved",
+        what="Share of sampled answers that were right",
+        form=percent,
+        is_share=True,
+    )
+    return {"figures": solved, "group": _group(stage)}
+
+
+def _group(stage: str) -> Group | None:
+    """The newest problem whose attempts were kept with their verdicts and advantages."""
+    return None
+
+
+_PAGES: dict[str, Callable[[str], dict[str, Any]]] = {
+    INIT: _init,
+    PRETRAIN: _pretrain,
+    SFT: _sft,
+    REWARD: _reward,
+    PPO: _ppo,
+    GRPO: _grpo,
+}

@@ -1,0 +1,61 @@
+"""What the stage pages write: one question to every stage, a visitor's or one of the site's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Final
+
+from django.db import transaction
+from django.utils import timezone
+
+from webapp.accounts.models import Visitor
+from webapp.chat.models import Conversation
+from webapp.chat.services import ask_checkpoints
+from webapp.checkpoints.models import Checkpoint, Generation
+from webapp.checkpoints.services import start_generation
+from webapp.stages.catalog import CATALOG
+from webapp.stages.queries import home_generations
+
+HOME_SAMPLING: Final[dict[str, Any]] = {"temperature": 0, "top_k": 0, "top_p": 1.0, "max_new_tokens": 80, "seed": 0}
+"""Greedy, so that a checkpoint has one answer to a question and needs to be asked only once."""
+
+RETRY_AFTER = timedelta(minutes=1)
+"""A failed answer is asked for again, but not in a tight loop."""
+
+
+@transaction.atomic
+def ask_home_prompt(*, prompt: str) -> list[Generation]:
+    """Ask `prompt` of every current checkpoint that has no answer yet; returns the new generations.
+
+    Costs at most one answer per checkpoint and fixed prompt, whoever calls it and however often.
+    """
+    chattable = _speakers()
+    # Two visitors may see the same gap at once: the row locks let only the first one fill it.
+    locked = Checkpoint.objects.select_for_update().filter(pk__in=[checkpoint.pk for checkpoint in chattable])
+    list(locked.order_by("pk"))
+    answered = home_generations(chattable, prompt)
+    return [
+        start_generation(
+            checkpoint=checkpoint, messages=[{"role": "user", "content": prompt}], sampling=HOME_SAMPLING, visitor=None
+        )
+        for checkpoint in chattable
+        if _may_be_asked(answered.get(checkpoint.pk))
+    ]
+
+
+def ask_all_stages(*, visitor: Visitor, text: str, sampling: Mapping[str, Any]) -> Conversation:
+    """Ask a visitor's question of the current checkpoint of every stage that writes; ValueError says what is wrong."""
+    return ask_checkpoints(visitor=visitor, checkpoints=_speakers(), text=text, sampling=sampling)
+
+
+def _speakers() -> list[Checkpoint]:
+    """The current checkpoint of every stage that produces text, in order."""
+    return [one for slug, one in Checkpoint.objects.current_by_stage().items() if CATALOG[slug].can_chat]
+
+
+def _may_be_asked(generation: Generation | None) -> bool:
+    """True when there is no answer, or only a failed one from a while ago."""
+    if generation is None:
+        return True
+    return generation.state == Generation.State.FAILED and generation.created_at < timezone.now() - RETRY_AFTER

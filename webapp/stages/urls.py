@@ -1,0 +1,12 @@
+from django.urls import path
+
+from webapp.stages import views
+
+app_name = "stages"
+urlpatterns = [
+    path("", views.home, name="home"),
+    path("ask/", views.ask_home, name="ask_home"),
+    path("compare/", views.compare, name="compare"),
+    path("compare/<uuid:id>/", views.comparison, name="comparison"),
+    path("stages/<slug:slug>/", views.stage, name="stage"),
+]

@@ -1,0 +1,107 @@
+"""Home, the stage pages, and one question asked of every stage."""
+
+from __future__ import annotations
+
+import uuid
+
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.urls import reverse
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django_htmx.middleware import HtmxDetails
+
+from trainer.corpus import SAMPLE_PROMPTS
+from trainer.tastes import TASTES
+from webapp.accounts.limits import allow, identity_of
+from webapp.accounts.services import visitor_for
+from webapp.chat.models import Conversation
+from webapp.stages.catalog import CATALOG
+from webapp.stages.forms import CompareForm, HomeForm
+from webapp.stages.queries import comparison_columns, home_page
+from webapp.stages.reports import stage_report
+from webapp.stages.services import ask_all_stages, ask_home_prompt
+
+
+class HtmxRequest(HttpRequest):
+    htmx: HtmxDetails
+
+
+def _question(form: HomeForm) -> int:
+    """The number of the fixed question a reader asks for; 404 when there is none."""
+    number = form.cleaned_data["q"] or 0 if form.is_valid() else -1
+    if not 0 <= number < len(SAMPLE_PROMPTS):
+        raise Http404("No such question.")
+    return number
+
+
+@require_GET
+def home(request: HtmxRequest) -> HttpResponse:
+    """What the site is, and one question answered by every stage so far; polled while it changes."""
+    form = HomeForm(request.GET)
+    page = home_page(_question(form))
+    context = {"page": page, "step": page.step, "tastes": TASTES, "stage_rail": page.rail}
+    if not request.htmx:
+        return render(request, "stages/home.html", context)
+    if form.cleaned_data["v"] == page.version:
+        return HttpResponse(status=204)  # nothing new: the page keeps what it shows, selection included
+    return render(request, "stages/home_live.html", context)
+
+
+@require_POST
+def ask_home(request: HttpRequest) -> HttpResponse:
+    """Have one of the fixed questions answered by every checkpoint that has not answered it yet."""
+    number = _question(HomeForm(request.POST))
+    ask_home_prompt(prompt=SAMPLE_PROMPTS[number])
+    return redirect(f"{reverse('stages:home')}?q={number}")
+
+
+@require_GET
+def stage(request: HttpRequest, slug: str) -> HttpResponse:
+    """What a stage does, shown with this site's own data."""
+    if slug not in CATALOG:
+        raise Http404("No such stage.")
+    report = stage_report(slug)
+    return render(request, f"stages/{slug}.html", {"report": report, "stage": report.stage, "current_stage": slug})
+
+
+@require_http_methods(["GET", "POST"])
+def compare(request: HttpRequest) -> HttpResponse:
+    """Ask every stage the same thing."""
+    form = CompareForm(request.POST or None, initial={"text": request.GET.get("text", "")})
+    status = 200
+    if request.method == "POST":
+        conversation, status = _ask(request, form)
+        if conversation:
+            return redirect("stages:comparison", conversation.pk)
+    return render(request, "stages/compare.html", {"form": form, "columns": comparison_columns(None)}, status=status)
+
+
+def _ask(request: HttpRequest, form: CompareForm) -> tuple[Conversation | None, int]:
+    """The conversation that was started, or None with the form's errors filled in; and the status."""
+    if not form.is_valid():
+        return None, 400
+    if not allow("compare", identity_of(request)):
+        form.add_error(None, "That was a lot of questions at once. Wait a minute, then ask again.")
+        return None, 429
+    visitor = visitor_for(request, create=True)
+    assert visitor is not None, "create=True makes one"
+    try:
+        return ask_all_stages(visitor=visitor, text=form.cleaned_data["text"], sampling=form.sampling()), 302
+    except ValueError as error:
+        form.add_error(None, str(error))
+        return None, 400
+
+
+@require_GET
+def comparison(request: HttpRequest, id: uuid.UUID) -> HttpResponse:
+    """One question's answers side by side, streaming while they are written; only its asker sees it."""
+    visitor = visitor_for(request, create=False)
+    own = Conversation.objects.of(visitor.pk) if visitor else Conversation.objects.none()
+    conversation = get_object_or_404(own, pk=id, kind=Conversation.Kind.COMPARE)
+    context = {
+        "form": CompareForm(initial={**conversation.sampling, "text": ""}),
+        "conversation": conversation,
+        "question": conversation.messages.filter(role="user").first(),
+        "columns": comparison_columns(conversation),
+    }
+    return render(request, "stages/compare.html", context)
