@@ -177,6 +177,8 @@ class RewardConfig:
     """Weight of the penalty mean((r_chosen + r_rejected)^2), which pins the free offset."""
     held_out: float = 0.2
     """Share of prompts kept for the agreement figure; the split is by prompt."""
+    evaluations: int = 4
+    """How many times agreement on held-out prompts and samples are taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +223,8 @@ class PPOConfig:
     """An epoch ends early when the mean KL per token to the sampling policy exceeds this."""
     missing_end_penalty: float = 1.0
     """Subtracted from the reward of an answer that was cut off."""
+    evaluations: int = 5
+    """How many times reward and win rate on held-out prompts and samples are taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,6 +259,8 @@ class GRPOConfig:
     """The problem mix gets easier while fewer than this share is solved."""
     solved_high: float = 0.8
     """The problem mix gets harder while more than this share is solved."""
+    evaluations: int = 5
+    """How many times held-out problems are tried and samples taken."""
 
     def __post_init__(self) -> None:
         _require(self.group >= 2, "group must be at least 2: an advantage compares answers.")

@@ -44,10 +44,13 @@ def token_logprobs(logits: Tensor, tokens: Tensor, *, temperature: float = 1.0) 
     return -flat.reshape(tokens.shape)
 
 
-def entropy(logits: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """Entropy of softmax(logits / temperature) in nats: [..., V] -> [...]."""
-    logprobs = F.log_softmax(logits.float() / temperature, dim=-1)
-    return -(logprobs.exp() * logprobs).sum(-1)
+def sampled_entropy(logprobs: Tensor, is_response: Tensor) -> Tensor:
+    """Mean of -log p over the response tokens, in nats: [B, T], [B, T] -> [].
+
+    For tokens drawn from the whole distribution this is an unbiased estimate of its mean entropy, and it costs
+    nothing: the sampler has recorded the log-probs already.
+    """
+    return masked_mean(-logprobs, is_response)
 
 
 def next_token_loss(logits: Tensor, targets: Tensor, is_target: Tensor | None = None) -> Tensor:

@@ -51,12 +51,13 @@ def test_it_keeps_the_shape_of_the_tokens() -> None:
     assert losses.token_logprobs(torch.zeros(2, 3, 5), torch.zeros(2, 3, dtype=torch.long)).shape == (2, 3)
 
 
-def test_it_measures_entropy_in_nats() -> None:
-    logits = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.0, math.log(3.0), -1e9, -1e9]])
-    two = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
-    close(losses.entropy(logits), [math.log(4.0), two])
-    cold = -(0.1 * math.log(0.1) + 0.9 * math.log(0.9))
-    close(losses.entropy(logits[1], temperature=0.5), cold)
+def test_it_estimates_entropy_from_samples_without_bias() -> None:
+    p = torch.tensor([0.25, 0.75])
+    # a quarter of the samples is token 0, three quarters are token 1: the expectation, written out
+    drawn = torch.tensor([[p[0], p[1]], [p[1], p[1]], [NAN, NAN]]).log()
+    is_response = torch.tensor([[True, True], [True, True], [False, False]])
+    exact = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    close(losses.sampled_entropy(drawn, is_response), exact)
 
 
 def test_it_takes_next_token_loss_over_targets_only() -> None:
@@ -64,6 +65,19 @@ def test_it_takes_next_token_loss_over_targets_only() -> None:
     targets = torch.tensor([[0, 0, 0]])
     close(losses.next_token_loss(logits, targets, torch.tensor([[True, True, False]])), (math.log(2) + math.log(4)) / 2)
     close(losses.next_token_loss(logits, targets), (math.log(2) + math.log(4) + 50.0) / 3, 1e-5)
+
+
+def test_it_takes_the_same_loss_and_gradients_in_chunks() -> None:
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(7, 3, generator=generator, requires_grad=True)
+    weight = torch.randn(5, 3, generator=generator, requires_grad=True)
+    targets = torch.tensor([0, 4, 2, 2, 1, 3, 0])
+    plain = losses.next_token_loss(hidden @ weight.T, targets)
+    chunked = losses.linear_next_token_loss(hidden, weight, targets, chunk=3)
+    close(chunked, plain)
+    wanted, found = (torch.autograd.grad(2 * loss, (hidden, weight)) for loss in (plain, chunked))
+    close(found[0], wanted[0])
+    close(found[1], wanted[1])
 
 
 # --- reward model ----------------------------------------------------------------------------------

@@ -1,0 +1,357 @@
+"""Stage 4, reasoning fine-tuning: make right answers more likely (GRPO with verifiable rewards).
+
+The idea: where an answer can be *checked*, no reward model and no critic are needed. The model answers
+every problem several times; an answer is as good as its reward is above the mean of its own group, and all
+its tokens become more (or less) likely by that much.
+
+One round, the numbers standing in the code again:
+
+1. Choose problems around the current difficulty and sample a group of answers to each, at the temperature
+   they are scored at.
+2. Check each answer. Right: 1, plus a little when the steps are written out and right. Wrong: 0, however
+   nicely it is written. An answer that was cut off counts as wrong.
+3. Advantages inside each group (https://arxiv.org/abs/2402.03300, section 4.1.2). Groups whose answers all
+   got the same reward teach nothing and are dropped.
+4. One or more passes of the token-level clipped loss with a higher upper clip (DAPO,
+   https://arxiv.org/abs/2503.14476, section 3): a token weighs the same in long and short answers, and the
+   tokens of answers that were cut off are left out.
+5. Move the difficulty so that between a fifth and four fifths of the answers are right, where the most is
+   to be learnt.
+
+Deviations, on purpose: no KL penalty unless asked for; then k1 to the parent is taken off each token's
+advantage, which has the gradient of the KL (k3 as a loss has another one).
+
+Run it: ``python -m trainer grpo --preset tiny --from PPO_DIR --out DIR``
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from trainer import losses, machine
+from trainer.alarms import new_alarms, repetition
+from trainer.checkpoint import Loaded, load_checkpoint, load_reward_model, save_checkpoint
+from trainer.config import GRPO, GRPOConfig
+from trainer.engine import Engine
+from trainer.evaluate import ask, mean_reward
+from trainer.loop import (
+    Diverged,
+    Inputs,
+    Metrics,
+    Report,
+    SampleDict,
+    clear_resume,
+    random_generator,
+    run_steps,
+    stage_info,
+)
+from trainer.model import LanguageModel
+from trainer.optim import adamw, set_lr_factor, warmup_decay
+from trainer.problems import Problem, Verdict, grade
+from trainer.prompting import greedy_samples
+from trainer.rollout import Batch, Rollout, collect, fitting_prompts, pad, response_logprobs, score_logprobs
+from trainer.tokenizer import Tokenizer
+
+DECAY: Final = 0.5
+"""Share of the rounds, at the end, over which the learning rate falls to zero."""
+LEVEL_STEP: Final = 0.25
+"""How far the difficulty moves in one round."""
+EVALUATION_PROBLEMS: Final = 64
+"""Held-out problems tried at every evaluation, at most."""
+EVALUATION_PROMPTS: Final = 32
+"""Held-out preference prompts answered for the reward model, at most."""
+
+
+def train(config: GRPOConfig, inputs: Inputs, out_dir: Path, report: Report, should_stop: Callable[[], bool]) -> Path:
+    """Train the parent on the corpus's problems; returns `out_dir`, now a checkpoint.
+
+    With a reward model among the inputs, the taste it learnt is measured as well.
+    Raises Stopped (resumable), Diverged, or ValueError for unusable inputs.
+    """
+    assert inputs.parent is not None, "the caller checks that a parent is there"
+    device = machine.device()
+    parent = load_checkpoint(inputs.parent, device=device)
+    policy, tokenizer = parent.language_model, parent.tokenizer
+    reference = copy.deepcopy(policy).requires_grad_(False)
+    room = policy.config.context - config.max_new_tokens
+    prompts = fitting_prompts(tokenizer, [problem.prompt for problem in inputs.corpus.problems], room=room)
+    shelves = by_difficulty([problem for problem in inputs.corpus.problems if problem.prompt in prompts])
+    taste_judge = load_reward_model(inputs.reward_model, device=device) if inputs.reward_model else None
+    engine = Engine(policy, end_ids=[tokenizer.end_id], max_batch=config.problems * config.group)
+    optimizers = {"adamw": adamw(list(policy.parameters()), lr=config.lr)}
+    state: dict[str, Any] = {"level": float(min(shelves)), "alarms": {}, "figures": {}}
+    shown: list[SampleDict] = []
+
+    def do_step(step: int) -> Metrics:
+        set_lr_factor(optimizers, warmup_decay(step, config.steps, warmup=0.0, decay=DECAY))
+        problems = choose_problems(  # 1
+            shelves, config.problems, level=state["level"], generator=random_generator(inputs.seed, "problems", step)
+        )
+        rollouts = collect(
+            engine,
+            [prompts[problem.prompt] for problem in problems],
+            temperature=config.temperature,
+            max_new_tokens=config.max_new_tokens,
+            generator=random_generator(inputs.seed, "rollouts", step),
+            copies=config.group,
+        )
+        verdicts = check(rollouts, problems, tokenizer, format_reward=config.format_reward)  # 2
+        kept = compare(rollouts, group=config.group)  # 3
+        shown[:] = _samples(rollouts, verdicts, problems, kept, tokenizer, config.group)
+        metrics = update(  # 4
+            kept,
+            policy,
+            reference,
+            config,
+            optimizers["adamw"],
+            pad_id=tokenizer.pad_id,
+            order=random_generator(inputs.seed, "minibatches", step),
+        )
+        solved = sum(verdict.correct for verdict in verdicts) / len(verdicts)
+        state["level"] = next_level(state["level"], solved, config, shelves)  # 5
+        groups = len(problems)
+        metrics |= describe(rollouts, reference, config, tokenizer) | {
+            "solved": solved,
+            "worked": sum(verdict.correct and verdict.worked_steps for verdict in verdicts) / len(verdicts),
+            "zero_variance": (groups - len(kept) // config.group) / groups,
+            "level": state["level"],
+        }
+        for text in new_alarms(metrics, state["alarms"]):
+            report.alarm(step + 1, text)
+        state["figures"] |= {name: metrics[name] for name in ("solved", "mean_reward", "kl", "entropy", "length")}
+        return metrics
+
+    def evaluate(_: int) -> tuple[Metrics, list[SampleDict]]:
+        metrics = held_out_figures(engine, tokenizer, inputs, config, taste_judge)
+        state["figures"] |= metrics
+        return metrics, [*greedy_samples(engine, tokenizer, inputs.corpus.sample_prompts, stage=GRPO), *shown]
+
+    run_steps(
+        steps=config.steps,
+        out_dir=out_dir,
+        modules={"policy": policy},
+        optimizers=optimizers,
+        state=state,
+        do_step=do_step,
+        evaluate=evaluate,
+        evaluations=min(config.evaluations, config.steps),
+        report=report,
+        should_stop=should_stop,
+    )
+    info = stage_info(inputs, parent=parent.info, config=config, state=state, metrics=state["figures"])
+    save_checkpoint(out_dir, policy, tokenizer, stage=GRPO, info=info)
+    clear_resume(out_dir)
+    return out_dir
+
+
+def by_difficulty(problems: Sequence[Problem]) -> dict[int, list[Problem]]:
+    """Problems on shelves, easiest shelf first."""
+    shelves: dict[int, list[Problem]] = {}
+    for problem in sorted(problems, key=lambda problem: problem.difficulty):
+        shelves.setdefault(problem.difficulty, []).append(problem)
+    return shelves
+
+
+def choose_problems(
+    shelves: Mapping[int, Sequence[Problem]], count: int, *, level: float, generator: torch.Generator
+) -> list[Problem]:
+    """`count` random problems, a shelf's share falling by e for each step away from `level`.
+
+    Every difficulty keeps a share, so that what was learnt is not forgotten and what comes next is met early.
+    """
+    difficulties = list(shelves)
+    weights = torch.exp(-(torch.tensor(difficulties, dtype=torch.float32) - level).abs())
+    shelf_of = torch.multinomial(weights, count, replacement=True, generator=generator).tolist()
+    places = torch.rand(count, generator=generator).tolist()
+    chosen = []
+    for index, place in zip(shelf_of, places, strict=True):
+        shelf = shelves[difficulties[index]]
+        chosen.append(shelf[int(place * len(shelf))])
+    return chosen
+
+
+def next_level(level: float, solved: float, config: GRPOConfig, shelves: Mapping[int, Sequence[Problem]]) -> float:
+    """Harder when more than `solved_high` of the answers are right, easier below `solved_low`."""
+    if solved > config.solved_high:
+        level += LEVEL_STEP
+    elif solved < config.solved_low:
+        level -= LEVEL_STEP
+    return float(min(max(level, min(shelves)), max(shelves)))
+
+
+def check(
+    rollouts: Sequence[Rollout], problems: Sequence[Problem], tokenizer: Tokenizer, *, format_reward: float
+) -> list[Verdict]:
+    """Step 2: set each rollout's `reward` from the verdict on its text; returns the verdicts."""
+    verdicts = []
+    for rollout in rollouts:
+        verdict = grade(problems[rollout.group].answer, tokenizer.decode(rollout.response))
+        if not rollout.is_complete:
+            verdict = Verdict(correct=False, answer=verdict.answer, worked_steps=False)
+        rollout.reward = verdict_reward(verdict, format_reward=format_reward)
+        verdicts.append(verdict)
+    return verdicts
+
+
+def verdict_reward(verdict: Verdict, *, format_reward: float) -> float:
+    """1 when right, `format_reward` more when the steps are right too; 0 when wrong, in whatever form.
+
+    Form alone never pays: a model would learn to write neat steps to nowhere.
+    """
+    return 1.0 + format_reward * verdict.worked_steps if verdict.correct else 0.0
+
+
+def compare(rollouts: Sequence[Rollout], *, group: int) -> list[Rollout]:
+    """Step 3: set each rollout's `advantage`; returns the rollouts of groups that teach something."""
+    rewards = torch.tensor([rollout.reward for rollout in rollouts]).view(-1, group)
+    result = losses.group_advantages(rewards)
+    for rollout, advantage in zip(rollouts, result.advantages.flatten().tolist(), strict=True):
+        rollout.advantage = advantage
+    return [rollout for rollout in rollouts if result.has_signal[rollout.group]]
+
+
+def update(
+    kept: Sequence[Rollout],
+    policy: LanguageModel,
+    reference: LanguageModel,
+    config: GRPOConfig,
+    optimizer: torch.optim.Optimizer,
+    *,
+    pad_id: int,
+    order: torch.Generator,
+) -> Metrics:
+    """Step 4: passes over the kept answers; returns means over the optimiser steps.
+
+    The loss of a step divides by the response tokens of that step's finished answers.
+    """
+    figures: dict[str, list[float]] = {}
+    for _ in range(config.epochs):
+        # Shuffled even when one minibatch holds all: the order of a sum decides its last bits.
+        for index in torch.randperm(len(kept), generator=order).split(config.minibatch) if kept else ():
+            rollouts = [kept[row] for row in index.tolist()]
+            if not any(rollout.is_complete for rollout in rollouts):
+                continue
+            batch = pad(rollouts, pad_id=pad_id, device=next(policy.parameters()).device)
+            for name, value in _step(batch, policy, reference, config, optimizer).items():
+                figures.setdefault(name, []).append(value)
+    metrics = {name: sum(values) / len(values) for name, values in figures.items()}
+    metrics.pop("ratio_error", None)
+    return metrics | {
+        "first_ratio": 1.0 + figures.get("ratio_error", [0.0])[0],
+        "updates": float(len(figures.get("loss", ()))),
+    }
+
+
+def _step(
+    batch: Batch, policy: LanguageModel, reference: LanguageModel, config: GRPOConfig, optimizer: torch.optim.Optimizer
+) -> Metrics:
+    """One optimiser step, the gradient's norm clipped to 1."""
+    logprobs = response_logprobs(policy, batch, temperature=config.temperature)
+    result = losses.grpo_token_loss(
+        logprobs,
+        batch.old_logprobs,
+        _token_advantages(batch, reference, config),
+        batch.is_response,
+        is_complete=batch.is_complete,
+        clip_low=config.clip_low,
+        clip_high=config.clip_high,
+    )
+    result.loss.backward()  # type: ignore[no-untyped-call]
+    norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+    if not torch.isfinite(norm):
+        raise Diverged(f"The gradient became {norm.item()}. Lower the learning rate and start again.")
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {
+        "loss": result.loss.item(),
+        "clip_fraction": result.clip_fraction.item(),
+        "approx_kl": result.approx_kl.item(),
+        "ratio_error": result.max_ratio_error.item(),
+        "grad_norm": norm.item(),
+    }
+
+
+def _token_advantages(batch: Batch, reference: LanguageModel, config: GRPOConfig) -> Tensor:
+    """[B], or [B, T] less the KL penalty where there is one."""
+    if config.kl_weight == 0.0:
+        return batch.advantages
+    return losses.advantages_with_kl(
+        batch.advantages,
+        batch.old_logprobs,
+        score_logprobs(reference, batch, temperature=config.temperature),
+        batch.is_response,
+        kl_weight=config.kl_weight,
+    )
+
+
+def describe(
+    rollouts: Sequence[Rollout], reference: LanguageModel, config: GRPOConfig, tokenizer: Tokenizer
+) -> Metrics:
+    """What the round's answers were like. The KL is measured on one answer per problem."""
+    device = next(reference.parameters()).device
+    few = pad(rollouts[:: config.group], pad_id=tokenizer.pad_id, device=device)
+    kl = losses.kl_k1(few.old_logprobs, score_logprobs(reference, few, temperature=config.temperature))
+    sampled = [logprob for rollout in rollouts for logprob in rollout.old_logprobs]
+    return {
+        "mean_reward": sum(rollout.reward for rollout in rollouts) / len(rollouts),
+        "kl": kl.where(few.is_response, 0.0).sum(-1).mean().item(),
+        "entropy": -sum(sampled) / len(sampled),
+        "length": len(sampled) / len(rollouts),
+        "ended": sum(rollout.is_complete for rollout in rollouts) / len(rollouts),
+        "repetition": repetition([rollout.response for rollout in rollouts]),
+    }
+
+
+def held_out_figures(
+    engine: Engine, tokenizer: Tokenizer, inputs: Inputs, config: GRPOConfig, taste_judge: Loaded | None
+) -> Metrics:
+    """pass@1 on held-out problems, greedily, and what the reward model thinks of other answers."""
+    metrics: Metrics = {}
+    problems = inputs.corpus.held_out_problems[:EVALUATION_PROBLEMS]
+    if problems:
+        answers = ask(
+            engine,
+            tokenizer,
+            [problem.prompt for problem in problems],
+            stage=GRPO,
+            max_new_tokens=config.max_new_tokens,
+        )
+        right = [grade(problem.answer, answer.text).correct for problem, answer in zip(problems, answers, strict=True)]
+        metrics["pass_at_1"] = sum(right) / len(right)
+    prompts = inputs.corpus.held_out_preference_prompts[:EVALUATION_PROMPTS]
+    if taste_judge is not None and prompts:
+        answers = ask(engine, tokenizer, prompts, stage=GRPO, temperature=config.temperature, seed=inputs.seed)
+        metrics["taste_reward"] = mean_reward(taste_judge.reward_model, taste_judge.tokenizer, answers)
+    return metrics
+
+
+def _samples(
+    rollouts: Sequence[Rollout],
+    verdicts: Sequence[Verdict],
+    problems: Sequence[Problem],
+    kept: Sequence[Rollout],
+    tokenizer: Tokenizer,
+    group: int,
+) -> list[SampleDict]:
+    """One whole group with its verdicts and advantages, one with a signal where there is one."""
+    number = kept[0].group if kept else 0
+    return [
+        {
+            "prompt": problems[number].prompt,
+            "expected": problems[number].answer,
+            "text": tokenizer.decode(rollouts[row].response),
+            "correct": verdicts[row].correct,
+            "worked_steps": verdicts[row].worked_steps,
+            "ended": rollouts[row].is_complete,
+            "reward": round(rollouts[row].reward, 3),
+            "advantage": round(rollouts[row].advantage, 3),
+            "group": number,
+        }
+        for row in range(number * group, (number + 1) * group)
+    ]

@@ -1,0 +1,349 @@
+"""Stage 3b, preference fine-tuning: make the answers people prefer more likely (PPO).
+
+The idea: the model (the *policy*) answers prompts, the reward model scores the answers, and the policy is
+moved towards what scored better than a *critic* expected, in small clipped steps, while a penalty on its
+distance from the model it started as (the *reference*) keeps it from exploiting the reward model.
+
+One round, the numbers standing in the code again:
+
+1. Sample one answer per prompt from the policy, at the temperature everything is scored at.
+2. Score each finished answer with the reward model, at its end token; a missing end costs extra.
+3. Spread the reward over tokens: -β·k1 to the reference at each, plus the score at the last response token
+   (Ziegler et al. 2019, https://arxiv.org/abs/1909.08593, eq. 2).
+4. Estimate advantages with the critic (GAE, https://arxiv.org/abs/1506.02438, eq. 16) and whiten them over
+   the response tokens.
+5. For some epochs of minibatches: clipped policy loss (PPO, https://arxiv.org/abs/1707.06347, eq. 7) and
+   clipped value loss; the policy stops for this round once it is too far from the one that sampled.
+6. Steer β so that the KL to the reference approaches its target (Ziegler et al. 2019, section 2.2).
+
+Deviations, on purpose: the critic is a model of its own that starts as the reward model, and for the first
+rounds only it learns; policy and critic have an optimiser each; there is no entropy bonus.
+
+Run it: ``python -m trainer ppo --preset tiny --from SFT_DIR --reward-model REWARD_DIR --out DIR``
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from trainer import losses, machine
+from trainer.alarms import new_alarms, new_evaluation_alarms, repetition
+from trainer.checkpoint import load_checkpoint, load_reward_model, save_checkpoint
+from trainer.config import PPO, PPOConfig
+from trainer.engine import Engine
+from trainer.loop import (
+    Diverged,
+    Inputs,
+    Metrics,
+    Report,
+    SampleDict,
+    clear_resume,
+    random_generator,
+    run_steps,
+    stage_info,
+)
+from trainer.model import LanguageModel, ScalarModel
+from trainer.optim import adamw, set_lr_factor, warmup_decay
+from trainer.prompting import greedy_samples
+from trainer.rollout import (
+    Batch,
+    Rollout,
+    collect,
+    deal,
+    end_scores,
+    fitting_prompts,
+    pad,
+    response_logprobs,
+    response_values,
+    score_logprobs,
+    score_values,
+    scored_sequence,
+)
+from trainer.tokenizer import Tokenizer
+
+DECAY: Final = 0.5
+"""Share of the rounds, at the end, over which the learning rates fall to zero."""
+EVALUATION_PROMPTS: Final = 64
+"""Held-out prompts answered at every evaluation, at most."""
+SAMPLES: Final = 4
+"""Of those, how many are shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """The four models of PPO."""
+
+    policy: LanguageModel
+    reference: LanguageModel
+    """The parent, frozen."""
+    judge: ScalarModel
+    """The reward model, frozen."""
+    critic: ScalarModel
+    tokenizer: Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experience:
+    """One round's answers and what is learnt from them; tensors [B, T] unless said otherwise."""
+
+    batch: Batch
+    kl: Tensor
+    """[B] k1 to the reference summed over each answer, in nats."""
+    old_values: Tensor
+    advantages: Tensor
+    """Whitened."""
+    returns: Tensor
+
+
+def train(config: PPOConfig, inputs: Inputs, out_dir: Path, report: Report, should_stop: Callable[[], bool]) -> Path:
+    """Train the parent against the reward model; returns `out_dir`, now a checkpoint.
+
+    Raises Stopped (resumable), Diverged, or ValueError for unusable inputs.
+    """
+    assert inputs.parent is not None, "the caller checks that a parent is there"
+    assert inputs.reward_model is not None, "the caller checks that a reward model is there"
+    parent = load_checkpoint(inputs.parent, device=machine.device())
+    models = load_models(parent.language_model, parent.tokenizer, inputs.reward_model)
+    policy, tokenizer = models.policy, models.tokenizer
+    room = policy.config.context - config.max_new_tokens
+    prompts = list(fitting_prompts(tokenizer, inputs.corpus.preference_prompts, room=room).values())
+    held_out = fitting_prompts(tokenizer, inputs.corpus.held_out_preference_prompts[:EVALUATION_PROMPTS], room=room)
+    engine = Engine(policy, end_ids=[tokenizer.end_id], max_batch=config.rollouts)
+    optimizers = {
+        "policy": adamw(list(policy.parameters()), lr=config.lr),
+        "critic": adamw(list(models.critic.parameters()), lr=config.critic_lr),
+    }
+    state: dict[str, Any] = {"kl_weight": config.kl_weight, "alarms": {}, "figures": {}}
+    parent_engine = Engine(models.reference, end_ids=[tokenizer.end_id], max_batch=config.rollouts)
+    _, parent_rewards = _answer_held_out(parent_engine, models, config, list(held_out.values()), inputs.seed)
+
+    def do_step(step: int) -> Metrics:
+        set_lr_factor(optimizers, warmup_decay(step, config.steps, warmup=0.0, decay=DECAY))
+        rollouts = collect(  # 1
+            engine,
+            [prompts[i] for i in deal(len(prompts), config.rollouts, step=step, seed=inputs.seed, purpose="prompts")],
+            temperature=config.temperature,
+            max_new_tokens=config.max_new_tokens,
+            generator=random_generator(inputs.seed, "rollouts", step),
+        )
+        experience = judge(rollouts, models, config, kl_weight=state["kl_weight"])  # 2, 3, 4
+        metrics = update(  # 5
+            experience,
+            models,
+            config,
+            optimizers,
+            order=random_generator(inputs.seed, "minibatches", step),
+            critic_only=step < config.critic_warmup,
+        )
+        metrics |= describe(rollouts, experience) | {"kl_weight": state["kl_weight"]}
+        state["kl_weight"] = losses.adapt_kl_weight(  # 6
+            state["kl_weight"],
+            kl_nats=metrics["kl"],
+            target_nats=config.kl_target_nats,
+            answers=len(rollouts),
+            horizon=config.kl_horizon,
+        )
+        for text in new_alarms(metrics, state["alarms"], kl_target=config.kl_target_nats):
+            report.alarm(step + 1, text)
+        state["figures"] |= {name: metrics[name] for name in ("reward", "kl", "entropy", "length")}
+        return metrics
+
+    def evaluate(done: int) -> tuple[Metrics, list[SampleDict]]:
+        answers, rewards = _answer_held_out(engine, models, config, list(held_out.values()), inputs.seed)
+        wins = (rewards > parent_rewards).float() + 0.5 * (rewards == parent_rewards).float()
+        metrics = {"held_out_reward": rewards.mean().item(), "held_out_win_rate": wins.mean().item()}
+        reward = state["figures"].get("reward", metrics["held_out_reward"])
+        for text in new_evaluation_alarms(reward, metrics["held_out_win_rate"], state["alarms"]):
+            report.alarm(done, text)
+        state["figures"] |= metrics
+        samples: list[SampleDict] = [
+            {"prompt": prompt, "text": tokenizer.decode(answer.response), "reward": round(score, 3)}
+            for prompt, answer, score in zip(list(held_out)[:SAMPLES], answers, rewards.tolist(), strict=False)
+        ]
+        return metrics, [*greedy_samples(engine, tokenizer, inputs.corpus.sample_prompts, stage=PPO), *samples]
+
+    run_steps(
+        steps=config.steps,
+        out_dir=out_dir,
+        modules={"policy": policy, "critic": models.critic},
+        optimizers=optimizers,
+        state=state,
+        do_step=do_step,
+        evaluate=evaluate,
+        evaluations=min(config.evaluations, config.steps),
+        report=report,
+        should_stop=should_stop,
+    )
+    info = stage_info(inputs, parent=parent.info, config=config, state=state, metrics=state["figures"])
+    save_checkpoint(out_dir, policy, tokenizer, stage=PPO, info=info)
+    clear_resume(out_dir)
+    return out_dir
+
+
+def load_models(policy: LanguageModel, tokenizer: Tokenizer, reward_model: Path) -> Models:
+    """The policy, a frozen copy of it, the reward model, and a critic that starts as the reward model.
+
+    ValueError when the reward model reads other tokens than the policy writes.
+    """
+    loaded = load_reward_model(reward_model, device=next(policy.parameters()).device)
+    if loaded.tokenizer.backend.to_str() != tokenizer.backend.to_str():
+        raise ValueError(f"{reward_model} has another tokenizer than the parent; train a reward model from this one.")
+    return Models(
+        policy=policy,
+        reference=copy.deepcopy(policy).requires_grad_(False),
+        judge=loaded.reward_model.requires_grad_(False),
+        critic=copy.deepcopy(loaded.reward_model).requires_grad_(True),
+        tokenizer=tokenizer,
+    )
+
+
+def answer_rewards(rollouts: Sequence[Rollout], models: Models, config: PPOConfig) -> Tensor:
+    """[B] reward-model scores at the end tokens, less the penalty for answers that were cut off."""
+    context = models.judge.config.context
+    sequences = [
+        scored_sequence(models.tokenizer, rollout.prompt, rollout.response, context=context) for rollout in rollouts
+    ]
+    scores = end_scores(models.judge, sequences, pad_id=models.tokenizer.pad_id)
+    if not torch.isfinite(scores).all():
+        raise Diverged("The reward model returned a score that is not a number. Train the reward model again.")
+    is_complete = torch.tensor([rollout.is_complete for rollout in rollouts])
+    return scores - config.missing_end_penalty * (~is_complete).float()
+
+
+def judge(rollouts: Sequence[Rollout], models: Models, config: PPOConfig, *, kl_weight: float) -> Experience:
+    """Steps 2 to 4: rewards, rewards per token, advantages and returns of freshly sampled answers."""
+    for rollout, reward in zip(rollouts, answer_rewards(rollouts, models, config).tolist(), strict=True):  # 2
+        rollout.reward = reward
+    batch = pad(rollouts, pad_id=models.tokenizer.pad_id, device=next(models.policy.parameters()).device)
+    reference = score_logprobs(models.reference, batch, temperature=config.temperature)
+    rewards = losses.rewards_with_kl(  # 3
+        batch.rewards, batch.old_logprobs, reference, batch.is_response, kl_weight=kl_weight
+    )
+    values = score_values(models.critic, batch)
+    advantages, returns = losses.gae(rewards, values, batch.is_response, gamma=config.gamma, lam=config.lam)  # 4
+    return Experience(
+        batch=batch,
+        kl=losses.kl_k1(batch.old_logprobs, reference).where(batch.is_response, 0.0).sum(-1),
+        old_values=values,
+        advantages=losses.whiten(advantages, batch.is_response),
+        returns=returns,
+    )
+
+
+def update(
+    experience: Experience,
+    models: Models,
+    config: PPOConfig,
+    optimizers: Mapping[str, Optimizer],
+    *,
+    order: torch.Generator,
+    critic_only: bool,
+) -> Metrics:
+    """Step 5: passes over the round's answers; returns means over the minibatches."""
+    figures: dict[str, list[float]] = {}
+    is_policy_done = critic_only
+    for _ in range(config.epochs):
+        for index in torch.randperm(len(experience.kl), generator=order).split(config.minibatch):
+            rows = index.tolist()
+            minibatch = experience.batch.pick(rows)
+            columns = minibatch.is_response.shape[1]
+            old_values, advantages, returns = (
+                whole[rows, :columns] for whole in (experience.old_values, experience.advantages, experience.returns)
+            )
+            if not is_policy_done:
+                found = _policy_step(minibatch, advantages, models.policy, config, optimizers["policy"])
+                is_policy_done = "grad_norm" not in found
+                _append(figures, found)
+            _append(figures, _critic_step(minibatch, old_values, returns, models.critic, config, optimizers["critic"]))
+    first_ratio = 1.0 + figures.pop("ratio_error", [0.0])[0]
+    metrics = {name: sum(values) / len(values) for name, values in figures.items()}
+    return metrics | {"first_ratio": first_ratio, "stopped_early": float(is_policy_done and not critic_only)}
+
+
+def _policy_step(
+    minibatch: Batch, advantages: Tensor, policy: LanguageModel, config: PPOConfig, optimizer: Optimizer
+) -> Metrics:
+    """One clipped step; no step (and no "grad_norm") once the KL to the sampling policy is too large."""
+    logprobs = response_logprobs(policy, minibatch, temperature=config.temperature)
+    result = losses.ppo_policy_loss(
+        logprobs, minibatch.old_logprobs, advantages, minibatch.is_response, clip=config.clip
+    )
+    figures = {
+        "policy_loss": result.loss.item(),
+        "clip_fraction": result.clip_fraction.item(),
+        "approx_kl": result.approx_kl.item(),
+        "ratio_error": result.max_ratio_error.item(),
+    }
+    if figures["approx_kl"] <= config.max_kl_nats:
+        figures["grad_norm"] = _step(result.loss, policy, optimizer)
+    return figures
+
+
+def _critic_step(
+    minibatch: Batch, old_values: Tensor, returns: Tensor, critic: ScalarModel, config: PPOConfig, optimizer: Optimizer
+) -> Metrics:
+    values = response_values(critic, minibatch)
+    result = losses.ppo_value_loss(values, old_values, returns, minibatch.is_response, clip=config.value_clip)
+    _step(config.value_weight * result.loss, critic, optimizer)
+    return {"value_loss": result.loss.item(), "value_clip_fraction": result.clip_fraction.item()}
+
+
+def _step(loss: Tensor, model: torch.nn.Module, optimizer: Optimizer) -> float:
+    """One optimiser step with the gradient's norm clipped to 1; returns the norm before clipping."""
+    loss.backward()  # type: ignore[no-untyped-call]
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    if not torch.isfinite(norm):
+        raise Diverged(f"The gradient became {norm.item()}. Lower the learning rate and start again.")
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return norm.item()
+
+
+def describe(rollouts: Sequence[Rollout], experience: Experience) -> Metrics:
+    """What the round's answers were like."""
+    batch, is_response = experience.batch, experience.batch.is_response
+    errors = experience.returns - experience.old_values
+    spread = _variance(experience.returns, is_response).clamp(min=1e-8)
+    return {
+        "reward": batch.rewards.mean().item(),
+        "reward_std": batch.rewards.std(correction=0).item(),
+        "kl": experience.kl.mean().item(),
+        "entropy": losses.sampled_entropy(batch.old_logprobs, is_response).item(),
+        "length": batch.lengths.float().mean().item(),
+        "ended": batch.is_complete.float().mean().item(),
+        "repetition": repetition([rollout.response for rollout in rollouts]),
+        "explained_variance": 1.0 - (_variance(errors, is_response) / spread).item(),
+    }
+
+
+def _variance(values: Tensor, is_response: Tensor) -> Tensor:
+    """Variance over the response tokens of the whole batch."""
+    mean = losses.masked_mean(values, is_response)
+    return losses.masked_mean((values - mean).square(), is_response)
+
+
+def _append(figures: dict[str, list[float]], found: Metrics) -> None:
+    for name, value in found.items():
+        figures.setdefault(name, []).append(value)
+
+
+def _answer_held_out(
+    engine: Engine, models: Models, config: PPOConfig, prompts: Sequence[list[int]], seed: int
+) -> tuple[list[Rollout], Tensor]:
+    """Answers to held-out prompts, always with the same dice, and their rewards [N]."""
+    rollouts = collect(
+        engine,
+        prompts,
+        temperature=config.temperature,
+        max_new_tokens=config.max_new_tokens,
+        generator=random_generator(seed, "held-out answers"),
+    )
+    return rollouts, answer_rewards(rollouts, models, config)

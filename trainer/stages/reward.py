@@ -1,0 +1,242 @@
+"""Stage 3a, the reward model: learn to predict which of two answers people pick.
+
+The idea: take the instruction-tuned model, replace the head that predicts words by one that gives a
+single number, and read that number at the end token of an answer. For every comparison the number of
+the chosen answer is pushed above the other's (Bradley-Terry); ties are pulled together. The offset the
+differences leave free is fixed at the end: the corpus's own demonstrations score 0 on average.
+
+The comparisons are split *by prompt*, so the reported agreement is about prompts the model never saw. It
+stands beside what the length of the answers alone would score, because a reward model that only counts
+words looks fine until PPO optimises against it.
+
+Simplifications: one pass in a random order, no ensemble, every vote weighs the same.
+
+Run it: ``python -m trainer reward --preset tiny --from SFT_DIR --votes votes.jsonl --out DIR``
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from trainer import losses, machine
+from trainer.checkpoint import load_checkpoint, save_checkpoint
+from trainer.config import REWARD, RewardConfig
+from trainer.corpus import Corpus
+from trainer.evaluate import Agreement, comparison_sequences, reward_agreement
+from trainer.loop import Inputs, Metrics, Report, SampleDict, clear_resume, random_generator, run_steps, stage_info
+from trainer.model import ScalarModel
+from trainer.optim import adamw, set_lr_factor, warmup_decay
+from trainer.preferences import Comparison
+from trainer.rollout import end_scores, last_values
+from trainer.tokenizer import Tokenizer
+
+WARMUP: Final = 0.1
+"""Share of the steps spent warming up; the rest decays linearly to zero."""
+DEMONSTRATIONS: Final = 256
+"""Conversations of the corpus whose answers are to score 0 on average, at most."""
+SAMPLES: Final = 6
+"""Held-out comparisons shown with their scores."""
+
+
+def train(config: RewardConfig, inputs: Inputs, out_dir: Path, report: Report, should_stop: Callable[[], bool]) -> Path:
+    """Train a reward model on the inputs' comparisons; returns `out_dir`, now a reward checkpoint.
+
+    Raises Stopped (resumable), Diverged, or ValueError when there is nothing to learn an order from.
+    """
+    assert inputs.parent is not None, "the caller checks that a parent is there"
+    device = machine.device()
+    parent = load_checkpoint(inputs.parent, device=device)
+    tokenizer = parent.tokenizer
+    train_set, held_out = split_by_prompt(inputs.comparisons, held_out=config.held_out, seed=inputs.seed)
+    if not any(comparison.outcome == "win" for comparison in train_set):
+        raise ValueError("No comparison has a winner: there is no order to learn. Collect votes that decide.")
+    model = ScalarModel.from_language_model(parent.language_model, generator=random_generator(inputs.seed, "head")).to(
+        device
+    )
+    pairs = [_encode(tokenizer, comparison, model.config.context) for comparison in train_set]
+    per_epoch = math.ceil(len(pairs) / config.batch_pairs)
+    steps = config.epochs * per_epoch
+    optimizers = {"adamw": adamw(list(model.parameters()), lr=config.lr)}
+    state: dict[str, Any] = {}
+    report.log(0, f"{len(train_set)} comparisons to learn from, {len(held_out)} held out, split by prompt.")
+
+    def do_step(step: int) -> Metrics:
+        factor = warmup_decay(step, steps, warmup=WARMUP, decay=1.0 - WARMUP)
+        set_lr_factor(optimizers, factor)
+        epoch, index = divmod(step, per_epoch)
+        order = torch.randperm(len(pairs), generator=random_generator(inputs.seed, "comparisons", epoch))
+        rows = order[index * config.batch_pairs : (index + 1) * config.batch_pairs].tolist()
+        outcomes = [train_set[row].outcome for row in rows]
+        sequences = [pairs[row][0] for row in rows] + [pairs[row][1] for row in rows]
+        chosen, rejected = last_values(model, sequences, pad_id=tokenizer.pad_id, device=device).chunk(2)
+        is_win = torch.tensor([outcome == "win" for outcome in outcomes], device=device)
+        is_tie = torch.tensor([outcome == "tie" for outcome in outcomes], device=device)
+        loss = losses.preference_loss(chosen, rejected, is_win=is_win, is_tie=is_tie, centering=config.centering)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizers["adamw"].step()
+        optimizers["adamw"].zero_grad(set_to_none=True)
+        with torch.no_grad():
+            right = losses.masked_mean((chosen > rejected).float(), is_win)
+            margin = losses.masked_mean(chosen - rejected, is_win)
+        return {
+            "loss": loss.item(),
+            "batch_agreement": right.item(),
+            "margin": margin.item(),
+            "grad_norm": norm.item(),
+            "lr": config.lr * factor,
+        }
+
+    def evaluate(_: int) -> tuple[Metrics, list[SampleDict]]:
+        judged = reward_agreement(model, tokenizer, held_out)
+        metrics = {
+            "agreement": judged.agreement,
+            "length_only_agreement": judged.length_only_agreement,
+            "length_correlation": judged.length_correlation,
+            "calibration_error": judged.calibration_error,
+        }
+        return metrics, _samples(model, tokenizer, held_out)
+
+    run_steps(
+        steps=steps,
+        out_dir=out_dir,
+        modules={"model": model},
+        optimizers=optimizers,
+        state=state,
+        do_step=do_step,
+        evaluate=evaluate,
+        evaluations=min(config.evaluations, steps),
+        report=report,
+        should_stop=should_stop,
+    )
+    spread = set_zero(model, tokenizer, inputs.corpus, seed=inputs.seed)
+    judged = reward_agreement(model, tokenizer, held_out)
+    for text in doubts(judged):
+        report.alarm(steps, text)
+    metrics = figures(judged) | by_votes(model, tokenizer, held_out) | {"demonstration_spread": spread}
+    info = stage_info(inputs, parent=parent.info, config=config, state=state, metrics=metrics)
+    save_checkpoint(out_dir, model, tokenizer, stage=REWARD, info=info)
+    clear_resume(out_dir)
+    return out_dir
+
+
+def split_by_prompt(
+    comparisons: Sequence[Comparison], *, held_out: float, seed: int
+) -> tuple[list[Comparison], list[Comparison]]:
+    """Comparisons to learn from and held-out ones, with no prompt in both.
+
+    Whole prompts move to the held-out side until it has about the share `held_out` of the comparisons; both
+    sides get at least one prompt. ValueError when there are not two prompts.
+    """
+    by_prompt: dict[str, list[Comparison]] = {}
+    for comparison in comparisons:
+        by_prompt.setdefault(comparison.prompt, []).append(comparison)
+    if len(by_prompt) < 2:
+        raise ValueError(
+            f"{len(comparisons)} comparisons on {len(by_prompt)} prompts are not enough: "
+            "at least two prompts are needed, one to learn from and one to test on."
+        )
+    prompts = sorted(by_prompt)
+    order = torch.randperm(len(prompts), generator=random_generator(seed, "held-out prompts")).tolist()
+    wanted = max(1, round(held_out * len(comparisons)))
+    test: list[Comparison] = []
+    while len(test) < wanted and len(order) > 1:
+        test += by_prompt[prompts[order.pop()]]
+    return [comparison for index in sorted(order) for comparison in by_prompt[prompts[index]]], test
+
+
+def set_zero(model: ScalarModel, tokenizer: Tokenizer, corpus: Corpus, *, seed: int) -> float:
+    """Shift the model so that demonstrations score 0 on average; returns their standard deviation.
+
+    Demonstrations are the answers of the corpus's conversations. Without any, the zero stays where it is.
+    """
+    conversations = [chat for chat in corpus.conversations if len(chat) > 1 and chat[-1]["role"] == "assistant"]
+    order = torch.randperm(len(conversations), generator=random_generator(seed, "demonstrations"))
+    sequences = []
+    for index in order[:DEMONSTRATIONS].tolist():
+        *messages, answer = conversations[index]
+        sequences += comparison_sequences(tokenizer, messages, [answer["content"]], context=model.config.context)
+    if not sequences:
+        return 0.0
+    scores = end_scores(model, sequences, pad_id=tokenizer.pad_id)
+    model.bias -= scores.mean().to(model.bias.device)
+    return float(scores.std(correction=0))
+
+
+def figures(judged: Agreement) -> dict[str, Any]:
+    """The figures of a reward model as stage.json keeps them."""
+    return {
+        "agreement": judged.agreement,
+        "agreement_interval": [judged.low, judged.high],
+        "held_out_comparisons": judged.comparisons,
+        "length_only_agreement": judged.length_only_agreement,
+        "length_correlation": judged.length_correlation,
+        "calibration_error": judged.calibration_error,
+        "brier": judged.brier,
+        "beats_chance": judged.beats_chance,
+        "beats_length": judged.beats_length,
+    }
+
+
+def by_votes(model: ScalarModel, tokenizer: Tokenizer, held_out: Sequence[Comparison]) -> dict[str, float]:
+    """Agreement on pairs several people voted on, apart for those they agreed on and those they did not.
+
+    Empty where no pair got two deciding votes.
+    """
+    votes: dict[tuple[str, frozenset[str]], list[Comparison]] = {}
+    for comparison in held_out:
+        if comparison.outcome == "win":
+            votes.setdefault((comparison.prompt, frozenset((comparison.chosen, comparison.rejected))), []).append(
+                comparison
+            )
+    shared = [group for group in votes.values() if len(group) > 1]
+    result: dict[str, float] = {}
+    for name, unanimous in (("agreement_when_voters_agree", True), ("agreement_when_voters_differ", False)):
+        chosen = [vote for group in shared if (len({v.chosen for v in group}) == 1) is unanimous for vote in group]
+        if chosen:
+            result[name] = reward_agreement(model, tokenizer, chosen).agreement
+    return result
+
+
+def doubts(judged: Agreement) -> list[str]:
+    """What a person should know before PPO optimises against this model, in plain language."""
+    share = f"{judged.agreement:.0%} of {judged.comparisons} held-out votes"
+    texts = []
+    if not judged.beats_chance:
+        texts.append(f"It agrees with {share}, which could be luck. Collect more votes before PPO.")
+    if not judged.beats_length:
+        texts.append(
+            f"It agrees with {share}; the length of the answers alone would reach "
+            f"{judged.length_only_agreement:.0%}. Unless the voters' taste is about length, collect more votes."
+        )
+    return texts
+
+
+def _encode(tokenizer: Tokenizer, comparison: Comparison, context: int) -> tuple[list[int], list[int]]:
+    chosen, rejected = comparison_sequences(
+        tokenizer, comparison.messages, [comparison.chosen, comparison.rejected], context=context
+    )
+    return chosen, rejected
+
+
+def _samples(model: ScalarModel, tokenizer: Tokenizer, held_out: Sequence[Comparison]) -> list[SampleDict]:
+    """The first held-out pairs with what the model thinks of them."""
+    shown = held_out[:SAMPLES]
+    sequences = [sequence for comparison in shown for sequence in _encode(tokenizer, comparison, model.config.context)]
+    scores = end_scores(model, sequences, pad_id=tokenizer.pad_id).view(-1, 2).tolist()
+    return [
+        {
+            "prompt": comparison.prompt,
+            "text": comparison.chosen,
+            "rejected": comparison.rejected,
+            "outcome": comparison.outcome,
+            "reward": round(chosen, 3),
+            "rejected_reward": round(rejected, 3),
+        }
+        for comparison, (chosen, rejected) in zip(shown, scores, strict=True)
+    ]
