@@ -1,0 +1,245 @@
+// The chat pages: live text, scrolling that does not fight the reader, keys, copying.
+//
+// Text is appended as text nodes while an answer is written and replaced once, by the sanitised
+// HTML the server sends with its end. Everything else on the page is forms.
+
+import { announce } from "./site.js";
+import { openStream } from "./stream.js";
+
+const KEYS_STORED = "stagecraft.chat.keys";
+const NEAR_BOTTOM_PX = 80;
+
+const composer = document.getElementById("composer");
+const draft = composer?.querySelector("textarea");
+const sendButton = document.getElementById("send");
+const stopButton = document.getElementById("stop");
+const jump = document.getElementById("jump");
+const keysDialog = document.getElementById("keys");
+const thread = () => document.getElementById("thread"); // htmx replaces it
+const turnOf = (message) => document.querySelector(`[data-message="${CSS.escape(message)}"]`);
+const isLive = (turn) => ["queued", "running"].includes(turn.dataset.state);
+const liveTurns = () => [...document.querySelectorAll("[data-message]")].filter(isLive);
+
+// -- live answers --------------------------------------------------------------------------------
+
+const stream = thread()
+  ? openStream(thread().dataset.conversation, {
+      onToken({ message, text }) {
+        keepingPlace(() => turnOf(message)?.querySelector("[data-answer]").append(text));
+      },
+      onEnd(frame) {
+        keepingPlace(() => finish(turnOf(frame.message), frame));
+        showWhetherLive();
+        announce(endSentence(frame));
+      },
+      onError(text) {
+        showError(text);
+      },
+      onReconnect() {
+        showError("");
+        announce("Connected again");
+      },
+    })
+  : null;
+
+function endSentence({ state, error }) {
+  if (state === "failed") return error || "The answer failed";
+  return state === "stopped" ? "Stopped" : "Answer complete";
+}
+
+function finish(turn, frame) {
+  if (!turn) return;
+  const answer = turn.querySelector("[data-answer]");
+  answer.classList.remove("is-streaming");
+  answer.innerHTML = frame.html; // sanitised by the server: no attributes, no links, no scripts
+  answer.dataset.text = frame.text;
+  const error = turn.querySelector("[data-error]");
+  error.textContent = frame.error;
+  error.hidden = !frame.error;
+  turn.querySelector("[data-empty]").hidden = Boolean(frame.text || frame.error);
+  turn.dataset.state = frame.state;
+  if (turn.dataset.finish !== undefined) turn.dataset.finish = frame.finish_reason;
+  addCopyToCode(answer);
+}
+
+function attachAll() {
+  for (const turn of liveTurns()) stream.attach(turn.dataset.message, turn.dataset.after);
+  for (const answer of document.querySelectorAll("[data-answer]:not(.is-streaming)")) addCopyToCode(answer);
+  showWhetherLive();
+}
+
+function showWhetherLive() {
+  const live = liveTurns().length > 0;
+  sendButton.hidden = live;
+  stopButton.hidden = !live;
+}
+
+function stopAll() {
+  for (const turn of liveTurns()) stream.stop(turn.dataset.message);
+  announce("Stopping");
+}
+
+stopButton?.addEventListener("click", stopAll);
+
+// -- scrolling -----------------------------------------------------------------------------------
+
+const isNearBottom = () =>
+  window.innerHeight + window.scrollY >= document.documentElement.scrollHeight - NEAR_BOTTOM_PX;
+const toBottom = () => window.scrollTo({ top: document.documentElement.scrollHeight });
+
+/** Change the page; a reader at the bottom stays there, one further up is only told. */
+function keepingPlace(change) {
+  const follow = isNearBottom();
+  change();
+  if (follow) toBottom();
+  else if (!isNearBottom()) jump.hidden = false;
+}
+
+jump?.addEventListener("click", () => {
+  toBottom();
+  jump.hidden = true;
+});
+window.addEventListener("scroll", () => {
+  if (jump && isNearBottom()) jump.hidden = true;
+}, { passive: true });
+
+// -- the composer --------------------------------------------------------------------------------
+
+function showError(text) {
+  const error = document.getElementById("composer-error");
+  error.textContent = text;
+  error.hidden = !text;
+  if (text) announce(text);
+}
+
+draft?.addEventListener("keydown", (event) => {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  if (liveTurns().length) showError("The answer is still being written. Wait for it, or stop it.");
+  else composer.requestSubmit(sendButton);
+});
+
+// Kept as soon as it is changed, so that a reload and the next answer have it.
+composer?.addEventListener("change", async (event) => {
+  if (event.target === draft || !composer.dataset.settings) return;
+  const response = await fetch(composer.dataset.settings, {
+    method: "POST",
+    body: new FormData(composer),
+    headers: { "HX-Request": "true" },
+    redirect: "manual",
+  });
+  showError(response.status === 422 ? await response.text() : "");
+});
+
+document.addEventListener("htmx:beforeSwap", (event) => {
+  const { xhr } = event.detail;
+  if ([400, 422, 429].includes(xhr.status)) showError(xhr.responseText);
+  else if (xhr.status === 404) showError("That is no longer here. Reload the page.");
+  else if (xhr.status >= 400) showError("Something went wrong on the site. Your text is still here; try again.");
+  else showError("");
+});
+document.addEventListener("htmx:sendError", () =>
+  showError("The site could not be reached. Your text is still here; try again."),
+);
+
+document.addEventListener("htmx:afterSwap", (event) => {
+  if (!thread() || event.detail.target.id !== "thread") return;
+  const sent = event.detail.requestConfig.path === composer.getAttribute("action");
+  if (sent) draft.value = "";
+  composer.elements.checkpoint.value = thread().dataset.checkpoint;
+  attachAll();
+  if (liveTurns().length) {
+    toBottom();
+    announce("Generating");
+  }
+});
+
+// -- copying -------------------------------------------------------------------------------------
+
+function addCopyToCode(answer) {
+  for (const code of answer.querySelectorAll("pre")) {
+    if (code.parentElement.classList.contains("code-box")) continue;
+    const box = document.createElement("div");
+    box.className = "code-box";
+    code.replaceWith(box);
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "btn btn-quiet btn-small";
+    button.dataset.copyCode = "";
+    button.textContent = "Copy";
+    box.append(code, button);
+  }
+}
+
+document.addEventListener("click", async (event) => {
+  const button = event.target.closest("[data-copy], [data-copy-code]");
+  if (!button) return;
+  const code = "copyCode" in button.dataset;
+  const source = code ? button.parentElement.querySelector("pre") : button.closest(".turn").querySelector("[data-answer]");
+  try {
+    await navigator.clipboard.writeText(code ? source.textContent : (source.dataset.text ?? source.innerText));
+    button.textContent = "Copied";
+    announce("Copied");
+    setTimeout(() => (button.textContent = "Copy"), 1500);
+  } catch {
+    announce("The browser does not allow copying here");
+    button.textContent = "Not allowed";
+  }
+});
+
+// -- keys ----------------------------------------------------------------------------------------
+
+function keysAreOn() {
+  try {
+    return localStorage.getItem(KEYS_STORED) !== "off";
+  } catch {
+    return true; // storage is forbidden: keys work, the choice is just not kept
+  }
+}
+
+const keysOn = document.getElementById("keys-on");
+if (keysDialog) {
+  keysOn.checked = keysAreOn();
+  keysOn.addEventListener("change", () => {
+    try {
+      localStorage.setItem(KEYS_STORED, keysOn.checked ? "on" : "off");
+    } catch {
+      // Not kept, as above.
+    }
+  });
+  const open = document.getElementById("open-keys");
+  open.hidden = false;
+  open.addEventListener("click", () => keysDialog.showModal());
+}
+
+document.addEventListener("keydown", (event) => {
+  if (!draft || event.ctrlKey || event.metaKey || event.altKey || event.repeat || keysDialog?.open) return;
+  if (keysDialog && !keysOn.checked) return;
+  if (event.key === "Escape" && liveTurns().length) {
+    event.preventDefault();
+    stopAll();
+    return;
+  }
+  if (event.target.closest("input, textarea, select, [contenteditable]")) return;
+  const choice = document.querySelector(`[data-offer] [data-key="${CSS.escape(event.key.toLowerCase())}"]`);
+  if (choice) {
+    event.preventDefault();
+    choice.click();
+  } else if (event.key === "/") {
+    event.preventDefault();
+    draft.focus();
+  } else if (event.key === "?" && keysDialog) {
+    event.preventDefault();
+    keysDialog.showModal();
+  }
+});
+
+if (stream) {
+  attachAll();
+  if (liveTurns().length) {
+    toBottom();
+    announce("Generating");
+  } else if (document.querySelector(".turn")) {
+    toBottom();
+  }
+}
