@@ -77,7 +77,7 @@ def train(config: SFTConfig, inputs: Inputs, out_dir: Path, report: Report, shou
         }
 
     def evaluate(_: int) -> tuple[Metrics, list[SampleDict]]:
-        accuracy, _ = instruction_accuracy(engine, tokenizer, inputs.corpus.questions, stage=SFT)
+        accuracy = instruction_accuracy(engine, tokenizer, inputs.corpus.questions, stage=SFT)
         samples = greedy_samples(engine, tokenizer, inputs.corpus.sample_prompts, stage=SFT)
         return {"instruction_accuracy": accuracy}, [*samples]
 
@@ -93,7 +93,7 @@ def train(config: SFTConfig, inputs: Inputs, out_dir: Path, report: Report, shou
         report=report,
         should_stop=should_stop,
     )
-    accuracy, _ = instruction_accuracy(engine, tokenizer, inputs.corpus.questions, stage=SFT)
+    accuracy = instruction_accuracy(engine, tokenizer, inputs.corpus.questions, stage=SFT)
     metrics = {"instruction_accuracy": accuracy}
     info = stage_info(inputs, parent=parent.info, config=config, state=state, metrics=metrics)
     save_checkpoint(out_dir, model, tokenizer, stage=SFT, info=info)
