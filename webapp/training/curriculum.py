@@ -27,6 +27,7 @@ from webapp.arena.services import simulate_votes
 from webapp.checkpoints.models import Checkpoint
 from webapp.checkpoints.services import register_checkpoint
 from webapp.training import services
+from webapp.training.estimates import measure_machine
 from webapp.training.models import Curriculum, TrainingRun
 
 if TYPE_CHECKING:
@@ -234,7 +235,8 @@ def usual_inputs(stage: str) -> tuple[Checkpoint | None, Checkpoint | None]:
 def prepare_first_start(*, demo: bool, curriculum: bool) -> None:
     """Make a fresh site usable: the `init` checkpoint now, and the first runs queued.
 
-    Safe at every start: what is there is kept, and a walk that was cut off goes on.
+    Safe at every start: what is there is kept, and a walk that was cut off goes on. ValueError when the
+    random weights cannot be written.
     """
     get_preset(settings.CURRICULUM_PRESET)
     if not Checkpoint.objects.filter(stage=INIT).exists():
@@ -248,6 +250,7 @@ def prepare_first_start(*, demo: bool, curriculum: bool) -> None:
     row.save(update_fields=["automatic", "error"])
     resume_voting()
     advance()
+    measure_machine()
 
 
 def _write_init_checkpoint() -> Path:

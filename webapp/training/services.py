@@ -454,6 +454,26 @@ def _move(run: TrainingRun, states: tuple[TrainingRun.State, ...], **values: Any
     return True
 
 
+def train_command(
+    *,
+    stage: str,
+    preset: str,
+    parent: Checkpoint | None,
+    reward_model: Checkpoint | None,
+    votes: str = "all",
+    seed: int = 0,
+) -> str:
+    """The command that starts such a run on this site."""
+    words = ["python manage.py train", stage, "--preset", preset]
+    if parent:
+        words += ["--parent", str(parent.pk)]
+    if reward_model:
+        words += ["--reward-model", str(reward_model.pk)]
+    if votes != "all":
+        words += ["--votes", votes]
+    return " ".join([*words, "--seed", str(seed)])
+
+
 # -- dead workers --------------------------------------------------------------------------------
 
 

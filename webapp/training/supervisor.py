@@ -26,7 +26,6 @@ from typing import TypeVar
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connections
 
-from trainer.config import INIT
 from webapp.training import services
 from webapp.training.events import MAX_LINE_BYTES, Logged, parse_line
 from webapp.training.models import TrainingRun
@@ -83,11 +82,15 @@ def _input_problem(run: TrainingRun) -> str:
 
 def trainer_command(run: TrainingRun) -> list[str]:
     """The command that trains `run`, and resumes it: they are the same."""
-    if run.stage == INIT:
-        arguments = ["init", "--preset", run.preset, "--seed", str(run.seed), "--out", str(run.output_dir)]
-    else:
-        arguments = ["run", str(run.inputs_dir / "run.json"), "--out", str(run.output_dir), "--progress", "json"]
-    return [*settings.TRAINER_COMMAND, *arguments]
+    return [
+        *settings.TRAINER_COMMAND,
+        "run",
+        str(run.inputs_dir / "run.json"),
+        "--out",
+        str(run.output_dir),
+        "--progress",
+        "json",
+    ]
 
 
 def _set_aside(directory: Path) -> None:

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from typing import Any
 
 from celery import shared_task
-from celery.signals import worker_ready, worker_shutting_down
-from django.db import DatabaseError, close_old_connections
+from celery.signals import worker_shutting_down
 
 from webapp.training import curriculum, services, supervisor
 
-logger = logging.getLogger(__name__)
-
-SWEEP_S = 30
-"""How often every worker looks for dead workers' runs."""
 VOTING_PAUSE_S = 1
 
 
@@ -33,23 +26,12 @@ def continue_simulated_votes() -> None:
         continue_simulated_votes.apply_async(queue="generate", countdown=VOTING_PAUSE_S)
 
 
-@worker_ready.connect
-def start_sweeping(**kwargs: Any) -> None:
-    """Every worker, of either queue, sweeps: whichever survives finds the others' runs."""
-    threading.Thread(target=_sweep, name="sweep", daemon=True).start()
-
-
-def _sweep() -> None:
-    while not supervisor.shutting_down.is_set():
-        try:
-            services.reap_runs()
-            curriculum.resume_voting()
-            curriculum.advance()
-        except (DatabaseError, ValueError) as error:
-            logger.warning("Could not look for lost runs: %s", error)
-        finally:
-            close_old_connections()
-        supervisor.shutting_down.wait(SWEEP_S)
+@shared_task
+def look_after_runs() -> None:
+    """Free the runs of dead workers, wake what waits, and go on with the walk; comes round all the time."""
+    services.reap_runs()
+    curriculum.resume_voting()
+    curriculum.advance()
 
 
 @worker_shutting_down.connect

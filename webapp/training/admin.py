@@ -1,0 +1,123 @@
+"""Training runs in the admin: start one after seeing what it will cost; look at the others.
+
+Adding is three plain pages: choose a stage, choose its inputs, read the estimate and start. A run is
+never edited: its inputs are frozen, and its state only moves through the services.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+
+from trainer.config import STAGE_TITLES, STAGES
+from webapp.training import charts, curriculum, services
+from webapp.training.estimates import estimate_run
+from webapp.training.forms import RunForm
+from webapp.training.models import LogLine, TrainingRun
+
+LOG_LINES = 50
+
+
+@admin.register(TrainingRun)
+class TrainingRunAdmin(admin.ModelAdmin[TrainingRun]):
+    list_display = ("title", "stage", "preset", "state", "progress_text", "parent", "checkpoint", "created_at")
+    list_filter = ("state", "stage", "preset", "curriculum")
+    list_select_related = ("parent", "checkpoint")
+    change_form_template = "admin/training/trainingrun/detail.html"
+
+    @admin.display(description="Run", ordering="pk")
+    def title(self, run: TrainingRun) -> str:
+        return f"Run {run.pk}"
+
+    @admin.display(description="Progress")
+    def progress_text(self, run: TrainingRun) -> SafeString:
+        return format_html(
+            '<progress max="100" value="{}" aria-label="{} per cent"></progress> {} of {}',
+            run.percent,
+            run.percent,
+            run.step,
+            run.total_steps or "…",
+        )
+
+    # Staff may do all of it; there is nothing to edit and nothing is deleted.
+
+    def has_module_permission(self, request: HttpRequest) -> bool:
+        return _is_staff(request)
+
+    def has_view_permission(self, request: HttpRequest, obj: TrainingRun | None = None) -> bool:
+        return _is_staff(request)
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return _is_staff(request)
+
+    def has_change_permission(self, request: HttpRequest, obj: TrainingRun | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: TrainingRun | None = None) -> bool:
+        return False
+
+    def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
+        """Choose, see the estimate, start."""
+        stage = request.GET.get("stage") or curriculum.next_step().stage
+        if stage not in STAGES:
+            stage = STAGES[1]
+        form = RunForm(request.POST or None, stage=stage)
+        estimate = None
+        if request.method == "POST" and form.is_valid():
+            if "start" in request.POST:
+                run = _start(request, form)
+                if run is not None:
+                    self.message_user(request, f"{run} is queued.")
+                    return redirect(run)
+            else:
+                preset = form.cleaned_data["preset"]
+                estimate = estimate_run(stage=stage, preset=preset, votes=form.votes_used())
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": "Start a run",
+            "form": form,
+            "stage": stage,
+            "stages": STAGE_TITLES,
+            "estimate": estimate,
+            "command": services.train_command(**form.run_arguments()) if estimate else "",
+        }
+        return TemplateResponse(request, "admin/training/trainingrun/add.html", context)
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        run = self.get_object(request, object_id)
+        extra = {"subtitle": None, "title": str(run) if run else None}
+        if run:
+            extra |= {
+                "run": run,
+                "table": charts.figures_table(run),
+                "log": LogLine.objects.filter(run=run).order_by("-id")[:LOG_LINES],
+                "resume_problem": services.resume_problem(run),
+            }
+        return super().change_view(request, object_id, form_url, extra)
+
+    def view_on_site(self, run: TrainingRun) -> str:
+        return reverse("training:run", args=[run.pk])
+
+
+def _is_staff(request: HttpRequest) -> bool:
+    return bool(request.user.is_active and request.user.is_staff)
+
+
+def _start(request: HttpRequest, form: RunForm) -> TrainingRun | None:
+    """Queue the run of a valid form; None, with the reason in the form, when it may not start any more."""
+    try:
+        user = request.user if request.user.is_authenticated else None
+        return services.queue_run(**form.run_arguments(), requested_by=user)
+    except ValueError as error:
+        form.add_error(None, str(error))
+        return None

@@ -1,0 +1,114 @@
+"""What a run's page draws: its figures by name, in the order people want them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.config import GRPO, PPO, REWARD
+from webapp.training.models import Metric, Sample, TrainingRun
+
+TITLES = {
+    "loss": "Loss",
+    "bits_per_byte": "Held-out bits per byte",
+    "instruction_accuracy": "Held-out questions answered right",
+    "agreement": "Agreement with held-out votes",
+    "accuracy": "Agreement with the votes in training",
+    "reward": "Reward",
+    "kl": "KL to the reference, nats per answer",
+    "solved": "Problems solved",
+    "pass_at_1": "Held-out problems solved, greedy",
+    "win_rate": "Wins over its parent",
+    "entropy": "Entropy, nats per token",
+    "length": "Tokens per answer",
+    "lr": "Learning rate",
+    "tokens_per_s": "Tokens per second",
+    "grad_norm": "Gradient norm",
+    "step_s": "Seconds per step",
+}
+"""Names a person reads; a figure without one is shown under its own name."""
+
+SMOOTHED = frozenset({"loss", "reward", "kl", "solved", "entropy", "length", "grad_norm", "tokens_per_s", "accuracy"})
+"""Noisy from step to step: drawn faint as they are, and bold as a moving average."""
+
+SHOWN_FIRST = {
+    PPO: ("reward", "kl", "entropy", "tokens_per_s"),
+    GRPO: ("solved", "reward", "entropy", "tokens_per_s"),
+    REWARD: ("loss", "accuracy", "agreement", "lr"),
+}
+"""Charts open at first, by stage; the others start with the loss."""
+SHOWN_OTHERWISE = ("loss", "bits_per_byte", "instruction_accuracy", "lr", "tokens_per_s")
+
+TABLE_ROWS = 20
+
+
+def title_of(name: str) -> str:
+    return TITLES.get(name) or name.replace("_", " ").capitalize()
+
+
+def chart_data(run: TrainingRun) -> dict[str, Any]:
+    """Everything the charts start from: one list of [step, value] points per figure."""
+    series: dict[str, list[tuple[int, float]]] = {}
+    for step, values in Metric.objects.for_chart(run).values_list("step", "values"):
+        for name, value in values.items():
+            series.setdefault(name, []).append((step, value))
+    return {
+        "series": series,
+        "titles": TITLES,
+        "smoothed": sorted(SMOOTHED),
+        "shown": SHOWN_FIRST.get(run.stage, SHOWN_OTHERWISE),
+        "order": list(TITLES),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    titles: list[str]
+    rows: list[tuple[int, list[float | None]]]
+
+
+def figures_table(run: TrainingRun) -> Table:
+    """The same figures without a chart: evenly spaced steps, every evaluation among them."""
+    rows = list(Metric.objects.for_chart(run, TABLE_ROWS).values_list("step", "values"))
+    present = {name for _, values in rows for name in values}
+    names = [name for name in TITLES if name in present] + sorted(present - set(TITLES))
+    return Table(
+        titles=[title_of(name) for name in names],
+        rows=[(step, [values.get(name) for name in names]) for step, values in rows],
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptHistory:
+    """One prompt, what the model says to it now, and what it said before."""
+
+    prompt: str
+    now: list[Sample]
+    """Samples of the newest step; several when it was sampled as a group."""
+    earlier: list[Sample]
+    """Newest first."""
+
+
+def sample_history(run: TrainingRun, *, earlier: int = 12) -> list[PromptHistory]:
+    """The prompts of the newest evaluation, each with its answers over time."""
+    newest = Sample.objects.filter(run=run).order_by("-step").first()
+    if newest is None:
+        return []
+    now: dict[str, list[Sample]] = {}
+    for sample in Sample.objects.filter(run=run, step=newest.step):
+        now.setdefault(sample.prompt, []).append(sample)
+    before: dict[str, list[Sample]] = {}
+    for sample in Sample.objects.filter(run=run, step__lt=newest.step, prompt__in=now).order_by("-step", "id"):
+        before.setdefault(sample.prompt, []).append(sample)
+    return [
+        PromptHistory(prompt=prompt, now=samples, earlier=_spread(before.get(prompt, []), earlier))
+        for prompt, samples in now.items()
+    ]
+
+
+def _spread(samples: Sequence[Sample], count: int) -> list[Sample]:
+    """At most `count` of them, evenly spaced, the first and the last included."""
+    if len(samples) <= count:
+        return list(samples)
+    return [samples[round(i * (len(samples) - 1) / (count - 1))] for i in range(count)]

@@ -1,0 +1,92 @@
+"""Everything people send about runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+from django.conf import settings
+
+from trainer.config import PARENT_STAGES, PPO, PRESETS, REWARD, STAGE_TITLES
+from trainer.tastes import TASTES
+from webapp.checkpoints.models import Checkpoint
+from webapp.training import curriculum, services
+from webapp.training.models import TrainingRun
+
+
+class StopForm(forms.Form):
+    how = forms.ChoiceField(
+        choices=[(request.value, request.label) for request in TrainingRun.StopRequest if request.value]
+    )
+
+
+class NextStepForm(forms.Form):
+    taste = forms.ChoiceField(choices=[("", "No, people vote"), *((name, name) for name in TASTES)], required=False)
+
+
+class RunForm(forms.Form):
+    """A run of one stage. The fields, and the checkpoints offered, are those the stage can use."""
+
+    preset = forms.ChoiceField(
+        choices=[(name, f"{name}: {preset.summary}") for name, preset in PRESETS.items()],
+        help_text="Its settings for this stage. The model keeps the size of the checkpoint it starts from.",
+    )
+    parent = forms.ModelChoiceField(Checkpoint.objects.none(), label="Start from", empty_label=None)
+    reward_model = forms.ModelChoiceField(
+        Checkpoint.objects.none(), label="Reward model", empty_label=None, help_text="What PPO is to please."
+    )
+    votes = forms.ChoiceField(label="Votes to use")
+    seed = forms.IntegerField(
+        min_value=0, max_value=2**31 - 1, initial=0, help_text="The same seed and inputs give the same weights."
+    )
+
+    def __init__(self, *args: Any, stage: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.stage = stage
+        parent, reward_model = curriculum.usual_inputs(stage)
+        listed = Checkpoint.objects.listed()
+        self._offer("parent", listed.filter(stage__in=PARENT_STAGES[stage]), parent, wanted=bool(PARENT_STAGES[stage]))
+        self._offer("reward_model", listed.filter(stage=REWARD), reward_model, wanted=stage == PPO)
+        if stage == REWARD:
+            counts = {source: services.training_votes(source).count() for source in services.VOTE_SOURCES}
+            choices = [(s, f"{title} ({counts[s]})") for s, title in services.VOTE_SOURCES.items()]
+            self.fields["votes"].choices = choices  # type: ignore[attr-defined]
+        else:
+            del self.fields["votes"]
+        self.fields["preset"].initial = (parent.preset if parent else "") or settings.CURRICULUM_PRESET
+
+    def _offer(self, name: str, checkpoints: Any, usual: Checkpoint | None, *, wanted: bool) -> None:
+        if not wanted:
+            del self.fields[name]
+            return
+        self.fields[name].queryset = checkpoints  # type: ignore[attr-defined]
+        self.fields[name].initial = usual
+
+    def clean(self) -> dict[str, Any]:
+        cleaned = super().clean() or {}
+        if not self.errors:
+            arguments = {name: value for name, value in self.run_arguments().items() if name != "seed"}
+            try:
+                services.check_run(**arguments)
+            except ValueError as error:
+                raise forms.ValidationError(str(error)) from error
+        return cleaned
+
+    def run_arguments(self) -> dict[str, Any]:
+        """What queue_run is called with."""
+        cleaned = self.cleaned_data
+        return {
+            "stage": self.stage,
+            "preset": cleaned["preset"],
+            "parent": cleaned.get("parent"),
+            "reward_model": cleaned.get("reward_model"),
+            "votes": cleaned.get("votes") or "all",
+            "seed": cleaned["seed"],
+        }
+
+    def votes_used(self) -> int:
+        return services.training_votes(self.cleaned_data["votes"]).count() if self.stage == REWARD else 0
+
+    @property
+    def stage_title(self) -> str:
+        return STAGE_TITLES[self.stage]

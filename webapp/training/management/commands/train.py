@@ -1,0 +1,83 @@
+"""`manage.py train STAGE`: queue a run from the command line, as the admin page does."""
+
+from __future__ import annotations
+
+import asyncio
+from argparse import ArgumentParser
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from trainer.config import PPO, STAGES
+from webapp import streams
+from webapp.checkpoints.models import Checkpoint
+from webapp.training import curriculum, services
+from webapp.training.models import TrainingRun
+
+WATCH_S = 2.0
+
+
+class Command(BaseCommand):
+    help = "Queue a training run; a train worker of the running site takes it."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("stage", help=", ".join(STAGES))
+        parser.add_argument("--preset", help="default: the parent's")
+        parser.add_argument(
+            "--parent", type=int, metavar="ID", help="checkpoint to start from; default: the newest fit"
+        )
+        parser.add_argument("--reward-model", type=int, metavar="ID", help="ppo only; default: the newest")
+        parser.add_argument("--votes", choices=services.VOTE_SOURCES, default="all", help="reward only; default: all")
+        parser.add_argument("--seed", type=int, default=0)
+        parser.add_argument(
+            "--wait", action="store_true", help="follow the run to its end; the exit code says how it was"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        try:
+            run = self.queue(options)
+        except ValueError as error:
+            raise CommandError(str(error)) from error
+        self.stdout.write(f"Queued {run} at {run.get_absolute_url()}")
+        if options["wait"]:
+            asyncio.run(self.watch(run.stream_key, run.pk))
+            run.refresh_from_db()
+            if run.state != TrainingRun.State.DONE:
+                raise CommandError(f"{run} ended: {run.get_state_display()}. {run.error}".strip())
+            self.stdout.write(f"Done: checkpoint {run.checkpoint_id} in {run.output_dir}")
+
+    def queue(self, options: dict[str, Any]) -> TrainingRun:
+        stage = options["stage"]
+        parent, reward_model = curriculum.usual_inputs(stage) if stage in STAGES else (None, None)
+        if options["parent"] is not None:
+            parent = _checkpoint(options["parent"])
+        if options["reward_model"] is not None:
+            reward_model = _checkpoint(options["reward_model"])
+        return services.queue_run(
+            stage=stage,
+            preset=options["preset"] or (parent.preset if parent else "") or settings.CURRICULUM_PRESET,
+            parent=parent,
+            reward_model=reward_model if stage == PPO or options["reward_model"] is not None else None,
+            votes=options["votes"],
+            seed=options["seed"],
+        )
+
+    async def watch(self, key: str, run_id: int) -> None:
+        """Print what the run reports until it is over, also when its log is lost."""
+        async for entry in streams.follow(key, wait_s=WATCH_S):
+            event = entry[1] if entry else {}
+            if event.get("type") == "metrics":
+                values = "  ".join(f"{name} {value:.4g}" for name, value in event["values"].items())
+                self.stdout.write(f"step {event['step']}  {values}")
+            elif event.get("type") in ("log", "alarm"):
+                self.stdout.write(event["text"])
+            elif entry is None and not await TrainingRun.objects.active().filter(pk=run_id).aexists():
+                return
+
+
+def _checkpoint(pk: int) -> Checkpoint:
+    checkpoint = Checkpoint.objects.filter(pk=pk).first()
+    if checkpoint is None:
+        raise ValueError(f"There is no checkpoint {pk}.")
+    return checkpoint

@@ -1,0 +1,31 @@
+"""How figures of runs are written."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from django import template
+
+register = template.Library()
+
+
+@register.filter
+def clock(duration: timedelta | None) -> str:
+    """ "45 s", "3 min 20 s", "2 h 05 min"; empty for None."""
+    if duration is None:
+        return ""
+    seconds = max(0, round(duration.total_seconds()))
+    minutes, hours = seconds // 60, seconds // 3600
+    if minutes == 0:
+        return f"{seconds} s"
+    return f"{minutes} min {seconds % 60:02d} s" if hours == 0 else f"{hours} h {minutes % 60:02d} min"
+
+
+@register.filter
+def figure(value: float | None) -> str:
+    """Four significant digits, thousands separated; an en dash for what was not measured."""
+    if value is None:
+        return "–"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
