@@ -60,6 +60,23 @@ def redis_server(redis_url: str) -> Any:
     return streams.client()
 
 
+# -- database --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """Hang up on threads that still hold a PostgreSQL session (async views, consumers), so it can be dropped."""
+    yield
+    from django.db import connection
+
+    if connection.vendor == "postgresql":
+        with django_db_blocker.unblock(), connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+
+
 # -- people ----------------------------------------------------------------------------------------
 
 

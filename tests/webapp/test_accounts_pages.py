@@ -1,0 +1,126 @@
+"""Signing up, logging in and out, and the theme."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.contrib.auth import SESSION_KEY
+from django.test import Client
+from django.urls import reverse
+
+from tests.conftest import PASSWORD
+from webapp.accounts.models import User, Visitor
+
+pytestmark = pytest.mark.django_db
+
+NEW = {"username": "bea", "password1": PASSWORD, "password2": PASSWORD}
+
+
+def is_logged_in(client: Client) -> bool:
+    return SESSION_KEY in client.session
+
+
+def test_it_signs_up_logs_in_and_keeps_the_visitor(visitor: Visitor, visitor_client: Client) -> None:
+    response = visitor_client.post(reverse("accounts:signup"), {**NEW, "next": "/chat/"})
+    assert response.status_code == 302
+    assert response["Location"] == "/chat/"
+    assert is_logged_in(visitor_client)
+    user = User.objects.get(username="bea")
+    assert not user.is_staff
+    assert not user.is_superuser
+    assert Visitor.objects.get().user == user
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"password1": "short", "password2": "short"}, "too short"),
+        ({"password1": "12345678", "password2": "12345678"}, "too common"),
+        ({"password2": "something else"}, "didn’t match"),
+        ({"username": ""}, "required"),
+        ({"username": "alice"}, "already exists"),
+        ({"username": "not a name"}, "valid username"),
+    ],
+)
+def test_it_refuses_a_bad_sign_up(client: Client, alice: User, change: dict[str, str], message: str) -> None:
+    response = client.post(reverse("accounts:signup"), {**NEW, **change})
+    assert response.status_code == 200
+    assert message in response.content.decode()
+    assert User.objects.count() == 1
+    assert not is_logged_in(client)
+
+
+def test_it_gives_nobody_rights_they_asked_for_in_the_form(client: Client) -> None:
+    client.post(reverse("accounts:signup"), {**NEW, "is_staff": "on", "is_superuser": "on"})
+    user = User.objects.get(username="bea")
+    assert (user.is_staff, user.is_superuser) == (False, False)
+
+
+def test_it_logs_in_and_out(client: Client, alice: User) -> None:
+    response = client.post(reverse("accounts:login"), {"username": "alice", "password": PASSWORD, "next": "/vote/"})
+    assert response["Location"] == "/vote/"
+    assert is_logged_in(client)
+    assert client.get(reverse("accounts:logout")).status_code == 405  # a link must not log anyone out
+    client.post(reverse("accounts:logout"))
+    assert not is_logged_in(client)
+
+
+def test_it_refuses_a_wrong_password(client: Client, alice: User) -> None:
+    response = client.post(reverse("accounts:login"), {"username": "alice", "password": "wrong"})
+    assert "correct username and password" in response.content.decode()
+    assert not is_logged_in(client)
+
+
+def test_it_locks_out_somebody_guessing_but_not_their_neighbours(
+    client: Client, alice: User, owner: User, settings: Any
+) -> None:
+    settings.AXES_ENABLED = True
+    guesses = [client.post(reverse("accounts:login"), {"username": "alice", "password": "wrong"}) for _ in range(10)]
+    assert guesses[-1].status_code == 429
+    assert "Too many attempts" in guesses[-1].content.decode()
+    assert client.post(reverse("accounts:login"), {"username": "alice", "password": PASSWORD}).status_code == 429
+    other = client.post(reverse("accounts:login"), {"username": "olga", "password": PASSWORD})
+    assert other.status_code == 302  # same address, another name
+
+
+@pytest.mark.parametrize("name", ["login", "signup"])
+def test_it_does_not_send_people_to_other_sites(client: Client, alice: User, name: str) -> None:
+    form = NEW if name == "signup" else {"username": "alice", "password": PASSWORD}
+    response = client.post(reverse(f"accounts:{name}"), {**form, "next": "https://example.com/"})
+    assert response["Location"] == "/"
+
+
+@pytest.mark.parametrize("name", ["login", "logout", "signup", "theme"])
+def test_it_refuses_forms_without_a_csrf_token(name: str) -> None:
+    client = Client(enforce_csrf_checks=True)
+    assert client.post(reverse(f"accounts:{name}"), NEW).status_code == 403
+    assert User.objects.count() == 0
+
+
+def test_it_limits_new_accounts_from_one_address(client: Client) -> None:
+    for number in range(10):
+        Client().post(reverse("accounts:signup"), {**NEW, "username": f"user{number}"})
+    response = client.post(reverse("accounts:signup"), NEW)
+    assert "Too many new accounts" in response.content.decode()
+    assert User.objects.count() == 10
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_it_remembers_the_theme_and_returns_to_the_page(client: Client, theme: str) -> None:
+    response = client.post(reverse("accounts:theme"), {"theme": theme, "next": "/login/"})
+    assert response["Location"] == "/login/"
+    assert f'data-theme="{theme}"' in client.get("/login/").content.decode()
+
+
+def test_it_follows_the_system_again(client: Client) -> None:
+    client.cookies["theme"] = "dark"
+    client.post(reverse("accounts:theme"), {"theme": "system"})
+    assert 'data-theme=""' in client.get("/login/").content.decode()
+
+
+def test_it_ignores_a_theme_it_does_not_know(client: Client) -> None:
+    client.cookies["theme"] = '"><script>'
+    assert 'data-theme=""' in client.get("/login/").content.decode()
+    response = client.post(reverse("accounts:theme"), {"theme": "neon", "next": "//example.com/"})
+    assert response["Location"] == "/"

@@ -1,0 +1,73 @@
+"""/healthz and /metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import DatabaseError, connection
+from django.test import Client
+
+from webapp.checkpoints.models import Checkpoint, Generation
+
+pytestmark = pytest.mark.django_db
+
+
+def test_it_is_well(client: Client) -> None:
+    response = client.get("/healthz")
+    assert response.status_code == 200
+    assert response.json() == {"status": "ok", "checks": {"database": "ok", "redis": "ok", "data_dir": "ok"}}
+
+
+def test_it_says_when_redis_is_away(client: Client, settings: Any) -> None:
+    settings.REDIS_URL = "unix:///nowhere/redis.sock?db=0"
+    response = client.get("/healthz")
+    assert response.status_code == 503
+    assert response.json()["checks"] == {"database": "ok", "redis": "ConnectionError", "data_dir": "ok"}
+
+
+def test_it_says_when_the_database_is_away(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise DatabaseError("secret detail")
+
+    monkeypatch.setattr(connection, "cursor", fail)
+    response = client.get("/healthz")
+    assert response.status_code == 503
+    assert response.json()["checks"]["database"] == "DatabaseError"
+    assert "secret" not in response.content.decode()
+
+
+def test_it_says_when_the_data_directory_is_away(client: Client, settings: Any, tmp_path: Path) -> None:
+    settings.DATA_DIR = tmp_path / "gone"
+    response = client.get("/healthz")
+    assert response.status_code == 503
+    assert response.json()["checks"]["data_dir"] == "FileNotFoundError"
+
+
+def test_it_counts_what_there_is(client: Client, redis_server: Any, make_checkpoint: Callable[..., Checkpoint]) -> None:
+    checkpoint = make_checkpoint()
+    for state in ("done", "done", "queued"):
+        Generation.objects.create(checkpoint=checkpoint, messages=[], state=state)
+    redis_server.rpush("generate", "one", "two")
+    redis_server.set("worker:train:train@here", 1)
+    response = client.get("/metrics")
+    assert response["Content-Type"].startswith("text/plain; version=0.0.4")
+    lines = response.content.decode().splitlines()
+    for line in (
+        'stagecraft_generations{state="done"} 2',
+        'stagecraft_generations{state="queued"} 1',
+        'stagecraft_queue_length{queue="generate"} 2',
+        'stagecraft_queue_length{queue="train"} 0',
+        'stagecraft_workers{queue="generate"} 0',
+        'stagecraft_workers{queue="train"} 1',
+        "# TYPE stagecraft_votes gauge",
+        "# TYPE stagecraft_runs gauge",
+    ):
+        assert line in lines
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/metrics"])
+def test_it_only_reads(client: Client, path: str) -> None:
+    assert client.post(path).status_code == 405

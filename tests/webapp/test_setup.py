@@ -1,0 +1,98 @@
+"""The first owner's one-time link."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from django.contrib.auth import SESSION_KEY
+from django.db import connection
+from django.test import Client
+from django.urls import reverse
+
+from tests.conftest import PASSWORD
+from webapp.accounts import services
+from webapp.accounts.models import OwnerLink, User
+
+pytestmark = pytest.mark.django_db
+
+FORM = {"username": "olga", "password1": PASSWORD, "password2": PASSWORD}
+
+
+def link() -> str:
+    token = services.create_owner_link()
+    assert token is not None
+    return reverse("accounts:setup", args=[token])
+
+
+def test_it_makes_the_owner_and_logs_them_in(client: Client) -> None:
+    url = link()
+    assert client.get(url).status_code == 200
+    assert client.post(url, FORM)["Location"] == "/"
+    owner = User.objects.get()
+    assert owner.is_staff
+    assert owner.is_superuser
+    assert client.session[SESSION_KEY] == str(owner.pk)
+
+
+def test_it_works_once(client: Client) -> None:
+    url = link()
+    client.post(url, FORM)
+    for response in (Client().get(url), Client().post(url, {**FORM, "username": "mallory"})):
+        assert response.status_code == 404
+        assert "This link is spent" in response.content.decode()
+    assert User.objects.count() == 1
+
+
+def test_it_does_not_spend_the_link_on_a_bad_form(client: Client) -> None:
+    url = link()
+    response = client.post(url, {**FORM, "password1": "12345", "password2": "12345"})
+    assert response.status_code == 200
+    assert "too short" in response.content.decode()
+    assert client.post(url, FORM).status_code == 302
+
+
+def test_it_refuses_an_unknown_token(client: Client) -> None:
+    link()
+    url = reverse("accounts:setup", args=["x" * 32])
+    assert client.get(url).status_code == 404
+    assert client.post(url, FORM).status_code == 404
+    assert User.objects.count() == 0
+
+
+def test_it_keeps_only_a_hash_of_the_newest_link(client: Client) -> None:
+    old, new = link(), link()
+    stored = OwnerLink.objects.get()
+    assert stored.token_sha256 not in new
+    assert client.get(old).status_code == 404
+    assert client.get(new).status_code == 200
+
+
+def test_it_gives_no_link_once_there_is_an_owner(owner: User) -> None:
+    assert services.create_owner_link() is None
+
+
+@pytest.mark.django_db(transaction=True)
+def test_it_makes_one_owner_when_the_link_is_used_many_times_at_once() -> None:
+    token = services.create_owner_link()
+    assert token is not None
+    start = threading.Barrier(8)
+    outcomes: list[str] = []
+
+    def use(number: int) -> None:
+        start.wait()
+        try:
+            services.create_owner(token=token, username=f"owner{number}", password=PASSWORD)
+            outcomes.append("owner")
+        except services.LinkSpent:
+            outcomes.append("spent")
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=use, args=[number]) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["owner", *["spent"] * 7]
+    assert User.objects.filter(is_superuser=True).count() == 1
