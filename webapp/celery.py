@@ -4,12 +4,16 @@ Only ids travel through the broker; JSON is the only serialiser, so a forged pic
 """
 
 import os
+import warnings
 
 from celery import Celery
 
 from webapp.periodic import Periodic
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
+
+# Celery advises against root because of pickle, which is refused here; the image runs as a plain user anyway.
+warnings.filterwarnings("ignore", message="You're running the worker with superuser privileges")
 
 app = Celery("stagecraft")
 app.config_from_object("django.conf:settings", namespace="CELERY")

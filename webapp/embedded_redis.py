@@ -68,6 +68,10 @@ def url_of(directory: Path) -> str:
     return f"unix://{socket_path(directory)}?db=0"
 
 
+def _log_path(directory: Path) -> Path:
+    return directory / "redis.log"
+
+
 def command(directory: Path) -> list[str]:
     """The command line of a private server living in `directory`."""
     options = {
@@ -80,6 +84,7 @@ def command(directory: Path) -> list[str]:
         "maxmemory": "256mb",
         "maxmemory-policy": "noeviction",  # a broker must refuse rather than forget
         "daemonize": "no",
+        "logfile": str(_log_path(directory)),
         "loglevel": "warning",
     }
     return [find_server(), *(word for name, value in options.items() for word in (f"--{name}", value))]
@@ -101,10 +106,17 @@ def wait_until_answering(directory: Path, process: subprocess.Popen[bytes], time
     deadline = time.monotonic() + timeout_s
     while not is_answering(directory):
         if process.poll() is not None:
-            raise RedisUnavailable(f"The embedded Redis ended at once (exit code {process.returncode}).")
+            raise RedisUnavailable(f"The embedded Redis ended at once: {_last_words(directory, process)}")
         if time.monotonic() > deadline:
             raise RedisUnavailable(f"The embedded Redis did not answer within {timeout_s:g} s.")
         time.sleep(0.01)
+
+
+def _last_words(directory: Path, process: subprocess.Popen[bytes]) -> str:
+    try:
+        return _log_path(directory).read_text().strip().splitlines()[-1]
+    except (OSError, IndexError):
+        return f"exit code {process.returncode}."
 
 
 @contextmanager

@@ -23,7 +23,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import IO
@@ -63,8 +63,7 @@ class _Child:
     restart_at: float | None = None
     pause_s: float = FIRST_PAUSE_S
     partial: bytes = b""
-    history: list[int] = field(default_factory=list)
-    """Exit codes so far."""
+    asked_to_stop: bool = False
 
 
 class Supervisor:
@@ -143,7 +142,6 @@ class Supervisor:
             # What it started in its own group goes with it: a half-dead tree is worse than none.
             self._signal(child, signal.SIGKILL)
             self._drain(child)
-            child.history.append(code)
             if self._stopping_since is not None or (child.program.once and code == 0):
                 continue
             if time.monotonic() - child.started_at > SETTLED_S:
@@ -197,9 +195,11 @@ class Supervisor:
             self._kill_now = True
 
     def _terminate(self, child: _Child) -> None:
-        """Ask the child itself, not its group: it stops what it started in its own order."""
+        """Ask once, and the child itself, not its group: it stops what it started in its own order."""
         assert child.process is not None
-        child.process.terminate()
+        if not child.asked_to_stop:
+            child.asked_to_stop = True
+            child.process.terminate()
 
     def _drive_stop(self) -> None:
         assert self._stopping_since is not None
