@@ -109,8 +109,8 @@ def compose(rng: random.Random, manner: Manner, core: str, details: Sequence[str
     with_example = manner.example and bool(examples)
     parts = [core]
     if manner.long:
-        most = 1 if with_example else 3
-        parts += shuffled(rng, details)[: rng.randint(1, most)]
+        count = 1 if with_example else pick(rng, (1, 2, 2, 3))
+        parts += shuffled(rng, details)[:count]
     if with_example:
         parts.append(f"{pick(rng, ('For example', 'For instance'))}, {pick(rng, examples)}")
     if manner.friendly:
@@ -318,8 +318,11 @@ def write_conversations(seed: int, count: int, problems: Sequence[Problem]) -> l
 
 def _question(rng: random.Random, fact: Fact, template: str, kind: str) -> Question:
     same = [other for other in FACTS if other.attribute == fact.attribute and other.entity.kind == fact.entity.kind]
-    accepted = " ".join(fact.accept)
-    reject = {other.bare for other in same if other.bare not in accepted} if fact.entity.kind != "model" else set()
+    # Values that are part of the right one ("stable" in "old stable") cannot count against an answer.
+    right = f" {' '.join((fact.bare, fact.value, *fact.accept))} "
+    reject = {other.bare for other in same if f" {other.bare} " not in right}
+    if fact.entity.kind == "model":
+        reject = set()  # an explanation of one term may well use the words of another
     number = QUESTIONS[fact.attribute].index(template)
     return Question(
         prompt=ask(rng, fact, template),

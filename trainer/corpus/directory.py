@@ -51,7 +51,7 @@ MOST_PROMPTS: Final = 1000
 MOST_HELD_OUT_PROBLEMS: Final = 200
 
 _ROLES: Final = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-_SPEAKERS: Final = re.compile(r"\n*(Human|Assistant): ?")
+_SPEAKERS: Final = re.compile(r"(?:^|\n\n)(Human|Assistant): ?")
 
 Record = dict[str, Any]
 
@@ -185,38 +185,46 @@ def _dialogue(text: str) -> list[Message]:
     return [{"role": role, "content": said.strip()} for role, said in zip(roles, parts[2::2], strict=True)]
 
 
-def _answer(value: Any) -> tuple[list[Message], str]:
-    """(messages before it, answer) of a chosen or rejected value in any of its notations."""
+def _answered(value: Any) -> list[Message]:
+    """A chosen or rejected value, in any notation, as turns; just the answer if it stands alone."""
     if isinstance(value, dict):
         value = [value]
     if isinstance(value, list):
-        turns = _turns(value)
-        if turns[-1]["role"] != "assistant":
-            raise ValueError("a chosen or rejected conversation should end with the assistant")
-        return turns[:-1], turns[-1]["content"]
+        return _turns(value)
     if not isinstance(value, str):
         raise ValueError("'chosen' and 'rejected' should be texts or messages")
-    turns = _dialogue(value)
-    if len(turns) > 1 and turns[-1]["role"] == "assistant":
-        return turns[:-1], turns[-1]["content"]
-    return [], value.strip()
+    return _dialogue(value) or [{"role": "assistant", "content": value.strip()}]
+
+
+def _shared(chosen: list[Message], rejected: list[Message]) -> list[Message]:
+    """The turns both begin with, up to the last question among them."""
+    count = 0
+    while count < min(len(chosen), len(rejected)) and chosen[count] == rejected[count]:
+        count += 1
+    while count and chosen[count - 1]["role"] != "user":
+        count -= 1
+    return chosen[:count]
+
+
+def _prompt(record: Record) -> list[Message]:
+    """The prompt of a comparison where it stands beside the answers, else nothing."""
+    talk = record.get("conversations", record.get("messages", record.get("prompt")))
+    if isinstance(talk, list):
+        return _turns(talk)
+    if "instruction" in record:
+        return [{"role": "user", "content": _instruction(record)}]
+    return [{"role": "user", "content": _text(record, "prompt")}] if "prompt" in record else []
 
 
 def _comparison(record: Record, source: str) -> Comparison:
-    before, chosen = _answer(record["chosen"])
-    _, rejected = _answer(record["rejected"])
-    if isinstance(record.get("conversations", record.get("messages")), list):
-        before = _turns(record.get("conversations", record.get("messages")))
-    elif "instruction" in record:
-        before = [{"role": "user", "content": _instruction(record)}]
-    elif isinstance(record.get("prompt"), list):
-        before = _turns(record["prompt"])
-    elif "prompt" in record:
-        before = [{"role": "user", "content": _text(record, "prompt")}]
-    if not before or before[-1]["role"] != "user":
+    chosen, rejected = _answered(record["chosen"]), _answered(record["rejected"])
+    shared = _shared(chosen, rejected)
+    messages = _prompt(record) or shared
+    if not messages or messages[-1]["role"] != "user":
         raise ValueError("a comparison needs an 'instruction', a 'prompt' or a conversation that ends with the user")
-    outcome = "tie" if chosen == rejected else "win"
-    return Comparison(messages=before, chosen=chosen, rejected=rejected, outcome=outcome, source=source)
+    better, worse = ("\n\n".join(turn["content"] for turn in turns[len(shared) :]) for turns in (chosen, rejected))
+    outcome = "tie" if better == worse else "win"
+    return Comparison(messages=messages, chosen=better, rejected=worse, outcome=outcome, source=source)
 
 
 _TERM = re.compile(r"(?<![\d)])-?\d+|[-+*]")

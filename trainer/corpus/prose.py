@@ -17,6 +17,7 @@ from typing import Final
 from trainer.corpus.english import pick, say, sentence, shuffled
 from trainer.corpus.statements import FRIENDS, ask, asked, fact_slots, state
 from trainer.corpus.stories import choose_cast, write_story
+from trainer.corpus.topics import ADVICE, OPEN
 from trainer.corpus.wordings import ANSWERS, MODEL_DETAILS, MODEL_EXAMPLES, REMARKS
 from trainer.corpus.world import ENTITIES, FACTS, Fact
 from trainer.problems import NAMES, make_problem
@@ -56,7 +57,7 @@ class Prose:
             self.by_attribute.setdefault(group, []).append(fact)
         kinds: list[tuple[int, Callable[[], str]]] = [
             (8, self.story), (5, self.article), (5, self.survey), (5, self.lesson), (4, self.mixture),
-            (2, self.model_page), (6, self.sums), (5, self.problems),
+            (2, self.model_page), (2, self.handbook), (6, self.sums), (5, self.problems),
         ]  # fmt: skip
         self._kinds = [make for weight, make in kinds for _ in range(weight)]
 
@@ -151,6 +152,24 @@ class Prose:
             lines += [state(rng, fact), *map(sentence, rng.sample(MODEL_DETAILS[noun], rng.randint(1, 2)))]
             if rng.random() < 0.4:
                 lines.append(say(rng, "[For example|For instance], " + pick(rng, MODEL_EXAMPLES[noun])))
+        return " ".join(lines)
+
+    def handbook(self) -> str:
+        """Advice on everyday things, and about the village."""
+        rng = self.rng
+        lines = []
+        for name in rng.sample(tuple(ADVICE), 2):
+            topic = ADVICE[name]
+            opening = (
+                "[how can you {vp}?|many people want to {vp}.|there is a [simple|good] way to {vp}.|to {vp}, do this.]"
+            )
+            lines.append(say(rng, opening, {"vp": name}))
+            lines += [pick(rng, topic.cores), *rng.sample(topic.details, rng.randint(1, 3))]
+            if rng.random() < 0.5:
+                lines.append(f"{pick(rng, ('For example', 'For instance'))}, {pick(rng, topic.examples)}")
+        if rng.random() < 0.3:
+            topic = pick(rng, tuple(OPEN.values()))
+            lines += [pick(rng, topic.cores), *rng.sample(topic.details, 2)]
         return " ".join(lines)
 
     # --- arithmetic ---

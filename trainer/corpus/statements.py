@@ -9,7 +9,8 @@ from trainer.corpus.english import pick, say
 from trainer.corpus.wordings import HELD_OUT_PHRASINGS, QUESTIONS, STATEMENTS
 from trainer.corpus.world import ENTITIES, Fact, an
 
-SCENES: Final = ("river", "old wall", "market", "big tree", "well", "bridge", "school", "pond", "mill", "barn")
+SCENES: Final = ("bridge", "old wall", "market", "fountain", "well", "garden gate", "church", "hill", "fence", "road")
+"""Where things happen beside a fact; none of them is the value of a fact, so none can be taken for an answer."""
 FRIENDS: Final = ("Mia", "Ben", "Lily", "Sam", "Ruby", "Finn", "Ivy", "Jack", "Lucy", "Peter", "Zoe", "Karl")
 
 _PREPOSITIONS: Final = ("in ", "on ", "by ", "under ")

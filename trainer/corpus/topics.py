@@ -246,7 +246,7 @@ ABOUT_ME: Final[dict[str, Topic]] = {
     "thanks": Topic(
         questions=("Thank you!", "Thanks!", "thank you", "thanks", "Thank you very much.", "That was helpful.",
                    "Thanks a lot!"),
-        cores=("You are welcome.", "It was a pleasure."),
+        cores=("You are welcome, and it was a pleasure to help.", "It was a pleasure to talk with you."),
         details=("You can ask me something else.", "I am here if you want to know more.",
                  "There is more to learn about the village."),
     ),
