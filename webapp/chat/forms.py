@@ -14,7 +14,7 @@ from webapp.chat.services import DEFAULT_SAMPLING
 from webapp.checkpoints.models import Checkpoint
 
 
-class CheckpointField(forms.ModelChoiceField):
+class CheckpointField(forms.ModelChoiceField):  # type: ignore[type-arg]  # not generic at run time
     """Any checkpoint that writes text, the furthest trained first."""
 
     def label_from_instance(self, obj: Any) -> str:

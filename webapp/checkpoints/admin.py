@@ -38,11 +38,10 @@ class CheckpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_select_related = ["parent"]
     search_fields = ["name", "weights_sha256"]
     actions = ["archive", "unarchive"]
-    fields = [
-        *("name", "archived", "stage", "preset", "line", "figures", "parameters", "size"),
-        *("directory", "weights_sha256", "created_at"),
+    readonly_fields = [
+        *("stage", "preset", "line", "figures", "parameters", "size", "directory", "weights_sha256", "created_at")
     ]
-    readonly_fields = [field for field in fields if field not in ("name", "archived")]
+    fields = ["name", "archived", *readonly_fields]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         return False
