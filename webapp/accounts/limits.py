@@ -28,7 +28,7 @@ def allow(kind: str, identity: str) -> bool:
     When Redis is away the answer is yes: a vote must not be lost to a broken counter.
     """
     try:
-        return _limiter(settings.REDIS_URL).hit(LIMITS[kind], kind, identity)
+        return bool(_limiter(settings.REDIS_URL).hit(LIMITS[kind], kind, identity))
     except RedisError as error:
         logger.warning("rate limits are off: %s", error)
         return True

@@ -115,7 +115,7 @@ def _move_everything(source: Visitor, target: Visitor) -> None:
 
 
 def _rows(relation: ForeignObjectRel, visitor: Visitor) -> models.QuerySet[Any]:
-    related: type[models.Model] = relation.related_model  # type: ignore[assignment]  # resolved by now
+    related: type[models.Model] = relation.related_model
     return related._base_manager.filter(**{relation.field.name: visitor})
 
 
