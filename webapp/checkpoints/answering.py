@@ -81,7 +81,7 @@ class TextDecoder:
         # Keep only the ids of this piece: enough context for the next one.
         self._ids = self._ids[self._shown :]
         self._shown = len(self._ids)
-        return text[len(before) :]
+        return text[len(before) :].replace("\0", BROKEN)  # PostgreSQL stores no NUL
 
 
 class Watch:

@@ -8,7 +8,7 @@ from celery import shared_task
 from celery.signals import worker_ready
 
 
-@shared_task(queue="generate")  # type: ignore[untyped-decorator]
+@shared_task  # type: ignore[untyped-decorator]
 def generate_answer(generation_id: str) -> None:
     """Write one answer; a message delivered twice finds nothing left to do."""
     # Imported here: it pulls in torch, which the web process (it imports this module) must not load.
