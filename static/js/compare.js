@@ -4,30 +4,29 @@
 import { announce } from "./site.js";
 import { openStream } from "./stream.js";
 
-const columns = document.getElementById("columns");
-const open = new Map(
-  [...columns.querySelectorAll("[data-answer][data-streaming]")].map((answer) => [answer.dataset.answer, answer]),
-);
-
 const NOTES = { length: "Cut off at the longest length.", stopped: "Stopped." };
 
-function finish(message, frame) {
-  const answer = open.get(message);
-  if (!answer) return;
+const columns = document.getElementById("columns");
+const unfinished = new Map(
+  [...columns.querySelectorAll(".answer.is-streaming")].map((answer) => [answer.dataset.answer, answer]),
+);
+
+function finish(frame) {
+  const answer = unfinished.get(frame.message);
   answer.innerHTML = frame.html; // sanitised by the server
-  answer.classList.remove("plain");
-  delete answer.dataset.streaming;
+  answer.classList.remove("is-streaming");
   const note = answer.parentElement.querySelector("[data-note]");
   note.textContent = frame.error || NOTES[frame.finish_reason] || (frame.text.trim() ? "" : "It said nothing.");
-  open.delete(message);
-  if (open.size === 0) announce("All answers are complete.");
+  unfinished.delete(frame.message);
+  if (unfinished.size === 0) announce("All answers are complete.");
 }
 
-if (open.size > 0) {
+if (unfinished.size > 0) {
   announce("The answers are being written.");
-  openStream(columns.dataset.conversation, {
-    onToken: (message, text) => open.get(message)?.append(text),
+  const stream = openStream(columns.dataset.conversation, {
+    onToken: (frame) => unfinished.get(frame.message).append(frame.text),
     onEnd: finish,
     onError: announce,
   });
+  for (const [message, answer] of unfinished) stream.attach(message, answer.dataset.after);
 }

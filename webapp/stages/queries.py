@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from trainer.corpus import SAMPLE_PROMPTS
 from webapp.chat.models import Conversation, Message
+from webapp.chat.threads import Answer
 from webapp.checkpoints.models import Checkpoint, Generation
 from webapp.stages.catalog import Stage
 from webapp.stages.context import RailItem, build_rail
@@ -130,22 +131,17 @@ class Column:
     """One stage's place in "ask all five"."""
 
     item: RailItem
-    message: Message | None
-    """Its answer; None before anything was asked, and for a stage that came later."""
-
-    @property
-    def checkpoint(self) -> Checkpoint | None:
-        """Who answered, or who would."""
-        return self.message.generation.checkpoint if self.message and self.message.generation else self.item.checkpoint
+    answer: Answer | None
+    """None before anything was asked, and for a stage that came later."""
 
 
 def comparison_columns(conversation: Conversation | None, rail: Sequence[RailItem] | None = None) -> list[Column]:
     """The five stages in order, each with its answer in this conversation if it has one."""
-    answers: dict[str, Message] = {}
+    answers: dict[str, Answer] = {}
     if conversation:
-        messages = conversation.messages.filter(role=Message.Role.ASSISTANT)
+        messages = conversation.messages.filter(role=Message.Role.ASSISTANT, generation__isnull=False)
         for message in messages.select_related("generation__checkpoint"):
-            if message.generation:
-                answers[message.generation.checkpoint.stage] = message
+            answer = Answer(message)
+            answers[answer.generation.checkpoint.stage] = answer
     items = [item for item in rail or build_rail() if item.stage.can_chat]
-    return [Column(item=item, message=answers.get(item.slug)) for item in items]
+    return [Column(item=item, answer=answers.get(item.slug)) for item in items]

@@ -7,7 +7,7 @@ import uuid
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
-from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 from django_htmx.middleware import HtmxDetails
 
 from trainer.corpus import SAMPLE_PROMPTS
@@ -34,7 +34,7 @@ def _question(form: HomeForm) -> int:
     return number
 
 
-@require_GET
+@require_safe
 def home(request: HtmxRequest) -> HttpResponse:
     """What the site is, and one question answered by every stage so far; polled while it changes."""
     form = HomeForm(request.GET)
@@ -55,7 +55,7 @@ def ask_home(request: HttpRequest) -> HttpResponse:
     return redirect(f"{reverse('stages:home')}?q={number}")
 
 
-@require_GET
+@require_safe
 def stage(request: HttpRequest, slug: str) -> HttpResponse:
     """What a stage does, shown with this site's own data."""
     if slug not in CATALOG:
@@ -64,7 +64,7 @@ def stage(request: HttpRequest, slug: str) -> HttpResponse:
     return render(request, f"stages/{slug}.html", {"report": report, "stage": report.stage, "current_stage": slug})
 
 
-@require_http_methods(["GET", "POST"])
+@require_http_methods(["GET", "HEAD", "POST"])
 def compare(request: HttpRequest) -> HttpResponse:
     """Ask every stage the same thing."""
     form = CompareForm(request.POST or None, initial={"text": request.GET.get("text", "")})
@@ -92,7 +92,7 @@ def _ask(request: HttpRequest, form: CompareForm) -> tuple[Conversation | None, 
         return None, 400
 
 
-@require_GET
+@require_safe
 def comparison(request: HttpRequest, id: uuid.UUID) -> HttpResponse:
     """One question's answers side by side, streaming while they are written; only its asker sees it."""
     visitor = visitor_for(request, create=False)
