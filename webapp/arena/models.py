@@ -47,10 +47,10 @@ class PairQuerySet(models.QuerySet["Pair"]):
         )
 
     def wanted_from(self, visitor: Visitor | None) -> PairQuerySet:
-        """Visible pairs that still want a vote, and this person's in particular."""
+        """Visible pairs that still want a vote, and this person's in particular; begun ones first, then the oldest."""
         decided = Vote.objects.decided().filter(pair=OuterRef("pk")).order_by().values("pair").annotate(n=Count("pk"))
         pairs = self.visible_to(visitor).annotate(decided_votes=Coalesce(Subquery(decided.values("n")), 0))
-        pairs = pairs.filter(decided_votes__lt=F("wanted_votes"))
+        pairs = pairs.filter(decided_votes__lt=F("wanted_votes")).order_by("-decided_votes", "created_at", "pk")
         return pairs.exclude(pk__in=Vote.objects.filter(visitor=visitor).values("pair")) if visitor else pairs
 
     def on(self, checkpoint: Checkpoint) -> PairQuerySet:

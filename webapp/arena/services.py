@@ -269,7 +269,7 @@ def gather_chat_prompts(*, longest: int = 300) -> int:
 def next_pair(visitor: Visitor | None) -> Pair | None:
     """The pair this person should vote on now; None when none is ready. Asking again gives the same one."""
     wanted = Pair.objects.wanted_from(visitor).select_related("a", "b")
-    if visitor and (repeat := wanted.filter(owner=visitor).order_by("created_at").first()):
+    if visitor and (repeat := wanted.filter(owner=visitor).first()):
         return repeat
     learner = current_learner()
     if learner is None:
@@ -277,7 +277,7 @@ def next_pair(visitor: Visitor | None) -> Pair | None:
     worth_asking = Q(kind=Pair.Kind.SELF, a__checkpoint=learner) | Q(
         kind=Pair.Kind.VERSUS, a__checkpoint__archived=False, b__checkpoint__archived=False
     )
-    waiting = list(wanted.filter(worth_asking, owner=None).order_by("-decided_votes", "created_at")[:SERVED_WINDOW])
+    waiting = list(wanted.filter(worth_asking, owner=None)[:SERVED_WINDOW])
     name = str(visitor.pk) if visitor else ""
     return min(waiting, key=lambda pair: hashlib.sha256(f"{name} {pair.pk}".encode()).digest(), default=None)
 
@@ -320,7 +320,7 @@ def record_vote(
                 "revealed_at": None if human and not pair.from_chat else now,
             },
         )
-        if human:
+        if human and vote.is_decided and pair.repeat_of_id is None:
             _plan_repeat(visitor)
     return vote
 

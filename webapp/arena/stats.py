@@ -48,8 +48,13 @@ def bradley_terry(duels: Iterable[Duel], *, prior_ties: float = 1.0) -> dict[int
 
 
 def _fit(
-    duels: Mapping[Duel, float], *, prior_ties: float, start: Mapping[int, float] | None = None
+    duels: Mapping[Duel, float],
+    *,
+    prior_ties: float,
+    start: Mapping[int, float] | None = None,
+    tolerance: float = 1e-7,
 ) -> dict[int, float]:
+    """The MM iteration from `start`, until no log-strength moves by more than `tolerance`."""
     wins: dict[int, float] = defaultdict(float)
     games: dict[int, dict[int, float]] = defaultdict(lambda: defaultdict(float))
     for (first, second, score), count in duels.items():
@@ -60,7 +65,7 @@ def _fit(
     strength = {one: 10 ** ((start[one] - BASE_SCORE) / ELO_PER_DECADE) if start else 1.0 for one in wins}
     for _ in range(1000):
         moved = 0.0
-        for one in strength:
+        for one in list(strength):
             faced = sum(count / (strength[one] + strength[other]) for other, count in games[one].items())
             faced += prior_ties / (strength[one] + 1)
             updated = (wins[one] + prior_ties / 2) / faced if faced else 1.0
@@ -68,25 +73,46 @@ def _fit(
                 raise ValueError("Without a prior, everyone must have won and lost at least once.")
             moved = max(moved, abs(math.log(updated / strength[one])))
             strength[one] = updated
-        if not prior_ties and strength:
-            centre = math.exp(sum(map(math.log, strength.values())) / len(strength))
-            strength = {one: value / centre for one, value in strength.items()}
-        if moved < 1e-7:
+        if prior_ties:
+            # Only the weak prior pins the common scale, which MM alone would approach very slowly.
+            scale = _scale_at_par(list(strength.values()))
+        else:
+            scale = math.exp(-sum(map(math.log, strength.values())) / max(1, len(strength)))
+        strength = {one: value * scale for one, value in strength.items()}
+        if moved < tolerance:
             break
     return {one: BASE_SCORE + ELO_PER_DECADE * math.log10(value) for one, value in strength.items()}
 
 
+def _scale_at_par(strengths: Sequence[float]) -> float:
+    """The factor c at which opponents of strength c·p win half their virtual games against strength 1.
+
+    That is where the sum of the likelihood's equations holds: among themselves, wins equal losses.
+    """
+    log_scale = 0.0
+    for _ in range(50):
+        chances = [1 / (1 + math.exp(-log_scale) / strength) for strength in strengths]
+        slope = sum(chance * (1 - chance) for chance in chances)
+        step = (len(strengths) / 2 - sum(chances)) / slope if slope else 0.0
+        log_scale += max(-1.0, min(1.0, step))
+        if abs(step) < 1e-12:
+            break
+    return math.exp(log_scale)
+
+
 def leaderboard(duels: Iterable[Duel], *, resamples: int = 200, seed: int = 0) -> list[Standing]:
     """Standings, best first, with 95 % bootstrap intervals. The same duels give the same standings."""
-    counted: Mapping[Duel, float] = Counter(duels)
-    cells = sorted(counted)
+    # Sorted, so that neither the draws nor the rounding depend on the order of the votes.
+    counted: Mapping[Duel, float] = Counter(sorted(duels))
+    cells = list(counted)
     scores = _fit(counted, prior_ties=1.0)
     rng = random.Random(seed)
     drawn: dict[int, list[float]] = {one: [] for one in scores}
     for _ in range(resamples):
         sample = {cell: float(_poisson(rng, counted[cell])) for cell in cells}
         # A contestant none of whose duels was drawn keeps only its virtual tie: the average.
-        for one, score in _fit(sample, prior_ties=1.0, start=scores).items():
+        # A fifth of a point is enough for the end of an interval.
+        for one, score in _fit(sample, prior_ties=1.0, start=scores, tolerance=1e-4).items():
             drawn[one].append(score)
     bounds = {one: (_quantile(values, 0.025), _quantile(values, 0.975)) for one, values in drawn.items()}
     taken: Counter[int] = Counter()

@@ -7,7 +7,7 @@ from celery import shared_task
 from webapp.arena import services
 
 
-@shared_task(ignore_result=True)
+@shared_task
 def keep_pairs_ready() -> None:
     """Settle what has been written and ask for what will be wanted; runs every few seconds."""
     services.settle_pairs()

@@ -64,12 +64,12 @@ def _page(
     said: str = "",
 ) -> HttpResponse:
     """The voting page with this pair, or, for htmx, its inner part. `said` is what screen readers hear."""
-    votes = visitor.votes.with_answers().filter(pair__from_chat=False).order_by("-created_at") if visitor else []
+    made = Vote.objects.with_answers().filter(visitor=visitor, pair__from_chat=False).order_by("-created_at", "-pk")
     context = {
         "base_template": "arena/fragment.html" if _is_htmx(request) else "base.html",
         "pair": pair,
         "answers": [(side, render_answer(one.text)) for side, one in (("A", pair.a), ("B", pair.b))] if pair else [],
-        "recent": list(votes[:4]),
+        "recent": list(made[:4]) if visitor else [],
         "own_votes": visitor.votes.decided().count() if visitor else 0,
         "consistency": reports.consistency(visitor) if visitor else None,
         "progress": reports.progress(),

@@ -1,0 +1,334 @@
+"""Pairs: prepared ahead, settled, served."""
+
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from tests.webapp.arena_factory import finish, make_answer, make_pair, make_prompts, make_vote
+from webapp.accounts.models import Visitor
+from webapp.arena import services, tasks
+from webapp.arena.models import Pair, Prompt
+from webapp.arena.services import next_pair, prepare_pairs, seed_prompts, settle_pairs
+from webapp.chat.models import Conversation, Message
+from webapp.checkpoints.models import Generation
+
+pytestmark = pytest.mark.django_db
+
+
+# -- preparing -----------------------------------------------------------------------------------
+
+
+def test_it_prepares_nothing_before_a_checkpoint_answers(make_checkpoint: Any) -> None:
+    make_checkpoint("pretrain")
+    make_prompts(3)
+    assert prepare_pairs(count=4) == 0
+    assert not Generation.objects.exists()
+
+
+def test_it_asks_the_newest_answering_checkpoint_twice_with_different_seeds(
+    make_checkpoint: Any, enqueued: Any, django_capture_on_commit_callbacks: Any
+) -> None:
+    make_checkpoint("sft")
+    newest = make_checkpoint("sft")
+    make_checkpoint("pretrain", archived=True)
+    make_prompts(4)
+    with django_capture_on_commit_callbacks(execute=True):
+        assert prepare_pairs(count=4) == 4
+    pairs = list(Pair.objects.select_related("a", "b"))
+    assert {pair.a.checkpoint_id for pair in pairs} | {pair.b.checkpoint_id for pair in pairs} == {newest.pk}
+    assert all(pair.a.sampling["seed"] != pair.b.sampling["seed"] for pair in pairs)
+    assert {pair.a.sampling["temperature"] for pair in pairs} == {1.0}
+    assert len({pair.prompt_id for pair in pairs}) == 4
+    assert len(enqueued.of("generate_answer")) == 8
+
+
+def test_it_tops_the_stock_up_and_no_further(make_checkpoint: Any, enqueued: Any) -> None:
+    make_checkpoint("sft")
+    make_prompts(2)
+    assert prepare_pairs(count=3) == 3
+    assert prepare_pairs(count=5) == 2
+    assert prepare_pairs(count=5) == 0
+    make_vote(Pair.objects.all()[0])
+    assert prepare_pairs(count=5) == 1
+
+
+def test_it_makes_a_new_stock_for_a_new_checkpoint(make_checkpoint: Any, enqueued: Any) -> None:
+    make_checkpoint("sft")
+    make_prompts(2)
+    prepare_pairs(count=3)
+    newer = make_checkpoint("sft")
+    assert prepare_pairs(count=3) == 3
+    assert Pair.objects.on(newer).count() == 3
+
+
+def test_a_share_of_the_stock_compares_two_stages(make_checkpoint: Any, enqueued: Any) -> None:
+    sft = make_checkpoint("sft")
+    make_checkpoint("ppo", parent=sft)
+    make_prompts(5)
+    prepare_pairs(count=16)
+    assert Pair.objects.filter(kind=Pair.Kind.SELF).count() == 12
+    versus = Pair.objects.filter(kind=Pair.Kind.VERSUS)
+    assert {frozenset((pair.a.checkpoint.stage, pair.b.checkpoint.stage)) for pair in versus} == {
+        frozenset(("sft", "ppo"))
+    }
+
+
+def test_couples_take_turns_and_a_child_meets_its_parent_most(make_checkpoint: Any, enqueued: Any) -> None:
+    pretrain = make_checkpoint("pretrain")
+    sft = make_checkpoint("sft", parent=pretrain)
+    ppo = make_checkpoint("ppo", parent=sft)
+    make_checkpoint("init")  # noise is compared with nobody
+    make_prompts(5)
+    prepare_pairs(count=40)
+    met: dict[frozenset[int], int] = {}
+    for pair in Pair.objects.filter(kind=Pair.Kind.VERSUS):
+        couple = frozenset((pair.a.checkpoint_id, pair.b.checkpoint_id))
+        met[couple] = met.get(couple, 0) + 1
+    assert met == {
+        frozenset((pretrain.pk, sft.pk)): 4,
+        frozenset((sft.pk, ppo.pk)): 4,
+        frozenset((pretrain.pk, ppo.pk)): 2,
+    }
+
+
+def test_a_second_ppo_run_is_compared_with_the_first_it_came_from(make_checkpoint: Any) -> None:
+    first = make_checkpoint("ppo")
+    second = make_checkpoint("ppo", parent=first)
+    assert [{one.pk, other.pk} for one, other in services.versus_couples()] == [{first.pk, second.pk}]
+
+
+def test_sides_are_a_coin_flip(make_checkpoint: Any, enqueued: Any) -> None:
+    sft = make_checkpoint("sft")
+    ppo = make_checkpoint("ppo", parent=sft)
+    prompt = make_prompts(1)[0]
+    rng = random.Random(11)
+    for _ in range(400):
+        services._make_pair(couple=(sft, ppo), prompt=prompt, rng=rng)
+    as_a = Pair.objects.filter(a__checkpoint=ppo).count()
+    assert 160 < as_a < 240  # 200 ± 4 standard deviations
+    # Neither does who was asked first say who is A.
+    asked_first_is_a = sum(pair.a.created_at < pair.b.created_at for pair in Pair.objects.select_related("a", "b"))
+    assert 160 < asked_first_is_a < 240
+
+
+def test_a_tenth_of_the_pairs_wants_three_voters(make_checkpoint: Any, enqueued: Any) -> None:
+    make_checkpoint("sft")
+    make_prompts(1)
+    prepare_pairs(count=300, rng=random.Random(5))
+    wanting_three = Pair.objects.filter(wanted_votes=3).count()
+    assert 12 < wanting_three < 50  # 30 ± 4 standard deviations
+    assert Pair.objects.filter(wanted_votes=1).count() == 300 - wanting_three
+
+
+def test_inactive_prompts_are_not_asked(make_checkpoint: Any, enqueued: Any) -> None:
+    make_checkpoint("sft")
+    on, off = make_prompts(2)
+    Prompt.objects.filter(pk=off.pk).update(active=False)
+    prepare_pairs(count=3)
+    assert set(Pair.objects.values_list("prompt", flat=True)) == {on.pk}
+
+
+def test_it_asks_nothing_when_every_prompt_is_switched_off(make_checkpoint: Any) -> None:
+    make_checkpoint("sft")
+    make_prompts(2)
+    Prompt.objects.update(active=False)
+    assert prepare_pairs(count=3) == 0
+
+
+def test_it_seeds_the_shipped_prompts_once() -> None:
+    assert seed_prompts() > 20
+    assert seed_prompts() == 0
+    assert set(Prompt.objects.values_list("source", flat=True)) == {"shipped"}
+
+
+def test_the_stock_grows_with_the_number_of_voters(make_checkpoint: Any) -> None:
+    assert services.wanted_stock() == services.SMALLEST_STOCK
+    sft = make_checkpoint("sft")
+    for _ in range(20):
+        make_vote(make_pair(sft))
+    assert services.wanted_stock() == 20
+
+
+def test_the_periodic_task_seeds_prepares_and_settles(make_checkpoint: Any, enqueued: Any) -> None:
+    make_checkpoint("sft")
+    tasks.keep_pairs_ready()
+    pairs = list(Pair.objects.select_related("a", "b"))
+    assert len(pairs) == services.SMALLEST_STOCK
+    for answer in (pairs[0].a, pairs[0].b):
+        finish(answer, f"text {answer.pk}")
+    tasks.keep_pairs_ready()
+    assert Pair.objects.get(state=Pair.State.READY) == pairs[0]
+
+
+def _opening(visitor: Visitor, checkpoint: Any, text: str, **fields: Any) -> None:
+    conversation = Conversation.objects.create(visitor=visitor, checkpoint=checkpoint, **fields)
+    Message.objects.create(conversation=conversation, role="user", text=text)
+
+
+def test_it_takes_questions_from_chats_only_where_the_author_agreed(make_checkpoint: Any, visitor: Visitor) -> None:
+    sft = make_checkpoint("sft")
+    _opening(visitor, sft, " Why is the sea salt? ", may_serve_votes=True)
+    _opening(visitor, sft, "My private question")
+    _opening(visitor, sft, "Deleted question", may_serve_votes=True, deleted_at=timezone.now())
+    _opening(visitor, sft, "x" * 301, may_serve_votes=True)
+    assert services.gather_chat_prompts() == 1
+    assert services.gather_chat_prompts() == 0
+    assert [(prompt.text, prompt.source) for prompt in Prompt.objects.all()] == [("Why is the sea salt?", "chat")]
+
+
+# -- settling ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "state"),
+    [
+        ({}, {}, "ready"),
+        ({"text": "Same. "}, {"text": "Same."}, "rejected"),
+        ({"text": " "}, {}, "rejected"),
+        ({}, {"finish_reason": "length"}, "rejected"),
+        ({"state": "failed", "finish_reason": "error"}, {}, "rejected"),
+        ({}, {"state": "stopped", "finish_reason": "stopped"}, "rejected"),
+        ({}, {"state": "running", "finish_reason": ""}, "pending"),
+        ({"state": "failed"}, {"state": "queued"}, "pending"),
+    ],
+)
+def test_it_settles_a_pair_by_its_answers(
+    make_checkpoint: Any, a: dict[str, str], b: dict[str, str], state: str
+) -> None:
+    sft = make_checkpoint("sft")
+    pair = Pair.objects.create(kind="self", a=make_answer(sft, **a), b=make_answer(sft, **b))  # type: ignore[arg-type]
+    assert settle_pairs() == (state != "pending")
+    pair.refresh_from_db()
+    assert pair.state == state
+
+
+def test_it_gives_up_a_pair_whose_answers_never_come(make_checkpoint: Any) -> None:
+    sft = make_checkpoint("sft")
+    pair = Pair.objects.create(kind="self", a=make_answer(sft, state="queued"), b=make_answer(sft))
+    Pair.objects.update(created_at=timezone.now() - services.PENDING_LIMIT - timedelta(seconds=1))
+    assert settle_pairs() == 1
+    pair.refresh_from_db()
+    assert pair.state == Pair.State.REJECTED
+
+
+def test_a_checkpoint_that_hardly_ever_ends_its_answers_is_shown_cut_off(make_checkpoint: Any) -> None:
+    pretrain = make_checkpoint("pretrain")
+    for _ in range(4):
+        make_pair(pretrain, state=Pair.State.REJECTED)
+    Generation.objects.update(finish_reason="length")
+    pair = make_pair(pretrain, state=Pair.State.PENDING)
+    Generation.objects.filter(pk=pair.a_id).update(finish_reason="length")
+    settle_pairs()
+    pair.refresh_from_db()
+    assert pair.state == Pair.State.READY
+
+
+def test_a_settled_pair_is_not_settled_again(make_checkpoint: Any) -> None:
+    pair = make_pair(make_checkpoint("sft"), texts=("same", "same"))
+    assert settle_pairs() == 0
+    pair.refresh_from_db()
+    assert pair.state == Pair.State.READY
+
+
+# -- serving -------------------------------------------------------------------------------------
+
+
+def test_it_serves_nothing_when_nothing_is_ready(make_checkpoint: Any, visitor: Visitor) -> None:
+    assert next_pair(visitor) is None
+    make_pair(make_checkpoint("sft"), state=Pair.State.PENDING)
+    assert next_pair(visitor) is None
+    assert next_pair(None) is None
+
+
+def test_it_serves_the_same_pair_until_it_is_voted_on(make_checkpoint: Any, visitor: Visitor) -> None:
+    sft = make_checkpoint("sft")
+    for _ in range(5):
+        make_pair(sft)
+    served = []
+    while pair := next_pair(visitor):
+        assert next_pair(visitor) == pair
+        served.append(pair.pk)
+        make_vote(pair, visitor, choice="skip" if len(served) == 2 else "a")
+    assert len(served) == len(set(served)) == 5
+
+
+def test_different_people_are_spread_over_the_pairs(make_checkpoint: Any) -> None:
+    sft = make_checkpoint("sft")
+    for _ in range(services.SERVED_WINDOW):
+        make_pair(sft)
+    served = {pair.pk for _ in range(30) if (pair := next_pair(Visitor.objects.create()))}
+    assert len(served) > services.SERVED_WINDOW / 2
+
+
+def test_a_pair_with_its_vote_is_not_served_to_others_but_a_skipped_one_is(
+    make_checkpoint: Any, visitor: Visitor
+) -> None:
+    sft = make_checkpoint("sft")
+    make_vote(make_pair(sft), choice="tie")
+    assert next_pair(visitor) is None
+    skipped = make_pair(sft)
+    make_vote(skipped, choice="skip")
+    assert next_pair(visitor) == skipped
+
+
+def test_a_begun_pair_that_wants_three_voters_comes_first_until_it_has_them(
+    make_checkpoint: Any, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "SERVED_WINDOW", 1)
+    sft = make_checkpoint("sft")
+    plain, wanting = make_pair(sft), make_pair(sft, wanted_votes=3)
+    assert next_pair(visitor) == plain
+    make_vote(wanting)
+    assert next_pair(visitor) == wanting
+    make_vote(wanting)
+    make_vote(wanting)
+    assert next_pair(visitor) == plain
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"from_chat": True},
+        {"state": Pair.State.REJECTED},
+        {"wanted_votes": 0},
+    ],
+)
+def test_it_does_not_serve_pairs_not_meant_for_it(
+    make_checkpoint: Any, visitor: Visitor, fields: dict[str, Any]
+) -> None:
+    make_pair(make_checkpoint("sft"), **fields)
+    assert next_pair(visitor) is None
+
+
+def test_it_does_not_serve_what_is_reserved_for_somebody_else(make_checkpoint: Any, visitor: Visitor) -> None:
+    pair = make_pair(make_checkpoint("sft"), owner=Visitor.objects.create())
+    assert next_pair(visitor) is None
+    assert next_pair(None) is None
+    assert next_pair(pair.owner) == pair
+
+
+def test_it_does_not_serve_pairs_of_a_prompt_staff_switched_off(make_checkpoint: Any, visitor: Visitor) -> None:
+    prompt = make_prompts(1)[0]
+    pair = make_pair(make_checkpoint("sft"), prompt=prompt)
+    assert next_pair(visitor) == pair
+    Prompt.objects.update(active=False)
+    assert next_pair(visitor) is None
+
+
+def test_it_serves_only_what_the_next_reward_model_or_the_leaderboard_can_use(
+    make_checkpoint: Any, visitor: Visitor
+) -> None:
+    sft = make_checkpoint("sft")
+    make_pair(sft)
+    ppo = make_checkpoint("ppo", parent=sft)
+    assert next_pair(visitor) is None  # the sft pair teaches nothing about the ppo checkpoint
+    versus = make_pair(sft, ppo)
+    assert next_pair(visitor) == versus
+    sft.archived = True
+    sft.save()
+    assert next_pair(visitor) is None
