@@ -8,7 +8,7 @@ from celery import shared_task
 from celery.signals import worker_ready
 
 
-@shared_task  # type: ignore[untyped-decorator]
+@shared_task
 def generate_answer(generation_id: str) -> None:
     """Write one answer; a message delivered twice finds nothing left to do."""
     # Imported here: it pulls in torch, which the web process (it imports this module) must not load.
@@ -17,7 +17,7 @@ def generate_answer(generation_id: str) -> None:
     write_answer(generation_id=generation_id)
 
 
-@worker_ready.connect  # type: ignore[untyped-decorator]
+@worker_ready.connect
 def prepare_worker(sender: Any, **_: Any) -> None:
     """A generate worker loads torch and the newest checkpoint before the first question comes."""
     if "generate" not in sender.app.amqp.queues.consume_from:
