@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import Protocol
 
 import redis
-from django.db import close_old_connections
+from django.db import connection
 from django.utils import timezone
 
 from webapp import streams
@@ -201,7 +201,8 @@ def _claim(generation_id: str) -> Generation | None:
 def _draft_answer(generation: Generation, draft: Draft) -> str:
     """Drain the engine into the draft; returns why it ended."""
     checkpoint = generation.checkpoint
-    close_old_connections()  # the answer takes seconds; others need the connection
+    if not connection.in_atomic_block:
+        connection.close()  # the answer takes seconds, and the next query opens another
     with engines.borrow(checkpoint) as engine:
         request, written = engine.submit(generation.messages, generation.sampling)
         watch.add(str(generation.pk), request)
