@@ -54,7 +54,9 @@ class Markup(HTMLParser):
             self.inline.append(tag)
         self.inline += [name for name in values if name == "style" or name.startswith(("on", "hx-on"))]
         self.foreign += [
-            value for name in ("src", "href", "action") if (value := values.get(name)) and re.match(r"https?:|//", value)
+            value
+            for name in ("src", "href", "action")
+            if (value := values.get(name)) and re.match(r"https?:|//", value)
         ]
         if name := values.get("id"):
             self.ids.append(name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from django.utils.safestring import SafeString
 
@@ -93,6 +93,8 @@ class MaskedConversation:
 class PairAnswer:
     text: str
     preferred: bool
+    score: str = ""
+    """What the reward model gave it, where that is known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +117,7 @@ class Group:
     run: int
     step: int
     prompt: str
+    expected: str
     attempts: Sequence[Attempt]
 
 
@@ -182,7 +185,7 @@ def measured(metrics: dict[str, Any]) -> list[Measured]:
     ]
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
@@ -192,10 +195,14 @@ def _is_number(value: Any) -> bool:
 def _latest_curve(stage: str, key: str) -> tuple[TrainingRun | None, list[tuple[float, float]]]:
     """The newest run of a stage that reported `key`, and its (step, value) points."""
     for run in TrainingRun.objects.filter(stage=stage).exclude(state=TrainingRun.State.DISCARDED)[:LISTED]:
-        rows = Metric.objects.for_chart(run).values_list("step", "values")
-        if points := [(float(step), float(values[key])) for step, values in rows if _is_number(values.get(key))]:
+        if points := _curve(run, key):
             return run, points
     return None, []
+
+
+def _curve(run: TrainingRun, key: str) -> list[tuple[float, float]]:
+    rows = Metric.objects.for_chart(run).values_list("step", "values")
+    return [(float(step), float(values[key])) for step, values in rows if _is_number(values.get(key))]
 
 
 def _table(points: Sequence[tuple[float, float]], form: Callable[[float], str]) -> list[tuple[str, str]]:
@@ -255,10 +262,10 @@ def _init(stage: str) -> dict[str, Any]:
     current = Checkpoint.objects.current(INIT)
     preset = PRESETS.get(current.preset) if current else None
     vocabulary = (preset or get_preset("tiny")).model.vocab_size
-    _, losses = _latest_curve(PRETRAIN, "loss")
+    run, losses = _latest_curve(PRETRAIN, "loss")
     answer = _last_answer(INIT)
     return {
-        "figures": _bits_figure(),
+        "figures": [*_chance_figure(run, losses, math.log(vocabulary)), *_bits_figure()],
         "vocabulary": f"{vocabulary:,}",
         "chance_loss": f"{math.log(vocabulary):.2f}",
         "first_loss": f"{losses[0][1]:.2f}" if losses else "",
@@ -269,8 +276,28 @@ def _init(stage: str) -> dict[str, Any]:
     }
 
 
+def _chance_figure(run: TrainingRun | None, losses: list[tuple[float, float]], chance: float) -> list[Figure]:
+    """How the loss leaves the level of pure chance when training begins."""
+    if run is None:
+        return []
+    svg = figures.line_chart(
+        [figures.Series(name="loss", points=losses, stage=PRETRAIN)],
+        title=f"Training loss of run {run.pk} and the level of chance",
+        description=f"Chance is {chance:.2f}; the first step measured {losses[0][1]:.2f}.",
+        x_label="step of pre-training",
+        y_label="loss, nats per token",
+        levels=[figures.Level(name="chance", value=chance)],
+        floor=0.0,
+    )
+    caption = (
+        f"Where random weights begin: the loss of run {run.pk} starts at {losses[0][1]:.2f}; chance is {chance:.2f}."
+    )
+    rows = _table(losses, lambda value: f"{value:.2f}")
+    return [Figure(svg=svg, caption=caption, headers=["Step", "Loss, nats per token"], rows=rows)]
+
+
 def _bits_figure() -> list[Figure]:
-    """Bits per byte of every stage's current checkpoint that has been measured."""
+    """Bits per byte of the current checkpoints, once there are two to compare."""
     bars = [
         figures.Bar(
             name=CATALOG[slug].title, value=float(checkpoint.metrics["bits_per_byte"]), stage=slug, text=f"{value:.2f}"
@@ -278,7 +305,7 @@ def _bits_figure() -> list[Figure]:
         for slug, checkpoint in Checkpoint.objects.current_by_stage().items()
         if _is_number(value := checkpoint.metrics.get("bits_per_byte"))
     ]
-    if not bars:
+    if len(bars) < 2:
         return []
     svg = figures.bar_chart(
         bars,
@@ -351,7 +378,7 @@ def masked_conversation(prompt: str, answer: str) -> MaskedConversation:
 
 
 def _reward(stage: str) -> dict[str, Any]:
-    return {"figures": _agreement_figure(), "pair": _voted_pair()}
+    return {"figures": _agreement_figure(), "pair": _scored_pair() or _voted_pair()}
 
 
 def _agreement_figure() -> list[Figure]:
@@ -390,10 +417,37 @@ def _agreement_figure() -> list[Figure]:
     ]
 
 
+PUBLIC = (Prompt.Source.SHIPPED, Prompt.Source.STAFF)
+"""Questions that are no visitor's own, and may therefore be shown to everyone."""
+
+
+def _scored_pair() -> VotedPair | None:
+    """A held-out pair with what the newest reward model gave both answers."""
+    public = Prompt.objects.filter(source__in=PUBLIC, active=True).values("text")
+    sample = _last_sample(REWARD, extra__outcome="win", extra__has_key="rejected_reward", prompt__in=public)
+    if sample is None:
+        return None
+    return VotedPair(
+        prompt=sample.prompt,
+        answers=[
+            PairAnswer(text=sample.text, preferred=True, score=_score(sample.extra.get("reward"))),
+            PairAnswer(
+                text=str(sample.extra.get("rejected")),
+                preferred=False,
+                score=_score(sample.extra.get("rejected_reward")),
+            ),
+        ],
+    )
+
+
+def _score(value: Any) -> str:
+    return f"{value:+.2f}" if _is_number(value) else ""
+
+
 def _voted_pair() -> VotedPair | None:
-    """The newest vote with a winner, on a question that is no visitor's own."""
+    """The newest vote with a winner, while there is no reward model to score it."""
     votes = Vote.objects.for_training().filter(choice__in=("a", "b"), pair__from_chat=False)
-    public = votes.filter(pair__prompt__source__in=(Prompt.Source.SHIPPED, Prompt.Source.STAFF))
+    public = votes.filter(pair__prompt__source__in=PUBLIC, pair__prompt__active=True)
     vote = public.select_related("pair__prompt", "pair__a", "pair__b").order_by("-created_at", "-id").first()
     if vote is None or vote.pair.prompt is None:
         return None
@@ -406,64 +460,96 @@ def _voted_pair() -> VotedPair | None:
 
 def _ppo(stage: str) -> dict[str, Any]:
     answer = _last_answer(stage)
+    wins = _step_figure(
+        stage,
+        "held_out_win_rate",
+        name="held out",
+        y_label="scored above the parent",
+        what="Answers to held-out questions that the judge scores above the parent’s",
+        form=percent,
+        is_share=True,
+    )
     return {
-        "figures": _reward_and_kl_figure(stage),
+        "figures": [*_reward_and_kl_figure(stage), *wins],
         "quote": answer
         and Quote(prompt=answer.prompt, text=answer.text, stage=stage, caption="What the model of this stage says now"),
     }
 
 
 def _reward_and_kl_figure(stage: str) -> list[Figure]:
+    """Reward against KL, round by round, of the newest run."""
     run, rewards = _latest_curve(stage, "reward")
     if run is None:
         return []
-    kl = {
-        float(step): float(values["kl_nats"])
-        for step, values in Metric.objects.for_chart(run).values_list("step", "values")
-        if _is_number(values.get("kl_nats"))
-    }
+    kl = dict(_curve(run, "kl"))
     rows = [(step, kl[step], reward) for step, reward in rewards if step in kl]
+    if not rows:
+        return []
+    (_, first_kl, first_reward), (last_step, last_kl, last_reward) = rows[0], rows[-1]
     svg = figures.path_chart(
         [(distance, reward) for _, distance, reward in rows],
         stage=stage,
         title=f"Reward against distance from the parent, run {run.pk}",
-        description="; ".join(
-            f"step {step:g}: KL {distance:.2f}, reward {reward:.2f}" for step, distance, reward in rows[::8]
-        ),
+        description=f"From {first_reward:.2f} at a KL of {first_kl:.1f} to {last_reward:.2f} at {last_kl:.1f}.",
         x_label="KL to the parent, nats per answer",
-        y_label="mean score",
+        y_label="reward",
         start_name="start",
-        end_name=f"step {rows[-1][0]:g}" if rows else "",
+        end_name=f"step {last_step:g}",
     )
-    if not svg:
-        return []
     stride = max(1, math.ceil(len(rows) / TABLE_ROWS))
     return [
         Figure(
             svg=svg,
-            caption=f"Each point is one round of run {run.pk}: how far it has moved, and what the judge makes of it.",
-            headers=["Step", "KL (nats)", "Score"],
+            caption=f"Round by round in run {run.pk}: how far the model has moved, and what the judge makes of it.",
+            headers=["Step", "KL, nats", "Reward"],
             rows=[(number(step), f"{distance:.2f}", f"{reward:.2f}") for step, distance, reward in rows[::stride]],
         )
     ]
 
 
 def _grpo(stage: str) -> dict[str, Any]:
-    solved = _step_figure(
+    held_out = _step_figure(
         stage,
-        "solved",
-        name="solved",
+        "pass_at_1",
+        name="held out",
         y_label="problems solved",
-        what="Share of sampled answers that were right",
+        what="Held-out problems solved at the first try",
         form=percent,
         is_share=True,
     )
-    return {"figures": solved, "group": _group(stage)}
+    sampled = _step_figure(
+        stage,
+        "solved",
+        name="in practice",
+        y_label="attempts right",
+        what="Attempts that were right, on problems that get harder as it improves",
+        form=percent,
+        is_share=True,
+    )
+    return {"figures": [*held_out, *sampled], "group": _group(stage)}
 
 
 def _group(stage: str) -> Group | None:
     """The newest problem whose attempts were kept with their verdicts and advantages."""
-    return None
+    newest = _last_sample(stage, extra__has_key="advantage")
+    if newest is None:
+        return None
+    attempts = Sample.objects.filter(run=newest.run_id, step=newest.step, extra__has_key="advantage").order_by("id")
+    return Group(
+        run=newest.run_id,
+        step=newest.step,
+        prompt=newest.prompt,
+        expected=str(newest.extra.get("expected", "")),
+        attempts=[
+            Attempt(
+                text=attempt.text,
+                correct=bool(attempt.extra.get("correct")),
+                advantage=f"{float(attempt.extra['advantage'] or 0):+.2f}",
+            )
+            for attempt in attempts
+            if attempt.prompt == newest.prompt
+        ],
+    )
 
 
 _PAGES: dict[str, Callable[[str], dict[str, Any]]] = {

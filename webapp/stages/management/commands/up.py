@@ -51,17 +51,13 @@ class Command(BaseCommand):
         check_packages()
         with lock_data_directory(), bind(options["host"], parse_port(options["port"])) as listener:
             owner_token = prepare_database(verbosity=options["verbosity"])
-            supervisor = Supervisor(cwd=settings.BASE_DIR)
-            try:
-                with redis_for(supervisor) as redis_url:
-                    environment = child_environment(redis_url, options["host"])
-                    for program in site_programs(environment, listener.fileno()):
-                        supervisor.start(program)
-                    supervisor.start(first_start_program(environment, options))
-                    self.greet(listener, owner_token)
-                    supervisor.run()
-            finally:
-                supervisor.kill_all()
+            with Supervisor(cwd=settings.BASE_DIR) as supervisor, redis_for(supervisor) as redis_url:
+                environment = child_environment(redis_url, options["host"])
+                for program in site_programs(environment, listener.fileno()):
+                    supervisor.start(program)
+                supervisor.start(first_start_program(environment, options))
+                self.greet(listener, owner_token)
+                supervisor.run()
 
     def greet(self, listener: socket.socket, owner_token: str | None) -> None:
         host, port = listener.getsockname()[:2]

@@ -1,0 +1,533 @@
+"""The rail, the home page, "ask all five" and the stage pages."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.urls import reverse
+from django.utils import timezone
+
+from trainer.config import CHAT_STAGES, STAGES
+from trainer.corpus import SAMPLE_PROMPTS
+from webapp.accounts.models import Visitor
+from webapp.arena.models import Pair, Prompt, Vote
+from webapp.chat.models import Conversation
+from webapp.checkpoints.models import Checkpoint, Generation
+from webapp.stages.context import RailItem, build_rail
+from webapp.stages.queries import home_answers, home_page
+from webapp.stages.reports import masked_conversation, measured, stage_report
+from webapp.stages.services import HOME_SAMPLING, ask_home_prompt
+from webapp.training.models import TrainingRun
+
+pytestmark = pytest.mark.django_db
+
+MakeCheckpoint = Callable[..., Checkpoint]
+PROMPT = SAMPLE_PROMPTS[0]
+
+
+def rail() -> dict[str, RailItem]:
+    return {item.slug: item for item in build_rail()}
+
+
+def answer(checkpoint: Checkpoint, *, prompt: str = PROMPT, state: str = "done", **fields: Any) -> Generation:
+    """The site's own greedy answer to one of the fixed questions."""
+    values = {"text": f"{checkpoint.stage} says", "sampling": HOME_SAMPLING, "state": state, **fields}
+    return Generation.objects.create(checkpoint=checkpoint, messages=[{"role": "user", "content": prompt}], **values)
+
+
+# -- the rail --------------------------------------------------------------------------------------
+
+
+def test_it_shows_every_stage_waiting_on_an_empty_site() -> None:
+    assert [(item.slug, item.state) for item in build_rail()] == [(slug, "waiting") for slug in STAGES]
+
+
+def test_it_numbers_the_stages_that_write_from_one_to_five() -> None:
+    numbers = {slug: item.number for slug, item in rail().items() if slug in CHAT_STAGES}
+
+    assert list(numbers.values()) == ["1", "2", "3", "4", "5"]
+
+
+@pytest.mark.parametrize(
+    ("state", "expected", "share"),
+    [("queued", "queued", 0), ("running", "running", 25), ("interrupted", "running", 25), ("failed", "waiting", 0)],
+)
+def test_it_shows_a_run_where_it_stands(state: str, expected: str, share: int) -> None:
+    TrainingRun.objects.create(stage="pretrain", preset="smoke", state=state, step=5, total_steps=20)
+
+    item = rail()["pretrain"]
+
+    assert (item.state, item.share) == (expected, share)
+
+
+def test_it_prefers_the_run_that_is_going_on_to_one_that_waits(make_checkpoint: MakeCheckpoint) -> None:
+    for parent, state in ((make_checkpoint("init"), "queued"), (make_checkpoint("init"), "running")):
+        TrainingRun.objects.create(stage="pretrain", preset="smoke", parent=parent, state=state)
+
+    item = rail()["pretrain"]
+
+    assert item.run is not None
+    assert item.run.state == "running"
+
+
+def test_a_ready_stage_stays_ready_while_a_second_run_waits(make_checkpoint: MakeCheckpoint) -> None:
+    ready = make_checkpoint("pretrain")
+    TrainingRun.objects.create(stage="pretrain", preset="smoke", state="queued")
+
+    item = rail()["pretrain"]
+
+    assert (item.state, item.checkpoint) == ("done", ready)
+
+
+def test_it_shows_no_archived_checkpoint(make_checkpoint: MakeCheckpoint) -> None:
+    make_checkpoint("sft", archived=True)
+
+    assert rail()["sft"].state == "waiting"
+
+
+def test_it_costs_two_queries(make_checkpoint: MakeCheckpoint, django_assert_num_queries: Any) -> None:
+    for stage in STAGES:
+        TrainingRun.objects.create(stage=stage, preset="smoke", parent=make_checkpoint(stage))
+
+    with django_assert_num_queries(2):
+        assert all(item.state_text for item in build_rail())
+
+
+# -- home ------------------------------------------------------------------------------------------
+
+
+def test_it_tells_apart_everything_a_stage_can_be_in(make_checkpoint: MakeCheckpoint) -> None:
+    answer(make_checkpoint("init"))
+    make_checkpoint("pretrain")
+    run = TrainingRun.objects.create(stage="sft", preset="smoke", state="running", total_steps=20)
+    for step in (0, 10):
+        run.samples.create(step=step, prompt=PROMPT, text=f"at {step}")
+    run.samples.create(step=15, prompt="Something else", text="not this")
+    TrainingRun.objects.create(stage="ppo", preset="smoke", state="queued")
+
+    rows = {row.stage.slug: row for row in home_answers(PROMPT)}
+
+    assert {slug: row.state for slug, row in rows.items()} == {
+        "init": "answered",
+        "pretrain": "unasked",
+        "sft": "training",
+        "ppo": "queued",
+        "grpo": "waiting",
+    }
+    assert rows["init"].text == "init says"
+    assert rows["sft"].text == "at 10"
+
+
+def test_it_takes_no_visitors_answer_for_the_sites_own(make_checkpoint: MakeCheckpoint, visitor: Visitor) -> None:
+    checkpoint = make_checkpoint("sft")
+    answer(checkpoint, visitor=visitor)
+    answer(checkpoint, sampling={**HOME_SAMPLING, "temperature": 1.0})
+    answer(checkpoint, prompt="Another question")
+
+    states = {row.stage.slug: row.state for row in home_answers(PROMPT)}
+
+    assert states["sft"] == "unasked"
+
+
+def test_it_asks_every_checkpoint_once(
+    make_checkpoint: MakeCheckpoint, enqueued: Any, django_capture_on_commit_callbacks: Any
+) -> None:
+    for stage in ("init", "pretrain", "reward"):
+        make_checkpoint(stage)
+
+    with django_capture_on_commit_callbacks(execute=True):
+        first = ask_home_prompt(prompt=PROMPT)
+        again = ask_home_prompt(prompt=PROMPT)
+
+    assert {generation.checkpoint.stage for generation in first} == {"init", "pretrain"}
+    assert again == []
+    assert [task.args for task in enqueued.of("generate_answer")] == [(str(generation.pk),) for generation in first]
+    assert all(generation.visitor is None and generation.sampling["temperature"] == 0 for generation in first)
+
+
+@pytest.mark.parametrize(("minutes", "asked"), [(0, 0), (2, 1)])
+def test_it_asks_again_after_a_failure_but_not_at_once(
+    make_checkpoint: MakeCheckpoint, enqueued: Any, minutes: int, asked: int
+) -> None:
+    failed = answer(make_checkpoint("init"), state="failed")
+    Generation.objects.filter(pk=failed.pk).update(created_at=timezone.now() - timedelta(minutes=minutes))
+
+    assert len(ask_home_prompt(prompt=PROMPT)) == asked
+
+
+def test_looking_at_the_home_page_changes_nothing(client: Client, make_checkpoint: MakeCheckpoint) -> None:
+    make_checkpoint("init")
+
+    page = client.get("/").content.decode()
+
+    assert Generation.objects.count() == 0
+    assert reverse("stages:ask_home") in page
+
+
+def test_it_is_asked_by_a_post(client: Client, make_checkpoint: MakeCheckpoint, enqueued: Any) -> None:
+    make_checkpoint("init")
+
+    response = client.post(reverse("stages:ask_home"), {"q": 1})
+
+    assert response.headers["Location"] == "/?q=1"
+    assert Generation.objects.get().prompt == SAMPLE_PROMPTS[1]
+    assert client.get(reverse("stages:ask_home")).status_code == 405
+
+
+@pytest.mark.parametrize("number", ["-1", "99", "x"])
+def test_it_knows_only_its_own_questions(client: Client, number: str) -> None:
+    assert client.get("/", {"q": number}).status_code == 404
+    assert client.post(reverse("stages:ask_home"), {"q": number}).status_code == 404
+
+
+def test_a_reader_who_has_everything_gets_nothing(client: Client, make_checkpoint: MakeCheckpoint) -> None:
+    generation = answer(make_checkpoint("init"), state="running", text="")
+    version = home_page(0).version
+
+    same = client.get("/", {"q": 0, "v": version}, headers={"HX-Request": "true"})
+    Generation.objects.filter(pk=generation.pk).update(state="done", text="All of it.")
+    changed = client.get("/", {"q": 0, "v": version}, headers={"HX-Request": "true"})
+
+    assert same.status_code == 204
+    assert changed.status_code == 200
+    assert b"All of it." in changed.content
+    assert b"<html" not in changed.content
+    assert b'hx-swap-oob="true"' in changed.content  # the rail comes along
+
+
+def test_it_looks_again_soon_only_while_something_happens(make_checkpoint: MakeCheckpoint) -> None:
+    for stage in STAGES:
+        checkpoint = make_checkpoint(stage)
+        if stage in CHAT_STAGES:
+            answer(checkpoint)
+    assert not home_page(0).is_changing
+
+    TrainingRun.objects.create(stage="ppo", preset="smoke", state="running")
+    assert home_page(0).is_changing
+
+
+def test_it_escapes_what_a_model_says(client: Client, make_checkpoint: MakeCheckpoint) -> None:
+    answer(make_checkpoint("init"), text='<img src=x onerror="alert(1)" hx-get="/logout/">')
+
+    page = client.get("/").content.decode()
+
+    assert "<img" not in page
+    assert "&lt;img src=x" in page
+
+
+def test_the_owner_gets_the_next_step_as_a_button(
+    client: Client, owner_client: Client, make_checkpoint: MakeCheckpoint
+) -> None:
+    make_checkpoint("init")
+    button = f'action="{reverse("training:next_step")}"'
+
+    assert button in owner_client.get("/").content.decode()
+    assert button not in client.get("/").content.decode()
+
+
+def test_the_owner_may_let_a_simulated_voter_stand_in(
+    client: Client, owner_client: Client, make_checkpoint: MakeCheckpoint
+) -> None:
+    for stage in ("init", "pretrain", "sft"):
+        make_checkpoint(stage)
+
+    owner, anybody = (one.get("/").content.decode() for one in (owner_client, client))
+
+    assert 'name="taste"' in owner
+    assert 'name="taste"' not in anybody
+    assert f'href="{reverse("arena:vote")}"' in anybody
+
+
+# -- ask all five ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def five(make_checkpoint: MakeCheckpoint) -> list[Checkpoint]:
+    return [make_checkpoint(stage) for stage in CHAT_STAGES]
+
+
+def test_it_asks_all_five_with_the_same_settings(client: Client, five: list[Checkpoint], enqueued: Any) -> None:
+    response = client.post("/compare/", {"text": "Why is the sky blue?", "temperature": "0.5", "seed": "7"})
+
+    conversation = Conversation.objects.get()
+    generations = Generation.objects.all()
+    assert response.headers["Location"] == reverse("stages:comparison", args=[conversation.pk])
+    assert conversation.kind == Conversation.Kind.COMPARE
+    assert {generation.checkpoint for generation in generations} == set(five)
+    assert {(g.sampling["temperature"], g.sampling["seed"]) for g in generations} == {(0.5, 7)}
+
+
+def test_it_shows_the_answers_side_by_side_after_a_reload(
+    client: Client, five: list[Checkpoint], enqueued: Any
+) -> None:
+    url = client.post("/compare/", {"text": "Hello"}).headers["Location"]
+    Generation.objects.update(state="done", text="**Bold** <script>alert(1)</script>", finish_reason="length")
+
+    page = client.get(url).content.decode()
+
+    assert page.count("<strong>Bold</strong>") == 5
+    assert page.count("Cut off at the longest length.") == 5
+    assert "is-streaming" not in page
+    assert "<script>alert" not in page
+
+
+def test_it_marks_answers_that_are_still_being_written(client: Client, five: list[Checkpoint], enqueued: Any) -> None:
+    url = client.post("/compare/", {"text": "Hello"}).headers["Location"]
+
+    page = client.get(url).content.decode()
+
+    assert page.count("is-streaming") == 5
+    assert "js/compare.js" in page
+
+
+def test_it_says_which_stages_are_still_to_come(client: Client, make_checkpoint: MakeCheckpoint, enqueued: Any) -> None:
+    make_checkpoint("init")
+    run = TrainingRun.objects.create(stage="pretrain", preset="smoke", state="running", step=1, total_steps=4)
+
+    page = client.get(client.post("/compare/", {"text": "Hello"}).headers["Location"]).content.decode()
+
+    assert page.count("Still to come.") == 3
+    assert "In training, 25 %" in page
+    assert run.get_absolute_url() in page
+
+
+def test_it_takes_the_question_from_the_address(client: Client) -> None:
+    page = client.get("/compare/", {"text": "<b>Why?"}).content.decode()
+
+    assert "&lt;b&gt;Why?</textarea>" in page
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({"text": ""}, "Write something first."),
+        ({"text": "   "}, "Write something first."),
+        ({"text": "x" * 100_000}, "at most 8000 characters"),
+        ({"text": "Hello", "temperature": "9"}, "less than or equal to 2"),
+        ({"text": "Hello", "temperature": "nan"}, "Enter a number"),
+        ({"text": "Hello", "seed": "-1"}, "greater than or equal to 0"),
+    ],
+)
+def test_it_refuses_what_makes_no_sense(
+    client: Client, five: list[Checkpoint], data: dict[str, str], words: str
+) -> None:
+    response = client.post("/compare/", data)
+
+    assert response.status_code == 400
+    assert words in response.content.decode()
+    assert Conversation.objects.count() == 0
+
+
+def test_it_refuses_when_there_is_nobody_to_ask(client: Client) -> None:
+    response = client.post("/compare/", {"text": "Hello"})
+
+    assert response.status_code == 400
+    assert "There is no checkpoint to ask yet." in response.content.decode()
+
+
+def test_it_refuses_too_many_questions_at_once(
+    client: Client, five: list[Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webapp.stages.views.allow", lambda kind, identity: False)
+
+    response = client.post("/compare/", {"text": "Hello"})
+
+    assert response.status_code == 429
+    assert "Wait a minute" in response.content.decode()
+    assert Conversation.objects.count() == 0
+
+
+def test_only_its_asker_sees_a_comparison(
+    client: Client, alice_client: Client, owner_client: Client, five: list[Checkpoint], enqueued: Any
+) -> None:
+    url = client.post("/compare/", {"text": "A secret"}).headers["Location"]
+
+    assert client.get(url).status_code == 200
+    for other in (Client(), alice_client, owner_client):
+        assert other.get(url).status_code == 404
+    assert client.get(reverse("stages:comparison", args=[uuid.uuid4()])).status_code == 404
+
+
+def test_a_chat_is_no_comparison(visitor: Visitor, visitor_client: Client, make_checkpoint: MakeCheckpoint) -> None:
+    chat = Conversation.objects.create(visitor=visitor, checkpoint=make_checkpoint("init"))
+
+    assert visitor_client.get(reverse("stages:comparison", args=[chat.pk])).status_code == 404
+
+
+# -- stage pages -----------------------------------------------------------------------------------
+
+
+def run_of(stage: str, rows: list[dict[str, float]], **fields: Any) -> TrainingRun:
+    run = TrainingRun.objects.create(stage=stage, preset="smoke", state="done", step=len(rows), **fields)
+    for step, values in enumerate(rows):
+        run.metrics.create(step=step, values=values)
+    return run
+
+
+def test_an_unknown_stage_is_not_there(client: Client) -> None:
+    assert client.get("/stages/nonsense/").status_code == 404
+
+
+@pytest.mark.parametrize("slug", STAGES)
+def test_a_stage_without_data_says_so(client: Client, slug: str) -> None:
+    assert not stage_report(slug).figures
+    assert 'class="empty"' in client.get(f"/stages/{slug}/").content.decode()
+
+
+@pytest.mark.parametrize(
+    ("slug", "source", "rows", "words"),
+    [
+        ("init", "pretrain", [{"loss": 6.25}, {"loss": 3.5}], "starts at 6.25; chance is 6.24"),
+        ("pretrain", "pretrain", [{"bits_per_byte": 8.1}, {"loss": 3.0}, {"bits_per_byte": 2.5}], "from 8.10 to 2.50"),
+        ("sft", "sft", [{"instruction_accuracy": 0.1}, {"instruction_accuracy": 0.9}], "from 10 % to 90 %"),
+        ("ppo", "ppo", [{"reward": 0.0, "kl": 0.0}, {"reward": 1.0, "kl": 4.0}], "Round by round"),
+        ("ppo", "ppo", [{"held_out_win_rate": 0.5}, {"held_out_win_rate": 0.8}], "from 50 % to 80 %"),
+        ("grpo", "grpo", [{"pass_at_1": 0.4}, {"pass_at_1": 0.95}], "from 40 % to 95 %"),
+        ("grpo", "grpo", [{"solved": 0.2}, {"solved": 0.6}], "from 20 % to 60 %"),
+    ],
+)
+def test_it_draws_what_the_sites_own_run_measured(
+    client: Client,
+    make_checkpoint: MakeCheckpoint,
+    slug: str,
+    source: str,
+    rows: list[dict[str, float]],
+    words: str,
+) -> None:
+    make_checkpoint("init", preset="smoke")
+    run_of(source, rows)
+
+    page = client.get(f"/stages/{slug}/").content.decode()
+
+    assert words in page
+    assert page.count('<svg class="fig"') == 1
+    assert "The same as a table" in page
+
+
+def test_it_draws_the_newest_run_that_has_the_figure(make_checkpoint: MakeCheckpoint) -> None:
+    old = run_of("sft", [{"instruction_accuracy": 0.5}], parent=make_checkpoint("pretrain"))
+    run_of("sft", [{"loss": 1.0}])
+
+    assert f"run {old.pk}" in stage_report("sft").figures[0].caption
+
+
+def test_it_forgets_a_discarded_run() -> None:
+    run_of("sft", [{"instruction_accuracy": 0.5}])
+    TrainingRun.objects.update(state="discarded")
+
+    assert stage_report("sft").figures == []
+    assert stage_report("sft").runs == []
+
+
+def test_it_shows_a_reward_models_agreement_beside_the_ruler(client: Client, make_checkpoint: MakeCheckpoint) -> None:
+    make_checkpoint(
+        "reward",
+        metrics={"agreement": 0.84, "agreement_interval": [0.72, 0.91], "length_only_agreement": 0.66},
+    )
+
+    page = client.get("/stages/reward/").content.decode()
+
+    assert "agrees with 84 % of the votes it has not seen: between 72 % and 91 %" in page
+    assert "Length alone" in page
+
+
+def voted_pair(checkpoint: Checkpoint, visitor: Visitor, *, source: str, from_chat: bool = False) -> Vote:
+    prompt = Prompt.objects.create(text=f"Question from {source}", source=source)
+    a, b = (answer(checkpoint, prompt=prompt.text, text=text) for text in ("First text", "Second text"))
+    pair = Pair.objects.create(prompt=prompt, kind="self", state="ready", a=a, b=b, from_chat=from_chat)
+    return Vote.objects.create(pair=pair, visitor=visitor, choice="b")
+
+
+def test_it_shows_a_real_pair_with_its_vote(make_checkpoint: MakeCheckpoint, visitor: Visitor) -> None:
+    voted_pair(make_checkpoint("sft"), visitor, source="shipped")
+
+    pair = stage_report("reward").pair
+
+    assert pair is not None
+    assert [(one.text, one.preferred) for one in pair.answers] == [("First text", False), ("Second text", True)]
+
+
+@pytest.mark.parametrize(("source", "from_chat"), [("chat", False), ("shipped", True)])
+def test_it_shows_nobodys_private_question(
+    make_checkpoint: MakeCheckpoint, visitor: Visitor, source: str, from_chat: bool
+) -> None:
+    voted_pair(make_checkpoint("sft"), visitor, source=source, from_chat=from_chat)
+    scores = {"outcome": "win", "rejected": "Second", "reward": 1.0, "rejected_reward": -1.0}
+    run_of("reward", []).samples.create(step=1, prompt="My private question", text="First", extra=scores)
+
+    assert stage_report("reward").pair is None
+
+
+def test_it_shows_the_scores_of_a_held_out_pair(make_checkpoint: MakeCheckpoint) -> None:
+    Prompt.objects.create(text="What do owls eat?", source="shipped")
+    scores = {"outcome": "win", "rejected": "Owls.", "reward": 1.25, "rejected_reward": -0.5}
+    run_of("reward", []).samples.create(step=1, prompt="What do owls eat?", text="Mice.", extra=scores)
+
+    pair = stage_report("reward").pair
+
+    assert pair is not None
+    assert [(one.text, one.score) for one in pair.answers] == [("Mice.", "+1.25"), ("Owls.", "-0.50")]
+
+
+def test_it_shows_one_group_with_verdicts_and_advantages(client: Client) -> None:
+    run = run_of("grpo", [])
+    for step in (1, 2):
+        run.samples.create(step=step, prompt=PROMPT, text="A fixed prompt's sample")
+        for correct, advantage in ((True, 1.73), (False, -0.58)):
+            extra = {"correct": correct, "advantage": advantage, "expected": "9"}
+            run.samples.create(step=step, prompt="7 + 5 − 3?", text=f"attempt at {step}", extra=extra)
+
+    group = stage_report("grpo").group
+
+    assert group is not None
+    assert (group.step, group.expected) == (2, "9")
+    assert [(one.text, one.correct, one.advantage) for one in group.attempts] == [
+        ("attempt at 2", True, "+1.73"),
+        ("attempt at 2", False, "-0.58"),
+    ]
+    assert "✓ right" in client.get("/stages/grpo/").content.decode()
+
+
+def test_it_thins_a_long_timeline_and_keeps_both_ends() -> None:
+    run = run_of("pretrain", [])
+    for step in range(0, 110, 10):
+        run.samples.create(step=step, prompt=PROMPT, text=f"at {step}")
+
+    timeline = stage_report("pretrain").timeline
+
+    assert timeline is not None
+    assert len(timeline.samples) == 6
+    assert [timeline.samples[0].step, timeline.samples[-1].step] == [0, 100]
+
+
+def test_the_loss_counts_the_answer_and_its_end_mark_only() -> None:
+    masked = masked_conversation("Hi?", "Hello.")
+
+    assert [part.text for part in masked.parts if part.counts] == ["Hello.<|im_end|>"]
+    assert "".join(part.text for part in masked.parts) == (
+        "<|im_start|>user\nHi?<|im_end|>\n<|im_start|>assistant\nHello.<|im_end|>\n"
+    )
+
+
+def test_it_lists_checkpoints_with_their_figures(client: Client, make_checkpoint: MakeCheckpoint) -> None:
+    checkpoint = make_checkpoint("sft", metrics={"instruction_accuracy": 0.91, "secret": 1}, name="My model")
+    make_checkpoint("sft", archived=True, name="Hidden model")
+
+    page = client.get("/stages/sft/").content.decode()
+
+    assert "My model" in page
+    assert "91 %" in page
+    assert "secret" not in page
+    assert "Hidden model" not in page
+    assert f"{reverse('chat:new')}?checkpoint={checkpoint.pk}" in page
+
+
+def test_it_reads_only_figures_that_are_numbers() -> None:
+    metrics = {"bits_per_byte": 1.416, "pass_at_1": None, "ended": "yes", "reward": float("nan"), "agreement": True}
+
+    assert [(one.name, one.text) for one in measured(metrics)] == [("bits per byte", "1.42")]
