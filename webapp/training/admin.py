@@ -95,7 +95,7 @@ class TrainingRunAdmin(admin.ModelAdmin[TrainingRun]):
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
     ) -> HttpResponse:
         run = self.get_object(request, object_id)
-        extra = {"subtitle": None, "title": str(run) if run else None}
+        extra: dict[str, Any] = {"subtitle": None, "title": str(run) if run else None}
         if run:
             extra |= {
                 "run": run,

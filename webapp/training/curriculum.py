@@ -281,7 +281,11 @@ def start_simulated_votes(*, taste: str) -> None:
     preset = get_preset(learner.preset or settings.CURRICULUM_PRESET)
     row, _ = Curriculum.objects.get_or_create(pk=1, defaults={"preset": preset.name, "automatic": Automatic.OFF})
     started = Curriculum.objects.filter(pk=row.pk, votes_wanted=0).update(
-        taste=taste, votes_wanted=preset.votes, votes_cast=0, voting_until=_voting_lease(), error=""
+        taste=taste,
+        votes_wanted=max(preset.votes, settings.VOTES_PER_REWARD_MODEL),
+        votes_cast=0,
+        voting_until=_voting_lease(),
+        error="",
     )
     if not started:
         raise ValueError("A simulated voter is at work already.")
@@ -304,7 +308,10 @@ def cast_simulated_votes() -> bool:
     if cast < row.votes_wanted:
         Curriculum.objects.filter(pk=row.pk).update(votes_cast=cast, voting_until=_voting_lease())
         return True
-    Curriculum.objects.filter(pk=row.pk).update(votes_wanted=0, votes_cast=cast, voting_until=None)
+    # A reason here also keeps a demo from asking for the same votes again and again.
+    usable = services.training_votes("all").count() >= settings.VOTES_PER_REWARD_MODEL
+    error = "" if usable else f"Too few of the {cast} simulated votes can be learnt from; collect some from people."
+    Curriculum.objects.filter(pk=row.pk).update(votes_wanted=0, votes_cast=cast, voting_until=None, error=error)
     advance()
     return False
 

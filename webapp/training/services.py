@@ -76,7 +76,10 @@ def queue_run(
     staging = Path(settings.RUN_DIR) / f".{uuid.uuid4().hex}"
     staging.mkdir(parents=True)
     try:
-        written = write_votes(staging / "votes.jsonl", training_votes(votes)) if stage == stages.REWARD else None
+        votes_sha256, votes_used = None, 0
+        if stage == stages.REWARD:
+            votes_sha256 = write_votes(staging / "votes.jsonl", training_votes(votes))
+            votes_used = len((staging / "votes.jsonl").read_text().splitlines())
         config = {} if stage == stages.INIT else stages.to_dict(stages.get_preset(preset).stage(stage))
         with transaction.atomic():
             run = TrainingRun.objects.create(
@@ -86,7 +89,7 @@ def queue_run(
                 reward_model=reward_model,
                 seed=seed,
                 config=config,
-                votes_used=written.count if written else 0,
+                votes_used=votes_used,
                 curriculum=curriculum,
                 requested_by=requested_by,
             )
@@ -95,7 +98,7 @@ def queue_run(
                 run_json=hashlib.sha256(run_json.encode()).hexdigest(),
                 parent=parent and parent.weights_sha256,
                 reward_model=reward_model and reward_model.weights_sha256,
-                votes=written and written.sha256,
+                votes=votes_sha256,
             )
             run.save(update_fields=["inputs"])
             shutil.rmtree(run.inputs_dir, ignore_errors=True)  # left by a start that never committed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Concatenate, ParamSpec
+from typing import Any
 
 import redis
 from django.contrib import messages
@@ -22,18 +22,15 @@ from webapp.training.models import LogLine, TrainingRun
 RUNS_PER_PAGE = 30
 LOG_LINES = 200
 
-Rest = ParamSpec("Rest")
-View = Callable[Concatenate[HttpRequest, Rest], HttpResponse]
 
-
-def staff_only(view: View[Rest]) -> View[Rest]:
+def staff_only(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
     """403 for everyone who is not staff."""
 
     @wraps(view)
-    def guarded(request: HttpRequest, *args: Rest.args, **kwargs: Rest.kwargs) -> HttpResponse:
+    def guarded(request: HttpRequest, **kwargs: Any) -> HttpResponse:
         if not (request.user.is_active and request.user.is_staff):
             raise PermissionDenied
-        return view(request, *args, **kwargs)
+        return view(request, **kwargs)
 
     return guarded
 

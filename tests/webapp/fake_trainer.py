@@ -1,0 +1,122 @@
+"""A trainer for tests: speaks the protocol of `python -m trainer run` without training anything.
+
+    python fake_trainer.py MODE run RUN_JSON --out DIR --progress json
+    python fake_trainer.py MODE init --preset P --out DIR
+    python fake_trainer.py MODE measure
+
+MODE says what happens after the first step: good, garbage, crash, silent_crash, mistake, no_checkpoint,
+killed, wait (for SIGTERM, then saves; finishes when resumed) or wedged (deaf to SIGTERM).
+"""
+
+import hashlib
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+STEPS = 3
+
+
+def say(**event: Any) -> None:
+    print(json.dumps(event), flush=True)
+
+
+def write_checkpoint(directory: Path, stage: str, preset: str) -> None:
+    header = json.dumps({"weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    header += b" " * (-len(header) % 8)
+    weights = len(header).to_bytes(8, "little") + header + hashlib.sha256(str(directory).encode()).digest()[:3] + b"\0"
+    info = {
+        "stage": stage,
+        "preset": preset,
+        "parent_sha256": None,
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "parameters": 1,
+        "config": {},
+        "metrics": {"bits_per_byte": 2.5},
+        "seconds": 0.1,
+    }
+    architecture = "LlamaForSequenceClassification" if stage == "reward" else "LlamaForCausalLM"
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "model.safetensors").write_bytes(weights)
+    files: dict[str, Any] = {
+        "config.json": {"architectures": [architecture], "model_type": "llama"},
+        "generation_config.json": {"eos_token_id": [1]},
+        "tokenizer.json": {"version": "1.0"},
+        "tokenizer_config.json": {"chat_template": ""},
+        "stage.json": info,
+    }
+    for name, content in files.items():
+        (directory / name).write_text(json.dumps(content))
+
+
+def wait_for_stop(resume: Path) -> None:
+    def save(number: int, frame: FrameType | None) -> None:
+        resume.parent.mkdir(parents=True, exist_ok=True)
+        resume.write_text("1")
+        sys.exit(3)
+
+    signal.signal(signal.SIGTERM, save)
+    say(type="log", step=1, text="waiting")
+    while True:
+        signal.pause()
+
+
+def misbehave(mode: str, resume: Path) -> None:
+    """What this mode does after the first step."""
+    if mode == "garbage":
+        for line in ("not json", "[1, 2]", '{"type": "metrics"}', '{"type": "surprise"}', "", '{"type": "log"}'):
+            print(line, flush=True)
+        print('{"type": "metrics", "step": 1, "values": {"loss": NaN, "reward": 1.5}}', flush=True)
+        sys.stdout.buffer.write(b"\xff\xfe" * 10 + b"\n")
+        sys.stdout.buffer.write(b"x" * 1_500_000 + b"\n")
+        sys.stdout.buffer.flush()
+    elif mode == "crash":
+        sys.exit("Traceback (most recent call last):\n  somewhere\nRuntimeError: out of ideas")
+    elif mode == "silent_crash":
+        os._exit(7)
+    elif mode == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif mode == "mistake":
+        say(type="error", text="The votes file has no line.")
+        sys.exit(2)
+    elif mode == "wait" and not resume.exists():
+        wait_for_stop(resume)
+    elif mode == "wedged":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        say(type="log", step=1, text="deaf")
+        while True:
+            signal.pause()
+
+
+def run(mode: str, run_json: Path, out: Path) -> None:
+    spec = json.loads(run_json.read_text())
+    resume = out / "resume" / "step"
+    first = 1 if resume.exists() else 0
+    say(type="start", step=first, total_steps=STEPS)
+    say(type="metrics", step=first + 1, values={"loss": 3.0, "lr": 0.01})
+    misbehave(mode, resume)
+    for step in range(first + 2, STEPS + 1):
+        say(type="metrics", step=step, values={"loss": 3.0 / step, "lr": 0.01})
+    say(type="samples", step=STEPS, samples=[{"prompt": "What is an LLM?", "text": "A model.", "reward": 0.5}])
+    say(type="alarm", step=STEPS, text="The answers are getting longer.")
+    if mode == "no_checkpoint":
+        return
+    write_checkpoint(out, spec["stage"], spec["preset"])
+    say(type="done", path=str(out), info={})
+
+
+def main() -> None:
+    mode, command, *rest = sys.argv[1:]
+    if command == "measure":
+        print(json.dumps({"cpu": "A test processor", "cores": 2, "matmul_gflops": {"float32": 100.0}}))
+    elif command == "init":
+        write_checkpoint(Path(rest[rest.index("--out") + 1]), "init", rest[rest.index("--preset") + 1])
+    else:
+        run(mode, Path(rest[0]), Path(rest[rest.index("--out") + 1]))
+
+
+if __name__ == "__main__":
+    main()

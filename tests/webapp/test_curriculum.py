@@ -1,0 +1,250 @@
+"""The walk through the stages: the first start, the owner's next step, the demo that walks alone."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from trainer.config import STAGES
+from webapp.arena.models import Pair, Prompt, Vote
+from webapp.arena.services import seed_prompts
+from webapp.checkpoints.models import Checkpoint, Generation
+from webapp.training import curriculum, services
+from webapp.training.estimates import read_machine
+from webapp.training.models import Curriculum, TrainingRun
+from webapp.training.tasks import continue_simulated_votes, execute_run
+
+from . import fake_trainer
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def _own_site(settings: Any, tmp_path: Path) -> None:
+    """A fresh data directory, the fake trainer and the quickest preset."""
+    settings.DATA_DIR = tmp_path
+    settings.CHECKPOINT_DIR, settings.RUN_DIR = tmp_path / "checkpoints", tmp_path / "runs"
+    settings.CURRICULUM_PRESET = "smoke"
+    settings.TRAINER_COMMAND = [sys.executable, fake_trainer.__file__, "good"]
+
+
+@pytest.fixture
+def work(enqueued: Any, django_capture_on_commit_callbacks: Any) -> Callable[[], int]:
+    """Do what has been enqueued for training, and what that enqueues, until nothing is left."""
+    tasks = {"execute_run": execute_run, "continue_simulated_votes": continue_simulated_votes}
+
+    def until_idle() -> int:
+        done = 0
+        while enqueued.tasks:
+            task = enqueued.tasks.pop(0)
+            if function := tasks.get(task.name.rpartition(".")[2]):
+                with django_capture_on_commit_callbacks(execute=True):
+                    function(*task.args)
+                answer_pairs()
+                done += 1
+        return done
+
+    return until_idle
+
+
+def answer_pairs() -> None:
+    """Stand in for the generate worker: every answer that is waited for is written."""
+    for number, generation in enumerate(Generation.objects.filter(state=Generation.State.QUEUED)):
+        generation.text = "Yes! Happy to help." if number % 2 else "No."
+        generation.state, generation.finish_reason = Generation.State.DONE, "end"
+        generation.save()
+
+
+def first_start(django_capture_on_commit_callbacks: Any, **flags: bool) -> None:
+    with django_capture_on_commit_callbacks(execute=True):
+        curriculum.prepare_first_start(**{"demo": False, "curriculum": True, **flags})
+
+
+@pytest.fixture
+def collect_votes(make_checkpoint: Any, visitor: Any) -> Callable[[int], None]:
+    """`collect_votes(12)`: that many votes on pairs of the newest instructed checkpoint."""
+
+    def collect(count: int) -> None:
+        checkpoint = Checkpoint.objects.current("sft")
+        for number in range(count):
+            a, b = (
+                Generation.objects.create(
+                    checkpoint=checkpoint,
+                    messages=[{"role": "user", "content": f"Question {number}?"}],
+                    text=text,
+                    state=Generation.State.DONE,
+                )
+                for text in ("One.", "Another one.")
+            )
+            pair = Pair.objects.create(kind=Pair.Kind.SELF, state=Pair.State.READY, a=a, b=b)
+            Vote.objects.create(pair=pair, visitor=visitor, choice=Vote.Choice.A)
+
+    return collect
+
+
+def test_the_first_start_writes_init_and_trains_up_to_sft(
+    work: Any, django_capture_on_commit_callbacks: Any, settings: Any
+) -> None:
+    first_start(django_capture_on_commit_callbacks)
+    assert [checkpoint.stage for checkpoint in Checkpoint.objects.all()] == ["init"]
+    step = curriculum.next_step()
+    assert (step.state, step.stage) == ("training", "pretrain")
+    assert read_machine() == {"cpu": "A test processor", "cores": 2, "matmul_gflops": {"float32": 100.0}}
+    assert work() == 2
+    assert list(TrainingRun.objects.order_by("id").values_list("stage", "state", "curriculum")) == [
+        ("pretrain", "done", True),
+        ("sft", "done", True),
+    ]
+    step = curriculum.next_step()
+    assert (step.state, step.done, step.total, step.may_simulate) == ("votes", 0, settings.VOTES_PER_REWARD_MODEL, True)
+
+
+def test_a_second_start_changes_nothing(work: Any, django_capture_on_commit_callbacks: Any) -> None:
+    first_start(django_capture_on_commit_callbacks)
+    work()
+    first_start(django_capture_on_commit_callbacks)
+    assert work() == 0
+    assert Checkpoint.objects.filter(stage="init").count() == 1
+    assert TrainingRun.objects.count() == 2
+
+
+def test_a_start_after_a_kill_goes_on(
+    work: Any, django_capture_on_commit_callbacks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first_start(django_capture_on_commit_callbacks)
+    with monkeypatch.context() as killed:
+        killed.setattr(curriculum, "advance", lambda: None)  # dead between the run's end and the next step
+        work()
+    assert curriculum.next_step().state == "ready"
+    first_start(django_capture_on_commit_callbacks)
+    work()
+    assert Checkpoint.objects.current("sft")
+
+
+def test_without_a_curriculum_only_init_is_written(work: Any, django_capture_on_commit_callbacks: Any) -> None:
+    first_start(django_capture_on_commit_callbacks, curriculum=False)
+    assert work() == 0
+    step = curriculum.next_step()
+    assert (step.state, step.stage, step.is_action) == ("ready", "pretrain", True)
+
+
+def test_before_the_first_start_it_says_so() -> None:
+    assert curriculum.next_step().state == "starting"
+
+
+def test_the_owner_walks_with_the_votes_of_people(
+    work: Any, collect_votes: Any, django_capture_on_commit_callbacks: Any, owner: Any, settings: Any
+) -> None:
+    first_start(django_capture_on_commit_callbacks)
+    work()
+    collect_votes(12)
+    with pytest.raises(ValueError, match="28 more votes are needed"):
+        curriculum.perform_next_step()
+    assert curriculum.next_step().done == 12
+    collect_votes(settings.VOTES_PER_REWARD_MODEL - 12)
+    for stage in ("reward", "ppo", "grpo"):
+        step = curriculum.next_step()
+        assert (step.state, step.stage) == ("ready", stage)
+        with django_capture_on_commit_callbacks(execute=True):
+            curriculum.perform_next_step(requested_by=owner)
+        assert work() == 1
+    runs = {run.stage: run for run in TrainingRun.objects.with_links()}
+    assert runs["reward"].votes_used == settings.VOTES_PER_REWARD_MODEL
+    assert len((runs["reward"].inputs_dir / "votes.jsonl").read_text().splitlines()) == runs["reward"].votes_used
+    assert runs["ppo"].parent == runs["sft"].checkpoint
+    assert runs["ppo"].reward_model == runs["reward"].checkpoint
+    assert runs["grpo"].parent == runs["ppo"].checkpoint
+    assert runs["grpo"].requested_by == owner
+    assert curriculum.next_step().state == "done"
+    with pytest.raises(ValueError, match="nothing to start"):
+        curriculum.perform_next_step()
+
+
+def test_the_demo_walks_every_stage_alone(work: Any, django_capture_on_commit_callbacks: Any) -> None:
+    first_start(django_capture_on_commit_callbacks, demo=True)
+    work()
+    assert set(Checkpoint.objects.values_list("stage", flat=True)) == set(STAGES)
+    assert curriculum.next_step().state == "done"
+    assert set(Vote.objects.values_list("source", "taste")) == {("simulated", "friendlier")}
+    row = Curriculum.objects.get()
+    assert (row.votes_wanted, row.voting_until, row.error) == (0, None, "")
+
+
+def test_a_simulated_voter_can_stand_in(work: Any, django_capture_on_commit_callbacks: Any) -> None:
+    first_start(django_capture_on_commit_callbacks)
+    work()
+    with pytest.raises(ValueError, match="Unknown taste 'louder'"):
+        curriculum.perform_next_step(taste="louder")
+    with django_capture_on_commit_callbacks(execute=True):
+        step = curriculum.perform_next_step(taste="shorter")
+    assert (step.state, step.total) == ("voting", 40)
+    with pytest.raises(ValueError, match="at work already"):
+        curriculum.start_simulated_votes(taste="shorter")
+    work()
+    assert Vote.objects.filter(taste="shorter").count() == 40
+    assert not TrainingRun.objects.filter(stage="reward").exists()  # the owner decides when
+
+
+def test_a_simulated_voter_that_cannot_vote_says_why(work: Any, django_capture_on_commit_callbacks: Any) -> None:
+    first_start(django_capture_on_commit_callbacks)
+    work()
+    seed_prompts()
+    Prompt.objects.update(active=False)
+    with django_capture_on_commit_callbacks(execute=True):
+        curriculum.perform_next_step(taste="shorter")
+    work()
+    step = curriculum.next_step()
+    assert step.state == "votes"
+    assert "prompts" in step.text
+
+
+def test_a_lost_simulated_voter_is_started_again(
+    work: Any, enqueued: Any, django_capture_on_commit_callbacks: Any
+) -> None:
+    first_start(django_capture_on_commit_callbacks)
+    work()
+    curriculum.start_simulated_votes(taste="example")
+    with django_capture_on_commit_callbacks(execute=True):
+        curriculum.resume_voting()
+    assert len(enqueued.of("continue_simulated_votes")) == 0  # it is not late
+    Curriculum.objects.update(voting_until=None)
+    with django_capture_on_commit_callbacks(execute=True):
+        curriculum.resume_voting()
+    assert [task.options["queue"] for task in enqueued.of("continue_simulated_votes")] == ["generate"]
+
+
+def test_a_failed_stage_waits_for_a_person(work: Any, django_capture_on_commit_callbacks: Any, settings: Any) -> None:
+    settings.TRAINER_COMMAND[-1] = "crash"
+    first_start(django_capture_on_commit_callbacks)
+    assert work() == 1
+    step = curriculum.next_step()
+    assert (step.state, step.label, step.is_action) == ("failed", "Pre-training failed", False)
+    assert step.run is not None
+    assert step.url == step.run.get_absolute_url()
+    curriculum.advance()
+    assert TrainingRun.objects.count() == 1
+
+
+def test_what_a_person_discarded_is_not_started_again(work: Any, django_capture_on_commit_callbacks: Any) -> None:
+    first_start(django_capture_on_commit_callbacks)
+    services.request_stop(run=TrainingRun.objects.get(), how="discard")
+    curriculum.advance()
+    assert TrainingRun.objects.count() == 1
+    assert curriculum.next_step().is_action
+
+
+def test_a_failure_to_write_init_is_one_clear_line(settings: Any) -> None:
+    settings.TRAINER_COMMAND = [sys.executable, "-c", "import sys; sys.exit('no space left')"]
+    with pytest.raises(CommandError, match="could not be written: no space left"):
+        call_command("first_start")
+
+
+def test_an_unknown_preset_is_one_clear_line(settings: Any) -> None:
+    settings.CURRICULUM_PRESET = "enormous"
+    with pytest.raises(CommandError, match="Unknown preset 'enormous'"):
+        call_command("first_start", "--no-curriculum")
