@@ -124,13 +124,19 @@ class Batch:
 
 def deal(count: int, size: int, *, step: int, seed: int, purpose: str) -> list[int]:
     """Which `size` of `count` things round `step` uses: every epoch deals all of them out, shuffled anew."""
-    chosen = []
+    chosen: list[int] = []
     for number in range(step * size, (step + 1) * size):
         epoch, index = divmod(number, count)
         if not chosen or index == 0:
             order = torch.randperm(count, generator=random_generator(seed, purpose, epoch)).tolist()
         chosen.append(order[index])
     return chosen
+
+
+def minibatches(count: int, size: int, *, generator: torch.Generator) -> list[list[int]]:
+    """The numbers below `count` in random order, in hands of at most `size`."""
+    order = torch.randperm(count, generator=generator).tolist()
+    return [order[start : start + size] for start in range(0, count, size)]
 
 
 def pad(rollouts: Sequence[Rollout], *, pad_id: int, device: torch.device | str = "cpu") -> Batch:

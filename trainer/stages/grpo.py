@@ -55,7 +55,16 @@ from trainer.model import LanguageModel
 from trainer.optim import adamw, set_lr_factor, warmup_decay
 from trainer.problems import Problem, Verdict, grade
 from trainer.prompting import greedy_samples
-from trainer.rollout import Batch, Rollout, collect, fitting_prompts, pad, response_logprobs, score_logprobs
+from trainer.rollout import (
+    Batch,
+    Rollout,
+    collect,
+    fitting_prompts,
+    minibatches,
+    pad,
+    response_logprobs,
+    score_logprobs,
+)
 from trainer.tokenizer import Tokenizer
 
 DECAY: Final = 0.5
@@ -232,20 +241,16 @@ def update(
     """
     figures: dict[str, list[float]] = {}
     for _ in range(config.epochs):
-        # Shuffled even when one minibatch holds all: the order of a sum decides its last bits.
-        for index in torch.randperm(len(kept), generator=order).split(config.minibatch) if kept else ():
-            rollouts = [kept[row] for row in index.tolist()]
+        for rows in minibatches(len(kept), config.minibatch, generator=order):
+            rollouts = [kept[row] for row in rows]
             if not any(rollout.is_complete for rollout in rollouts):
                 continue
             batch = pad(rollouts, pad_id=pad_id, device=next(policy.parameters()).device)
             for name, value in _step(batch, policy, reference, config, optimizer).items():
                 figures.setdefault(name, []).append(value)
+    first_ratio = 1.0 + figures.pop("ratio_error", [0.0])[0]
     metrics = {name: sum(values) / len(values) for name, values in figures.items()}
-    metrics.pop("ratio_error", None)
-    return metrics | {
-        "first_ratio": 1.0 + figures.get("ratio_error", [0.0])[0],
-        "updates": float(len(figures.get("loss", ()))),
-    }
+    return metrics | {"first_ratio": first_ratio, "updates": float(len(figures.get("loss", ())))}
 
 
 def _step(

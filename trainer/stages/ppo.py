@@ -60,6 +60,7 @@ from trainer.rollout import (
     deal,
     end_scores,
     fitting_prompts,
+    minibatches,
     pad,
     response_logprobs,
     response_values,
@@ -251,8 +252,7 @@ def update(
     figures: dict[str, list[float]] = {}
     is_policy_done = critic_only
     for _ in range(config.epochs):
-        for index in torch.randperm(len(experience.kl), generator=order).split(config.minibatch):
-            rows = index.tolist()
+        for rows in minibatches(len(experience.kl), config.minibatch, generator=order):
             minibatch = experience.batch.pick(rows)
             columns = minibatch.is_response.shape[1]
             old_values, advantages, returns = (

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.trainer import small
+from trainer import evaluate
+from trainer.corpus import Question
+from trainer.engine import Engine
+from trainer.evaluate import Answer, agreement_of, expected_calibration_error, pass_at_k, wilson_interval, win_rate
+from trainer.model import LanguageModel
+from trainer.tastes import TASTES
+from trainer.tokenizer import Tokenizer
+
+
+def test_it_knows_how_sure_a_share_can_be() -> None:
+    # z = 2 makes it workable by hand: p = 0.8, n = 20, z² / n = 0.2
+    # centre (0.8 + 0.1) / 1.2 = 0.75, half 2 √(0.8 · 0.2 / 20 + 4 / 1600) / 1.2 = 2 √0.0105 / 1.2
+    low, high = wilson_interval(16, 20, z=2.0)
+    assert low == pytest.approx(0.75 - 2 * math.sqrt(0.0105) / 1.2)
+    assert high == pytest.approx(0.75 + 2 * math.sqrt(0.0105) / 1.2)
+    # Newcombe 1998, table 1, method 3: 81 of 263
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson_interval(0, 10)[0] == 0.0
+    assert wilson_interval(10, 10)[1] == pytest.approx(1.0)
+    assert wilson_interval(0, 0) == (0.0, 1.0)
+
+
+def test_it_counts_a_tie_as_half_a_win() -> None:
+    verdicts = {("x", "p"): "a", ("y", "q"): "tie", ("z", "r"): "b", ("v", "s"): "a"}
+    result = win_rate(list("xyzv"), list("pqrs"), lambda a, b: verdicts[a, b])
+    assert result.rate == 2.5 / 4
+    assert (result.low, result.high) == wilson_interval(2.5, 4)
+    assert result.comparisons == 4
+
+
+def test_it_compares_answers_in_pairs_only() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        win_rate(["a"], ["a", "b"], lambda a, b: "tie")
+
+
+def test_it_estimates_pass_at_k_without_bias() -> None:
+    # n = 4, c = 2, k = 2: of 6 pairs only one holds no right answer
+    assert pass_at_k(4, 2, 2) == pytest.approx(5 / 6)
+    assert pass_at_k(10, 3, 1) == pytest.approx(0.3)
+    assert pass_at_k(8, 0, 8) == 0.0
+    assert pass_at_k(8, 1, 8) == 1.0
+    assert pass_at_k(8, 5, 4) == 1.0  # four draws cannot all miss
+    with pytest.raises(ValueError, match="needs at least 9 samples"):
+        pass_at_k(8, 1, 9)
+
+
+def test_it_measures_bits_per_byte(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()  # every token equally likely: log2(V) bits each
+    text = "The fox eats mice."
+    tokens = len(tokenizer.encode(text)) + 1  # and the end of the document
+    expected = tokens * math.log2(tokenizer.vocab_size) / len(text.encode())
+    assert evaluate.bits_per_byte(model, tokenizer, [text]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_it_measures_documents_together_as_apart(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    texts = ["A fox.", "The rabbit eats grass under the old tree.", "Den."]
+    together = evaluate.bits_per_byte(model, tokenizer, texts) * sum(map(len, texts))
+    apart = sum(evaluate.bits_per_byte(model, tokenizer, [text]) * len(text) for text in texts)
+    assert together == pytest.approx(apart, rel=1e-5)
+
+
+def test_it_reads_a_document_longer_than_the_context(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    text = "The fox eats mice and berries. " * 40
+    assert len(tokenizer.encode(text)) > model.config.context
+    assert math.isfinite(evaluate.bits_per_byte(model, tokenizer, [text]))
+    with pytest.raises(ValueError, match="no held-out text"):
+        evaluate.bits_per_byte(model, tokenizer, [])
+
+
+def test_it_lets_xz_learn_from_the_training_text() -> None:
+    known = [f"The {thing} lives under tree number {number}." for number in range(40) for thing in small.THINGS]
+    seen, unseen = evaluate.xz_bits_per_byte(known, known[:50]), evaluate.xz_bits_per_byte(["Nothing."], known[:50])
+    assert 0 <= seen < 0.5 < unseen
+
+
+def test_it_asks_greedily_in_the_chat_template(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    engine = Engine(model, end_ids=[tokenizer.end_id])
+    [first] = evaluate.ask(engine, tokenizer, ["What is a fox?"], stage="sft", max_new_tokens=8)
+    [again] = evaluate.ask(engine, tokenizer, ["What is a fox?"], stage="sft", max_new_tokens=8, seed=9)
+    assert first == again  # greedy: the seed does not matter
+    assert (
+        first.prompt
+        == tokenizer.render_chat([{"role": "user", "content": "What is a fox?"}], add_generation_prompt=True)[0]
+    )
+    [document] = evaluate.ask(engine, tokenizer, ["What is a fox?"], stage="pretrain", max_new_tokens=8)
+    assert document.prompt == [tokenizer.document_end_id, *tokenizer.encode("What is a fox?")]
+
+
+def test_it_samples_copies_side_by_side(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    engine = Engine(model, end_ids=[tokenizer.end_id])
+    answers = evaluate.ask(
+        engine, tokenizer, ["A?", "B?"], stage="sft", temperature=1.0, copies=3, seed=1, max_new_tokens=8
+    )
+    assert [answer.prompt for answer in answers[:3]] == [answers[0].prompt] * 3
+    assert answers[3].prompt != answers[0].prompt
+    assert len({answer.text for answer in answers[:3]}) > 1
+
+
+def test_it_grades_answers_in_order() -> None:
+    questions = [
+        Question(prompt="?", accept=(word,), family="f", fact="g") for word in ("mice", "grass", "a den", "honey")
+    ]
+    texts = ["A fox eats mice.", "It eats mice.", "In a den!", ""]
+    answers = [Answer(text=text, prompt=[1], tokens=[2], ended=True) for text in texts]
+    assert evaluate.share_right(questions, answers) == 0.5
+
+
+def test_it_judges_a_reward_model_on_pairs() -> None:
+    scores = torch.tensor([[2.0, 1.0], [0.0, 3.0], [1.0, 1.0], [5.0, 1.0]])
+    lengths = torch.tensor([[4.0, 9.0], [7.0, 5.0], [3.0, 8.0], [2.0, 2.0]])
+    judged = agreement_of(scores, lengths)
+    assert judged.agreement == (1 + 0 + 0.5 + 1) / 4
+    assert judged.length_only_agreement == (1 + 0 + 1 + 0.5) / 4  # "shorter wins", a tie counting half
+    assert not judged.beats_chance
+    assert not judged.beats_length  # equal is not better
+    sigmoids = [1 / (1 + math.exp(-delta)) for delta in (1, -3, 0, 4)]
+    assert judged.brier == pytest.approx(sum((1 - p) ** 2 for p in sigmoids) / 4, abs=1e-6)
+
+
+def test_it_takes_the_better_rule_of_length() -> None:
+    longer_wins = agreement_of(torch.zeros(4, 2), torch.tensor([[9.0, 1.0]] * 3 + [[1.0, 9.0]]))
+    assert longer_wins.length_only_agreement == 0.75
+
+
+def test_it_correlates_score_and_length() -> None:
+    scores = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    assert agreement_of(scores, 10 * scores + 3).length_correlation == pytest.approx(1.0)
+    assert agreement_of(scores, -scores).length_correlation == pytest.approx(-1.0)
+    assert agreement_of(scores, torch.ones(2, 2)).length_correlation == 0.0
+
+
+def test_it_says_nothing_without_comparisons() -> None:
+    judged = agreement_of(torch.empty(0, 2), torch.empty(0, 2))
+    assert (judged.comparisons, judged.agreement, judged.low, judged.high) == (0, 0.5, 0.0, 1.0)
+
+
+def test_it_measures_calibration() -> None:
+    confidence = torch.tensor([0.9, 0.6, 0.9, 0.6])
+    right = torch.tensor([1.0, 1.0, 1.0, 0.0])
+    # two bins of two: |0.6 - 0.5| and |0.9 - 1.0|
+    assert expected_calibration_error(confidence, right, bins=2) == pytest.approx(0.1, abs=1e-6)
+
+
+def test_it_asks_a_reward_model_about_decided_pairs_only(
+    tmp_path: Path, model: LanguageModel, tokenizer: Tokenizer
+) -> None:
+    judge = evaluate.load_reward_model(small.save_judge(tmp_path, model, tokenizer)).reward_model
+    votes = small.votes(14)
+    assert sum(vote.outcome == "tie" for vote in votes) == 2
+    assert evaluate.reward_agreement(judge, tokenizer, votes).comparisons == 12
+    turned = [dataclasses.replace(vote, chosen=vote.rejected, rejected=vote.chosen) for vote in votes]
+    both = [evaluate.reward_agreement(judge, tokenizer, some).agreement for some in (votes, turned)]
+    assert sum(both) == pytest.approx(1.0)
+
+
+def test_it_labels_pairs_by_the_true_taste() -> None:
+    def answer(text: str) -> Answer:
+        return Answer(text=text, prompt=[1], tokens=[2], ended=True)
+
+    texts = ["One two three four.", "One two three four five six seven.", "It is so.", "So it is."]
+    pairs = evaluate.true_comparisons(["P?", "Q?"], [answer(text) for text in reversed(texts)], TASTES["shorter"])
+    assert [(pair.chosen, pair.rejected, pair.outcome) for pair in pairs] == [
+        (texts[3], texts[2], "tie"),
+        (texts[0], texts[1], "win"),
+    ]
+    assert [pair.prompt for pair in pairs] == ["P?", "Q?"]
+
+
+def test_it_fills_in_the_report_card(tmp_path: Path, model: LanguageModel, tokenizer: Tokenizer) -> None:
+    parent = small.save_parent(tmp_path / "sft", model, tokenizer)
+    child = small.save_parent(tmp_path / "ppo", model, tokenizer, stage="ppo")
+    judge = small.save_judge(tmp_path / "reward", model, tokenizer)
+    card = evaluate.evaluate_checkpoint(
+        child,
+        corpus=small.corpus(),
+        parent=parent,
+        baseline=parent,
+        reward_model=judge,
+        taste=TASTES["shorter"],
+    )
+    assert list(card)[: len(evaluate.REPORT_FIELDS)] == list(evaluate.REPORT_FIELDS)
+    assert not [field for field in evaluate.REPORT_FIELDS if card[field] is None]
+    assert card["stage"] == "ppo"
+    assert card["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    low, high = card["win_rate_interval"]
+    assert low < card["win_rate_vs_parent"] < high
+    # the same weights as the parent: neither can win by much
+    assert 0.3 < card["win_rate_vs_parent"] < 0.7
+    assert card["win_rate_vs_baseline"] == card["win_rate_vs_parent"]
+
+
+def test_it_leaves_out_what_does_not_apply(tmp_path: Path, model: LanguageModel, tokenizer: Tokenizer) -> None:
+    parent = small.save_parent(tmp_path / "sft", model, tokenizer)
+    card = evaluate.evaluate_checkpoint(parent, corpus=small.corpus(held_out_problems=[]))
+    missing = {field for field in evaluate.REPORT_FIELDS if card[field] is None}
+    assert missing == {"reward", "win_rate_vs_parent", "pass_at_1", "pass_at_8"}
+
+
+def test_it_judges_a_reward_checkpoint_by_the_taste(tmp_path: Path, model: LanguageModel, tokenizer: Tokenizer) -> None:
+    parent = small.save_parent(tmp_path / "sft", model, tokenizer)
+    judge = small.save_judge(tmp_path / "reward", model, tokenizer)
+    card = evaluate.evaluate_checkpoint(judge, corpus=small.corpus(), parent=parent, taste=TASTES["shorter"])
+    assert 0.0 < card["agreement_interval"][0] < card["agreement"] < card["agreement_interval"][1] < 1.0
+    assert card["length_only_agreement"] > 0.5
+    assert card["bits_per_byte"] is None
+    assert evaluate.evaluate_checkpoint(judge, corpus=small.corpus())["agreement"] is None  # no taste, no figures kept

@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.trainer import small
+from trainer.checkpoint import read_info
+from trainer.config import GRPOConfig
+from trainer.engine import END, LENGTH
+from trainer.loop import Diverged, Inputs, Stopped, random_generator
+from trainer.model import LanguageModel
+from trainer.optim import adamw
+from trainer.problems import Problem, Verdict
+from trainer.rollout import Rollout
+from trainer.stages import grpo
+from trainer.tokenizer import Tokenizer
+
+CONFIG = GRPOConfig(steps=4, problems=3, group=4, minibatch=8, lr=1e-3, max_new_tokens=8, evaluations=2)
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, model: LanguageModel, tokenizer: Tokenizer) -> Inputs:
+    return small.inputs(small.save_parent(tmp_path / "sft", model, tokenizer))
+
+
+@pytest.fixture
+def guessing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Grade by whether a text is even long, so that an untrained model has something to learn."""
+    verdict = Verdict(correct=True, answer="1", worked_steps=False)
+    wrong = dataclasses.replace(verdict, correct=False)
+    monkeypatch.setattr(grpo, "grade", lambda answer, text: verdict if len(text) % 2 == 0 else wrong)
+    monkeypatch.setattr(Rollout, "is_complete", True)
+
+
+def rollout(reward: float, *, group: int, finish_reason: str = END, size: int = 2) -> Rollout:
+    return Rollout(
+        prompt=[5, 6],
+        response=[7 + place for place in range(size)],
+        old_logprobs=[-6.0] * size,
+        finish_reason=finish_reason,
+        group=group,
+        reward=reward,
+    )
+
+
+def run_update(kept: list[Rollout], model: LanguageModel, config: GRPOConfig = CONFIG) -> dict[str, float]:
+    optimizer = adamw(list(model.parameters()), lr=config.lr)
+    return grpo.update(kept, model, model, config, optimizer, pad_id=3, order=random_generator(0, "order"))
+
+
+@pytest.mark.usefixtures("guessing")
+def test_it_solves_more(tmp_path: Path, inputs: Inputs) -> None:
+    config = dataclasses.replace(CONFIG, steps=25, problems=6, group=8, minibatch=24, lr=3e-3)
+    report = small.Recorder()
+    grpo.train(config, inputs, tmp_path / "out", report, small.never)
+    assert report.metrics[1]["solved"] < 0.8
+    assert sum(report.metrics[step]["solved"] for step in (23, 24, 25)) / 3 > 0.95
+
+
+@pytest.mark.usefixtures("guessing")
+def test_it_reports_what_a_person_watches(tmp_path: Path, inputs: Inputs) -> None:
+    report = small.Recorder()
+    out = grpo.train(CONFIG, inputs, tmp_path / "out", report, small.never)
+    watched = {"solved", "mean_reward", "kl", "entropy", "zero_variance", "length", "level", "first_ratio", "ended"}
+    for step in range(1, 5):
+        assert watched <= report.metrics[step].keys()
+        assert report.metrics[step]["first_ratio"] == pytest.approx(1.0, abs=1e-4)
+    assert "pass_at_1" in report.metrics[0]
+    group = [sample for sample in report.samples[4] if "advantage" in sample]
+    assert len(group) == 4
+    assert len({sample["prompt"] for sample in group}) == 1
+    assert sum(sample["advantage"] for sample in group) == pytest.approx(0.0, abs=0.01)
+    assert read_info(out)["metrics"]["solved"] == report.metrics[4]["solved"]
+    assert not (out / "resume").exists()
+
+
+@pytest.mark.usefixtures("guessing")
+@pytest.mark.parametrize("checks", [1, 2, 3])
+def test_it_resumes_to_the_same_bytes(tmp_path: Path, inputs: Inputs, checks: int) -> None:
+    config = dataclasses.replace(CONFIG, solved_high=0.3)  # so that the difficulty moves, and must be remembered
+    whole = grpo.train(config, inputs, tmp_path / "whole", small.Recorder(), small.never)
+    with pytest.raises(Stopped):
+        grpo.train(config, inputs, tmp_path / "cut", small.Recorder(), small.after(checks))
+    report = small.Recorder()
+    cut = grpo.train(config, inputs, tmp_path / "cut", report, small.never)
+    assert report.started == (checks, 4)
+    assert small.weights(cut) == small.weights(whole)
+    assert small.weights(whole) != small.weights(inputs.parent)  # type: ignore[arg-type]
+    assert read_info(cut)["metrics"] == read_info(whole)["metrics"]
+
+
+def test_it_goes_on_when_nothing_can_be_learnt(tmp_path: Path, inputs: Inputs) -> None:
+    """An untrained model solves nothing: every group is without variance, and nothing moves."""
+    report = small.Recorder()
+    out = grpo.train(CONFIG, inputs, tmp_path / "out", report, small.never)
+    assert [report.metrics[step]["zero_variance"] for step in range(1, 5)] == [1.0] * 4
+    assert report.metrics[4]["updates"] == 0.0
+    assert small.weights(out) == small.weights(inputs.parent)  # type: ignore[arg-type]
+
+
+def test_it_measures_the_taste_again_with_a_reward_model(
+    tmp_path: Path, inputs: Inputs, model: LanguageModel, tokenizer: Tokenizer
+) -> None:
+    report = small.Recorder()
+    judged = dataclasses.replace(inputs, reward_model=small.save_judge(tmp_path / "reward", model, tokenizer))
+    grpo.train(CONFIG, judged, tmp_path / "out", report, small.never)
+    assert math.isfinite(report.metrics[4]["taste_reward"])
+
+
+def test_it_pays_for_form_only_when_the_answer_is_right() -> None:
+    """The pitfall: an additive format reward teaches neat steps to wrong answers."""
+
+    def reward(correct: bool, worked: bool) -> float:
+        return grpo.verdict_reward(Verdict(correct=correct, answer="1", worked_steps=worked), format_reward=0.1)
+
+    assert reward(True, True) == 1.1
+    assert reward(True, False) == 1.0
+    assert reward(False, True) == 0.0
+    assert reward(False, False) == 0.0
+
+
+def test_it_checks_answers_against_their_own_problem(tokenizer: Tokenizer) -> None:
+    problems = [Problem(prompt="?", answer=answer, family="f", difficulty=1, worked="") for answer in ("12", "7")]
+    texts = ["7 + 5 = 12. The answer is 12.", "The answer is 12.", "The answer is 12.", "14 - 7 = 7. The answer is 7."]
+    rollouts = [
+        Rollout(
+            prompt=[5],
+            response=[*tokenizer.encode(text), tokenizer.end_id],
+            old_logprobs=[],
+            finish_reason=END,
+            group=index // 2,
+        )
+        for index, text in enumerate(texts)
+    ]
+    verdicts = grpo.check(rollouts, problems, tokenizer, format_reward=0.1)
+    assert [one.reward for one in rollouts] == [1.1, 1.0, 0.0, 1.1]
+    assert [verdict.correct for verdict in verdicts] == [True, True, False, True]
+
+
+def test_it_counts_an_answer_that_was_cut_off_as_wrong(tokenizer: Tokenizer) -> None:
+    [problem] = [Problem(prompt="?", answer="12", family="f", difficulty=1, worked="")]
+    cut = Rollout(
+        prompt=[5], response=tokenizer.encode("The answer is 12."), old_logprobs=[], finish_reason=LENGTH, group=0
+    )
+    [verdict] = grpo.check([cut], [problem], tokenizer, format_reward=0.1)
+    assert (verdict.correct, cut.reward) == (False, 0.0)
+
+
+def test_it_drops_groups_that_teach_nothing() -> None:
+    rollouts = [
+        rollout(reward, group=number // 4) for number, reward in enumerate([1.0] * 4 + [0.0] * 4 + [1, 0, 0, 0])
+    ]
+    kept = grpo.compare(rollouts, group=4)
+    assert kept == rollouts[8:]
+    # mean 0.25, sample deviation 0.5: advantages 1.5 and -0.5 (less the 1e-4 that guards the division)
+    assert [one.advantage for one in kept] == pytest.approx([1.5, -0.5, -0.5, -0.5], abs=1e-3)
+    assert [one.reward for one in kept] == [1.0, 0.0, 0.0, 0.0]  # rewards stay what they were
+
+
+def test_it_refuses_a_reward_that_is_not_a_number() -> None:
+    with pytest.raises(ValueError, match="not a finite number"):
+        grpo.compare([rollout(math.nan, group=0), rollout(1.0, group=0)], group=2)
+
+
+def test_it_learns_nothing_from_answers_that_were_cut_off(model: LanguageModel) -> None:
+    before = model.decoder.embed_tokens.weight.clone()
+    cut = rollout(1.0, group=0, finish_reason=LENGTH)
+    cut.advantage = 3.0
+    assert run_update([cut, cut], model)["updates"] == 0.0
+    assert torch.equal(model.decoder.embed_tokens.weight, before)
+
+
+def test_it_makes_better_answers_likelier(model: LanguageModel) -> None:
+    good, bad = rollout(1.0, group=0), rollout(0.0, group=0, size=3)
+    good.response, good.advantage, bad.advantage = [20, 21], 1.0, -1.0
+    batch = grpo.pad([good, bad], pad_id=3)
+
+    def likelihoods() -> list[float]:
+        with torch.no_grad():
+            return grpo.response_logprobs(model, batch, temperature=1.0).sum(-1).tolist()
+
+    good.old_logprobs, bad.old_logprobs = (
+        row[mask].tolist()
+        for row, mask in zip(
+            grpo.response_logprobs(model, batch, temperature=1.0).detach(), batch.is_response, strict=True
+        )
+    )
+    before = likelihoods()
+    metrics = run_update([good, bad], model)
+    after = likelihoods()
+    assert metrics["updates"] == 1.0
+    assert after[0] > before[0]
+    assert after[1] < before[1]
+
+
+def test_it_refuses_a_gradient_that_is_not_a_number(model: LanguageModel) -> None:
+    poisoned = rollout(1.0, group=0)
+    poisoned.advantage = math.inf
+    with pytest.raises(Diverged, match="gradient"):
+        run_update([poisoned], model)
+
+
+def test_it_pulls_towards_the_parent_when_asked_to(model: LanguageModel) -> None:
+    sampled = rollout(1.0, group=0)
+    sampled.advantage = 1.0
+    batch = grpo.pad([sampled], pad_id=3)
+    reference = grpo.score_logprobs(model, batch, temperature=1.0)
+    with_kl = grpo._token_advantages(batch, model, dataclasses.replace(CONFIG, kl_weight=0.1))
+    # one number per token: 1 - 0.1 · (log p - log q), with log p = -6 as sampled
+    expected = 1.0 - 0.1 * (-6.0 - reference[0, 1:3])
+    torch.testing.assert_close(with_kl[0, 1:3], expected)
+    assert torch.equal(grpo._token_advantages(batch, model, CONFIG), torch.tensor([1.0]))
+
+
+def test_it_steers_the_difficulty() -> None:
+    shelves = grpo.by_difficulty(small.corpus().problems)
+    assert list(shelves) == [1, 2, 3]
+    assert grpo.next_level(2.0, 0.81, CONFIG, shelves) == 2.25
+    assert grpo.next_level(2.0, 0.5, CONFIG, shelves) == 2.0
+    assert grpo.next_level(2.0, 0.19, CONFIG, shelves) == 1.75
+    assert grpo.next_level(3.0, 1.0, CONFIG, shelves) == 3.0
+    assert grpo.next_level(1.0, 0.0, CONFIG, shelves) == 1.0
+
+
+def test_it_chooses_problems_around_the_level() -> None:
+    shelves = grpo.by_difficulty(small.corpus().problems)
+    chosen = grpo.choose_problems(shelves, 20_000, level=1.0, generator=random_generator(0, "problems"))
+    shares = [sum(problem.difficulty == number for problem in chosen) / 20_000 for number in (1, 2, 3)]
+    total = 1 + math.exp(-1) + math.exp(-2)
+    assert shares == pytest.approx([1 / total, math.exp(-1) / total, math.exp(-2) / total], abs=0.015)

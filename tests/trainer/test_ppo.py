@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.trainer import small
+from trainer.checkpoint import CheckpointError, load_checkpoint, load_reward_model, read_info, save_checkpoint
+from trainer.config import REWARD, PPOConfig
+from trainer.engine import END, LENGTH
+from trainer.loop import Diverged, Inputs, Stopped, random_generator
+from trainer.model import LanguageModel, ScalarModel
+from trainer.optim import adamw
+from trainer.rollout import Rollout
+from trainer.stages import ppo
+from trainer.tokenizer import Tokenizer
+
+CONFIG = PPOConfig(
+    steps=4, rollouts=8, minibatch=4, critic_warmup=1, max_new_tokens=8, lr=1e-3, critic_lr=1e-3, evaluations=2
+)
+
+
+@pytest.fixture
+def inputs(tmp_path: Path, model: LanguageModel, tokenizer: Tokenizer) -> Inputs:
+    parent = small.save_parent(tmp_path / "sft", model, tokenizer)
+    return small.inputs(parent, reward_model=small.save_judge(tmp_path / "reward", model, tokenizer))
+
+
+@pytest.fixture
+def models(inputs: Inputs) -> ppo.Models:
+    assert inputs.parent is not None
+    assert inputs.reward_model is not None
+    parent = load_checkpoint(inputs.parent)
+    return ppo.load_models(parent.language_model, parent.tokenizer, inputs.reward_model)
+
+
+def rollouts(models: ppo.Models, count: int = 6) -> list[Rollout]:
+    engine = ppo.Engine(models.policy, end_ids=[models.tokenizer.end_id])
+    prompt = models.tokenizer.encode("What is a fox?")
+    return ppo.collect(
+        engine, [prompt] * count, temperature=1.0, max_new_tokens=8, generator=random_generator(0, "rollouts")
+    )
+
+
+def run_update(models: ppo.Models, config: PPOConfig, *, critic_only: bool = False) -> dict[str, float]:
+    experience = ppo.judge(rollouts(models), models, config, kl_weight=config.kl_weight)
+    optimizers = {
+        "policy": adamw(list(models.policy.parameters()), lr=config.lr),
+        "critic": adamw(list(models.critic.parameters()), lr=config.critic_lr),
+    }
+    return ppo.update(
+        experience, models, config, optimizers, order=random_generator(0, "order"), critic_only=critic_only
+    )
+
+
+def test_it_earns_more_reward(tmp_path: Path, inputs: Inputs) -> None:
+    config = dataclasses.replace(CONFIG, steps=30, rollouts=32, minibatch=16, lr=3e-3, kl_weight=0.01)
+    report = small.Recorder()
+    ppo.train(config, inputs, tmp_path / "out", report, small.never)
+    early = sum(report.metrics[step]["reward"] for step in (1, 2, 3)) / 3
+    late = sum(report.metrics[step]["reward"] for step in (28, 29, 30)) / 3
+    assert late > early + report.metrics[1]["reward_std"]
+    assert report.metrics[30]["held_out_win_rate"] > 0.5
+
+
+def test_it_reports_what_a_person_watches(tmp_path: Path, inputs: Inputs) -> None:
+    report = small.Recorder()
+    out = ppo.train(CONFIG, inputs, tmp_path / "out", report, small.never)
+    assert report.started == (0, 4)
+    watched = {"reward", "kl", "kl_weight", "entropy", "length", "ended", "first_ratio", "value_loss", "repetition"}
+    assert watched <= report.metrics[1].keys()
+    assert {"policy_loss", "clip_fraction", "approx_kl"} <= report.metrics[2].keys()  # after the critic's warm-up
+    assert report.metrics[0]["held_out_win_rate"] == 0.5  # the parent against itself, with the same dice
+    assert report.metrics[4].keys() >= {"held_out_reward", "held_out_win_rate"}
+    assert [sample["prompt"] for sample in report.samples[4]] == [
+        "What is an LLM?",
+        "What is a berry?",
+        "What is a grass?",
+    ]
+    info = read_info(out)
+    assert info["stage"] == "ppo"
+    assert info["metrics"]["kl"] == report.metrics[4]["kl"]
+    assert not (out / "resume").exists()
+
+
+def test_it_starts_every_round_at_a_ratio_of_one(tmp_path: Path, inputs: Inputs) -> None:
+    report = small.Recorder()
+    ppo.train(CONFIG, inputs, tmp_path / "out", report, small.never)
+    for step in range(1, 5):
+        assert report.metrics[step]["first_ratio"] == pytest.approx(1.0, abs=1e-4)
+    assert not any("ratio" in alarm for alarm in report.alarms)
+
+
+def test_it_notices_that_it_samples_at_another_temperature_than_it_scores(models: ppo.Models) -> None:
+    config = dataclasses.replace(CONFIG, temperature=0.5)
+    assert run_update(models, config)["first_ratio"] > 1.1
+
+
+@pytest.mark.parametrize("checks", [1, 2, 3])
+def test_it_resumes_to_the_same_bytes(tmp_path: Path, inputs: Inputs, checks: int) -> None:
+    whole = ppo.train(CONFIG, inputs, tmp_path / "whole", small.Recorder(), small.never)
+    with pytest.raises(Stopped):
+        ppo.train(CONFIG, inputs, tmp_path / "cut", small.Recorder(), small.after(checks))
+    report = small.Recorder()
+    cut = ppo.train(CONFIG, inputs, tmp_path / "cut", report, small.never)
+    assert report.started == (checks, 4)
+    assert small.weights(cut) == small.weights(whole)
+    assert read_info(cut)["metrics"] == read_info(whole)["metrics"]
+
+
+def test_it_teaches_only_the_critic_while_it_warms_up(models: ppo.Models) -> None:
+    before = {name: tensor.clone() for name, tensor in models.policy.state_dict().items()}
+    critic = models.critic.head.weight.clone()
+    metrics = run_update(models, CONFIG, critic_only=True)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in models.policy.state_dict().items())
+    assert not torch.equal(models.critic.head.weight, critic)
+    assert metrics["stopped_early"] == 0.0
+
+
+def test_it_starts_the_critic_as_the_reward_model(models: ppo.Models, inputs: Inputs) -> None:
+    assert inputs.reward_model is not None
+    judge = load_reward_model(inputs.reward_model).reward_model
+    tokens = torch.tensor([[5, 6, 7]])
+    assert torch.equal(models.critic(tokens), judge(tokens))
+    assert models.critic.head.weight is not models.judge.head.weight
+    assert not any(parameter.requires_grad for parameter in models.judge.parameters())
+    assert not any(parameter.requires_grad for parameter in models.reference.parameters())
+
+
+def test_it_stops_a_round_that_has_moved_too_far(models: ppo.Models) -> None:
+    config = dataclasses.replace(CONFIG, epochs=4, lr=0.05, max_kl_nats=0.01)
+    before = models.policy.decoder.embed_tokens.weight.clone()
+    metrics = run_update(models, config)
+    assert metrics["stopped_early"] == 1.0
+    assert not torch.equal(models.policy.decoder.embed_tokens.weight, before)  # the first step was fine
+
+
+def test_it_charges_for_a_missing_end(models: ppo.Models) -> None:
+    prompt, words, end = [5, 6], [7, 8], models.tokenizer.end_id
+    finished = Rollout(prompt=prompt, response=[*words, end], old_logprobs=[-1.0] * 3, finish_reason=END, group=0)
+    cut_off = Rollout(prompt=prompt, response=words, old_logprobs=[-1.0] * 2, finish_reason=LENGTH, group=1)
+    rewards = ppo.answer_rewards([finished, cut_off], models, dataclasses.replace(CONFIG, missing_end_penalty=2.5))
+    assert (rewards[0] - rewards[1]).item() == pytest.approx(2.5, abs=1e-5)
+
+
+def test_it_puts_the_reward_in_one_field_and_the_kl_in_another(models: ppo.Models) -> None:
+    sampled = rollouts(models)
+    experience = ppo.judge(sampled, models, CONFIG, kl_weight=0.5)
+    assert [one.reward for one in sampled] == pytest.approx(ppo.answer_rewards(sampled, models, CONFIG).tolist())
+    torch.testing.assert_close(experience.kl, torch.zeros(6), atol=1e-4, rtol=0)  # policy and reference are the same
+    # No KL, γ = λ-weighted returns end in the score: at the last token R = r.
+    for row, one in enumerate(sampled):
+        last = len(one.prompt) + len(one.response) - 2
+        assert experience.returns[row, last].item() == pytest.approx(one.reward, abs=1e-4)
+        assert experience.returns[row, last + 1 :].abs().sum().item() == 0.0
+
+
+def test_it_raises_the_kl_weight_when_the_policy_runs_away(tmp_path: Path, inputs: Inputs) -> None:
+    config = dataclasses.replace(CONFIG, kl_target_nats=1e-6, kl_horizon=40, lr=0.01)
+    report = small.Recorder()
+    ppo.train(config, inputs, tmp_path / "out", report, small.never)
+    # Far above the target the error is clipped to 0.2: 8 answers of 40 raise the weight by 4 %.
+    assert report.metrics[4]["kl"] > 0
+    assert report.metrics[4]["kl_weight"] == pytest.approx(report.metrics[3]["kl_weight"] * 1.04)
+    assert any("times the target" in alarm for alarm in report.alarms)
+
+
+def test_it_refuses_a_reward_that_is_not_a_number(models: ppo.Models) -> None:
+    models.judge.bias.fill_(float("nan"))
+    with pytest.raises(Diverged, match="not a number"):
+        ppo.judge(rollouts(models), models, CONFIG, kl_weight=0.1)
+
+
+def test_it_refuses_a_gradient_that_is_not_a_number(models: ppo.Models) -> None:
+    with torch.no_grad():
+        models.critic.head.weight.fill_(1e38)
+    with pytest.raises(Diverged, match="gradient"):
+        run_update(models, CONFIG, critic_only=True)
+
+
+def test_it_refuses_a_reward_model_with_another_tokenizer(
+    tmp_path: Path, inputs: Inputs, model: LanguageModel, tokenizer: Tokenizer
+) -> None:
+    other = Tokenizer.train(["quite another text about ships"], 300)
+    judge = ScalarModel.from_language_model(model, generator=random_generator(0))
+    elsewhere = save_checkpoint(tmp_path / "other", judge, other, stage=REWARD, info={})
+    with pytest.raises(ValueError, match="has another tokenizer"):
+        ppo.train(CONFIG, dataclasses.replace(inputs, reward_model=elsewhere), tmp_path, small.Recorder(), small.never)
+
+
+def test_it_refuses_a_language_model_as_reward_model(tmp_path: Path, inputs: Inputs) -> None:
+    with pytest.raises(CheckpointError, match="not a reward model"):
+        ppo.train(
+            CONFIG, dataclasses.replace(inputs, reward_model=inputs.parent), tmp_path, small.Recorder(), small.never
+        )

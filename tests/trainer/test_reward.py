@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.trainer import small
+from trainer.checkpoint import load_reward_model, read_info
+from trainer.config import RewardConfig
+from trainer.evaluate import Agreement, comparison_sequences, reward_agreement
+from trainer.loop import Stopped, random_generator
+from trainer.model import LanguageModel, ScalarModel
+from trainer.rollout import end_scores
+from trainer.stages import reward
+from trainer.tokenizer import Tokenizer
+
+CONFIG = RewardConfig(lr=3e-3, batch_pairs=4, epochs=4)
+
+
+@pytest.fixture
+def parent(tmp_path: Path, model: LanguageModel, tokenizer: Tokenizer) -> Path:
+    return small.save_parent(tmp_path / "sft", model, tokenizer)
+
+
+def test_it_learns_what_the_voters_chose(tmp_path: Path, parent: Path) -> None:
+    report = small.Recorder()
+    inputs = small.inputs(parent, comparisons=small.votes(32))
+    out = reward.train(CONFIG, inputs, tmp_path / "out", report, small.never)
+    metrics = read_info(out)["metrics"]
+    assert metrics["agreement"] == 1.0  # the held-out prompts carry the same taste
+    assert metrics["agreement_interval"][0] < metrics["agreement_interval"][1] == 1.0
+    assert metrics["beats_chance"] is True
+    assert report.metrics[report.started[1]]["margin"] > report.metrics[1]["margin"]  # type: ignore[index]
+    assert {"text", "rejected", "reward", "rejected_reward"} <= report.samples[0][0].keys()
+    assert not (out / "resume").exists()
+
+
+def test_it_scores_demonstrations_zero_on_average(tmp_path: Path, parent: Path) -> None:
+    inputs = small.inputs(parent, comparisons=small.votes())
+    out = reward.train(CONFIG, inputs, tmp_path / "out", small.Recorder(), small.never)
+    judge = load_reward_model(out)  # as any later stage reads it
+    sequences = [
+        sequence
+        for *messages, answer in inputs.corpus.conversations
+        for sequence in comparison_sequences(judge.tokenizer, messages, [answer["content"]], context=96)
+    ]
+    scores = end_scores(judge.reward_model, sequences, pad_id=judge.tokenizer.pad_id)
+    assert scores.mean().item() == pytest.approx(0.0, abs=1e-5)
+    assert read_info(out)["score_bias"] != 0.0
+
+
+def test_it_splits_by_prompt() -> None:
+    train_set, held_out = reward.split_by_prompt(small.votes(40), held_out=0.25, seed=1)
+    assert {vote.prompt for vote in train_set}.isdisjoint({vote.prompt for vote in held_out})
+    assert len(train_set) + len(held_out) == 40
+    assert len(held_out) == 10  # five votes on each of eight prompts: two prompts
+    again = reward.split_by_prompt(small.votes(40), held_out=0.25, seed=1)
+    assert again == (train_set, held_out)
+
+
+def test_it_keeps_a_prompt_to_learn_from() -> None:
+    train_set, held_out = reward.split_by_prompt(small.votes(2), held_out=0.99, seed=0)
+    assert len(train_set) == len(held_out) == 1
+
+
+def test_it_refuses_votes_on_one_prompt(tmp_path: Path, parent: Path) -> None:
+    inputs = small.inputs(parent, comparisons=small.votes(1) * 5)
+    with pytest.raises(ValueError, match="5 comparisons on 1 prompts are not enough"):
+        reward.train(CONFIG, inputs, tmp_path / "out", small.Recorder(), small.never)
+
+
+def test_it_refuses_votes_without_a_winner(tmp_path: Path, parent: Path) -> None:
+    undecided = [dataclasses.replace(vote, outcome="both_bad") for vote in small.votes()]
+    with pytest.raises(ValueError, match="there is no order to learn"):
+        reward.train(CONFIG, small.inputs(parent, comparisons=undecided), tmp_path, small.Recorder(), small.never)
+
+
+@pytest.mark.parametrize("checks", [1, 3, 7])
+def test_it_resumes_to_the_same_bytes(tmp_path: Path, parent: Path, checks: int) -> None:
+    inputs = small.inputs(parent, comparisons=small.votes())
+    whole = reward.train(CONFIG, inputs, tmp_path / "whole", small.Recorder(), small.never)
+    with pytest.raises(Stopped):
+        reward.train(CONFIG, inputs, tmp_path / "cut", small.Recorder(), small.after(checks))
+    report = small.Recorder()
+    cut = reward.train(CONFIG, inputs, tmp_path / "cut", report, small.never)
+    assert report.started is not None
+    assert report.started[0] == checks
+    assert small.weights(cut) == small.weights(whole)
+    assert read_info(cut)["score_bias"] == read_info(whole)["score_bias"]
+
+
+def test_it_starts_from_the_parent_under_a_fresh_head(model: LanguageModel) -> None:
+    heads = [
+        ScalarModel.from_language_model(model, generator=random_generator(seed, "head")).head.weight
+        for seed in range(200)
+    ]
+    spread = torch.cat(heads).std().item()
+    assert spread == pytest.approx(1 / math.sqrt(model.config.width + 1), rel=0.05)
+
+
+def test_it_scores_a_pair_the_same_padded_and_unpadded(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    judge = ScalarModel.from_language_model(model, generator=random_generator(0, "judge"))
+    [vote] = small.votes(1)
+    both = comparison_sequences(tokenizer, vote.messages, [vote.chosen, vote.rejected], context=96)
+    assert len(both[0]) != len(both[1])
+    assert all(sequence[-1] == tokenizer.end_id for sequence in both)
+    together = end_scores(judge, both, pad_id=tokenizer.pad_id)
+    alone = [end_scores(judge, [sequence], pad_id=tokenizer.pad_id).item() for sequence in both]
+    torch.testing.assert_close(together, torch.tensor(alone), atol=1e-5, rtol=0)
+
+
+def agreement(**changes: float) -> Agreement:
+    values = {"comparisons": 40, "agreement": 0.9, "low": 0.77, "high": 0.96, "length_only_agreement": 0.6}
+    rest = {"length_correlation": 0.0, "calibration_error": 0.1, "brier": 0.1}
+    return Agreement(**values | rest | changes)  # type: ignore[arg-type]
+
+
+def test_it_doubts_a_model_that_could_be_lucky_or_only_counts_words() -> None:
+    assert reward.doubts(agreement()) == []
+    [text] = reward.doubts(agreement(agreement=0.7, low=0.45))
+    assert "could be luck" in text
+    [text] = reward.doubts(agreement(length_only_agreement=0.95))
+    assert "length of the answers alone would reach 95%" in text
+
+
+def test_it_reports_agreement_apart_for_pairs_voters_differ_on(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    judge = ScalarModel.from_language_model(model, generator=random_generator(0, "judge"))
+    vote, other = small.votes(2)
+    turned = dataclasses.replace(vote, chosen=vote.rejected, rejected=vote.chosen)
+    result = reward.by_votes(judge, tokenizer, [vote, turned, other, other])
+    assert result["agreement_when_voters_differ"] == 0.5  # whatever it thinks, it agrees with one of the two
+    assert result["agreement_when_voters_agree"] == reward_agreement(judge, tokenizer, [other]).agreement
+    assert reward.by_votes(judge, tokenizer, [vote, other]) == {}
