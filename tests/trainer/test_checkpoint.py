@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer import checkpoint as checkpoints
+from trainer.checkpoint import CheckpointError, load_checkpoint, load_reward_model, read_info, save_checkpoint
+from trainer.model import LanguageModel, ScalarModel
+from trainer.tokenizer import Tokenizer
+
+
+@pytest.fixture
+def saved(model: LanguageModel, tokenizer: Tokenizer, tmp_path: Path) -> Path:
+    return save_checkpoint(tmp_path / "sft", model, tokenizer, stage="sft", info={"parent_sha256": "ab"})
+
+
+def edit_config(directory: Path, **changes: object) -> None:
+    path = directory / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_it_comes_back_with_the_same_weights_text_and_lineage(
+    saved: Path, model: LanguageModel, tokenizer: Tokenizer
+) -> None:
+    loaded = load_checkpoint(saved)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.model.state_dict()[name], tensor)
+    assert loaded.model.config == model.config
+    assert loaded.tokenizer.encode("A fox.") == tokenizer.encode("A fox.")
+    assert loaded.info["stage"] == "sft"
+    assert loaded.info["parent_sha256"] == "ab"
+    assert loaded.info["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+
+
+def test_it_keeps_a_reward_models_head_and_bias(model: LanguageModel, tokenizer: Tokenizer, tmp_path: Path) -> None:
+    scalar = ScalarModel.from_language_model(model, generator=torch.Generator().manual_seed(0))
+    scalar.bias.fill_(-1.25)
+    save_checkpoint(tmp_path, scalar, tokenizer, stage="reward", info={})
+    loaded = load_reward_model(tmp_path).reward_model
+    tokens = torch.tensor([[5, 6, 7]])
+    torch.testing.assert_close(loaded(tokens), scalar(tokens))
+
+
+def test_it_is_unfinished_until_the_last_file_is_written(
+    model: LanguageModel, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = checkpoints.write_atomic, []
+    steps = 4  # weights, config, generation config, stage
+
+    for allowed in range(steps):
+        directory = tmp_path / str(allowed)
+
+        def failing(path: Path, content: bytes, allowed: int = allowed) -> None:
+            if len(written) == allowed:
+                raise OSError(28, "No space left on device")
+            written.append(path)
+            write(path, content)
+
+        written.clear()
+        monkeypatch.setattr(checkpoints, "write_atomic", failing)
+        with pytest.raises(OSError, match="No space left"):
+            save_checkpoint(directory, model, tokenizer, stage="sft", info={})
+        monkeypatch.setattr(checkpoints, "write_atomic", write)
+        with pytest.raises(CheckpointError, match="unfinished"):
+            read_info(directory)
+
+
+def test_it_leaves_the_old_file_when_a_write_is_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    checkpoints.write_atomic(path, b"old")
+
+    def no_rename(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", no_rename)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.write_atomic(path, b"new and longer")
+    assert path.read_bytes() == b"old"
+
+
+def test_it_refuses_to_save_weights_that_are_not_finite(
+    model: LanguageModel, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    with torch.no_grad():
+        model.decoder.norm.weight[0] = float("nan")
+    with pytest.raises(CheckpointError, match="not finite"):
+        save_checkpoint(tmp_path / "bad", model, tokenizer, stage="sft", info={})
+    assert not (tmp_path / "bad" / "stage.json").exists()
+
+
+def test_it_refuses_what_is_not_a_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is not a directory"):
+        load_checkpoint(tmp_path / "nowhere")
+    with pytest.raises(CheckpointError, match="not a checkpoint directory"):
+        load_checkpoint(tmp_path)
+
+
+def test_it_refuses_pickled_weights_and_says_what_to_do(saved: Path) -> None:
+    (saved / "model.safetensors").rename(saved / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"Only safetensors is read; convert pytorch_model\.bin first"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("damage", ["cut", "garbage", "huge header", "empty"])
+def test_it_refuses_damaged_weights(saved: Path, damage: str) -> None:
+    path = saved / "model.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(
+        {
+            "cut": content[: len(content) // 2],
+            "garbage": b"\x80\x04not weights at all",
+            "huge header": (2**40).to_bytes(8, "little") + content[8:],
+            "empty": b"",
+        }[damage]
+    )
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_checkpoint(saved)
+
+
+def test_it_refuses_weights_that_were_swapped_after_saving(saved: Path, model: LanguageModel) -> None:
+    path = saved / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"not the file stage\.json describes"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model_type": "gpt2"}, "gpt2 model; only Llama-shaped"),
+        ({"tie_word_embeddings": False}, "untied output head"),
+        ({"hidden_size": 64}, "is not heads × head_dim"),
+        ({"num_hidden_layers": 3}, r"lacks decoder\.layers\.2"),
+        ({"intermediate_size": 10**9}, "has shape"),
+        ({"num_attention_heads": None}, "incomplete or damaged"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "scales its rotary positions"),
+    ],
+)
+def test_it_refuses_a_config_it_cannot_honour(saved: Path, change: dict[str, object], message: str) -> None:
+    edit_config(saved, **change)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(saved)
+
+
+def test_it_tells_a_reward_model_from_a_language_model(saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is not a reward model"):
+        load_reward_model(saved)
+    with pytest.raises(CheckpointError, match="not a reward model"):
+        _ = load_checkpoint(saved).reward_model
+
+
+def test_it_loads_a_directory_from_elsewhere_without_lineage(saved: Path, tmp_path: Path) -> None:
+    foreign = shutil.copytree(saved, tmp_path / "foreign")
+    (foreign / "stage.json").unlink()
+    assert load_checkpoint(foreign).info == {}
+
+
+def test_it_names_a_tensor_that_does_not_belong(saved: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = saved / "model.safetensors"
+    save_file({**load_file(path), "model.extra.weight": torch.zeros(1)}, path)
+    (saved / "stage.json").unlink()
+    with pytest.raises(CheckpointError, match=r"weights this architecture does not: decoder\.extra\.weight"):
+        load_checkpoint(saved)

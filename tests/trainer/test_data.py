@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from trainer.data import ChatBatches, DocumentBatches
+from trainer.tokenizer import Tokenizer
+
+DOCUMENTS = [f"Document {i} tells of {i} foxes, {7 * i} hens and {i * i} very old trees." for i in range(40)]
+CHATS = [
+    [{"role": "user", "content": f"How many {i}?"}, {"role": "assistant", "content": f"There are {i}."}]
+    for i in range(30)
+]
+
+
+@pytest.fixture
+def documents(tokenizer: Tokenizer, tmp_path: Path) -> Path:
+    DocumentBatches.write(tmp_path / "documents.bin", DOCUMENTS, tokenizer)
+    return tmp_path / "documents.bin"
+
+
+def test_it_closes_every_document_with_the_document_end_token(documents: Path, tokenizer: Tokenizer) -> None:
+    tokens = DocumentBatches(documents, sequence=16, rows=2, seed=0).tokens.tolist()
+    assert tokens.count(tokenizer.document_end_id) == len(DOCUMENTS)
+    first_end = tokens.index(tokenizer.document_end_id)
+    assert tokenizer.decode(tokens[:first_end]) == DOCUMENTS[0]
+
+
+def test_it_predicts_the_next_token_of_the_text(documents: Path) -> None:
+    batches = DocumentBatches(documents, sequence=16, rows=4, seed=0)
+    text = batches.tokens.tolist()
+    inputs, targets = batches(3)
+    assert inputs.shape == targets.shape == (4, 16)
+    for row, goal in zip(inputs.tolist(), targets.tolist(), strict=True):
+        assert row[1:] == goal[:-1]
+        whole = [*row, goal[-1]]
+        assert any(text[i : i + 17] == whole for i in range(len(text) - 16))
+
+
+def test_it_sees_every_row_once_an_epoch_and_cuts_the_next_epoch_elsewhere(documents: Path) -> None:
+    batches = DocumentBatches(documents, sequence=16, rows=1, seed=0)
+    epochs = [
+        [tuple(batches(epoch * batches.per_epoch + i)[0][0].tolist()) for i in range(batches.per_epoch)]
+        for epoch in (0, 1)
+    ]
+    assert len(set(epochs[0])) == len(set(epochs[1])) == batches.per_epoch
+    assert set(epochs[0]).isdisjoint(epochs[1])
+
+
+def test_a_batch_depends_on_nothing_but_seed_and_step(documents: Path) -> None:
+    one, other = (DocumentBatches(documents, sequence=16, rows=2, seed=seed) for seed in (5, 5))
+    for step in range(7):  # one is read from the start, the other only here
+        batch = one(step)
+    assert torch.equal(batch[0], other(6)[0])
+    assert not torch.equal(batch[0], DocumentBatches(documents, sequence=16, rows=2, seed=6)(6)[0])
+
+
+def test_it_says_when_there_is_too_little_text(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    DocumentBatches.write(tmp_path / "few.bin", ["Short."], tokenizer)
+    with pytest.raises(ValueError, match="Add text"):
+        DocumentBatches(tmp_path / "few.bin", sequence=64, rows=1, seed=0)
+
+
+def test_it_packs_whole_conversations_and_keeps_them_apart(tokenizer: Tokenizer) -> None:
+    chats = ChatBatches(CHATS, tokenizer, sequence=64, rows=2, seed=0)
+    batch = chats(0)
+    whole = {tuple(tokenizer.render_chat(chat)[0]) for chat in CHATS}
+    for inputs, targets, segments in zip(batch.inputs, batch.targets, batch.segments, strict=True):
+        ids = [*inputs.tolist(), int(targets[-1])]
+        for segment in range(int(segments.max())):  # the last number is padding, or a conversation cut by one
+            piece = [i for i, s in zip(ids, segments.tolist(), strict=False) if s == segment]
+            assert tuple(piece) in whole
+
+
+def test_its_targets_are_exactly_the_responses(tokenizer: Tokenizer) -> None:
+    chats = ChatBatches(CHATS, tokenizer, sequence=64, rows=2, seed=0)
+    batch = chats(1)
+    for targets, is_response in zip(batch.targets, batch.is_response, strict=True):
+        said = tokenizer.backend.decode(targets[is_response].tolist(), skip_special_tokens=False)
+        answers = said.split("<|im_end|>")
+        assert answers.pop() == ""
+        assert answers
+        assert all(answer in {chat[1]["content"] for chat in CHATS} for answer in answers)
+
+
+def test_it_serves_every_conversation_once_an_epoch(tokenizer: Tokenizer) -> None:
+    chats = ChatBatches(CHATS, tokenizer, sequence=64, rows=1, seed=0)
+    served = [index for row in chats._plan(0) for index in row]
+    assert sorted(served) == list(range(len(CHATS)))
+    assert chats._plan(0) != chats._plan(1)
+
+
+def test_it_leaves_out_what_does_not_fit_and_counts_it(tokenizer: Tokenizer) -> None:
+    long = [{"role": "user", "content": "x " * 200}, {"role": "assistant", "content": "y"}]
+    assert ChatBatches([*CHATS, long], tokenizer, sequence=64, rows=1, seed=0).too_long == 1
+    with pytest.raises(ValueError, match="None of the 1 conversations fits 64 tokens"):
+        ChatBatches([long], tokenizer, sequence=64, rows=1, seed=0)

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from trainer.engine import END, LENGTH, STOPPED, Engine, EngineService, Sampling, _truncate
+from trainer.model import LanguageModel
+
+PROMPTS = [[5 + i] * (1 + 3 * i % 11) for i in range(9)]
+
+
+def recomputed(model: LanguageModel, prompt: list[int], tokens: list[int], temperature: float) -> list[float]:
+    """Log-probabilities of `tokens` after `prompt` by one plain forward pass."""
+    with torch.no_grad():
+        logits = model(torch.tensor([prompt + tokens]))[0] / temperature
+    logprobs = torch.log_softmax(logits, dim=-1)
+    return [logprobs[len(prompt) - 1 + i, token].item() for i, token in enumerate(tokens)]
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_it_records_the_log_probs_a_forward_pass_gives(model: LanguageModel, temperature: float) -> None:
+    engine = Engine(model, end_ids=range(40), max_batch=4)  # fewer rows than prompts, many early ends
+    sampling = [Sampling(seed=i, max_new_tokens=20, temperature=temperature) for i in range(len(PROMPTS))]
+    completions = engine.generate(PROMPTS, sampling)
+    assert {completion.finish_reason for completion in completions} == {END, LENGTH}
+    for completion, prompt in zip(completions, PROMPTS, strict=True):
+        assert completion.prompt == prompt
+        expected = recomputed(model, prompt, completion.tokens, temperature)
+        torch.testing.assert_close(completion.logprobs, expected, atol=1e-4, rtol=0)
+
+
+def test_it_picks_the_likeliest_token_when_greedy(model: LanguageModel) -> None:
+    engine = Engine(model, end_ids=[])
+    [completion] = engine.generate([[5, 6]], [Sampling(temperature=0.0, max_new_tokens=12)])
+    ids = [5, 6]
+    for _ in range(12):
+        ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+    assert completion.tokens == ids[2:]
+    expected = recomputed(model, [5, 6], completion.tokens, 1.0)
+    torch.testing.assert_close(completion.logprobs, expected, atol=1e-4, rtol=0)
+
+
+def test_it_draws_the_same_answer_alone_and_in_a_crowd(model: LanguageModel) -> None:
+    engine = Engine(model, end_ids=range(20), max_batch=64)
+    sampling = [Sampling(seed=100 + i, max_new_tokens=16) for i in range(len(PROMPTS))]
+    crowd = engine.generate(PROMPTS, sampling)
+    for completion, prompt, how in zip(crowd, PROMPTS, sampling, strict=True):
+        assert engine.generate([prompt], [how])[0].tokens == completion.tokens
+
+
+def test_it_samples_with_the_models_probabilities(model: LanguageModel) -> None:
+    prompt, draws = [7, 8, 9], 4000
+    engine = Engine(model, end_ids=[], max_batch=1000)
+    completions = engine.generate([prompt] * draws, [Sampling(seed=i, max_new_tokens=1) for i in range(draws)])
+    counts = torch.zeros(model.config.vocab_size)
+    for completion in completions:
+        counts[completion.tokens[0]] += 1
+    expected = torch.softmax(model(torch.tensor([prompt]))[0, -1], dim=-1) * draws
+    likely = expected >= 5
+    statistic = ((counts - expected)[likely].square() / expected[likely]).sum().item()
+    # chi-squared with k cells has mean k and variance 2k; four standard deviations is a bug, not luck
+    cells = int(likely.sum())
+    assert statistic < cells + 4 * (2 * cells) ** 0.5
+
+
+def test_it_cuts_the_tail_with_top_k_and_top_p() -> None:
+    probabilities = torch.tensor([0.1, 0.4, 0.2, 0.3])
+    assert _truncate(probabilities, 2, 1.0).tolist() == pytest.approx([0, 0.4, 0, 0.3])
+    assert _truncate(probabilities, 0, 0.65).tolist() == pytest.approx([0, 0.4, 0, 0.3])
+    assert _truncate(probabilities, 0, 0.75).tolist() == pytest.approx([0, 0.4, 0.2, 0.3])
+
+
+def test_it_sees_weights_that_training_changed(model: LanguageModel) -> None:
+    engine = Engine(model, end_ids=[])
+    engine.generate([[5]], [Sampling(max_new_tokens=2)])
+    with torch.no_grad():
+        model.decoder.layers[0].mlp.up_proj.weight.neg_()
+    [completion] = engine.generate([[5]], [Sampling(seed=1, max_new_tokens=8)])
+    torch.testing.assert_close(completion.logprobs, recomputed(model, [5], completion.tokens, 1.0), atol=1e-4, rtol=0)
+
+
+def test_it_ends_at_the_edge_of_the_context(model: LanguageModel) -> None:
+    engine = Engine(model, end_ids=[])
+    [completion] = engine.generate([[5] * 90], [Sampling(max_new_tokens=50)])
+    assert (len(completion.tokens), completion.finish_reason) == (6, LENGTH)
+
+
+@pytest.mark.parametrize(("prompt", "message"), [([], "empty"), ([5] * 96, "holds 96")])
+def test_it_refuses_a_prompt_it_cannot_answer(model: LanguageModel, prompt: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Engine(model, end_ids=[]).generate([prompt], [Sampling()])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"temperature": -1.0}, {"top_p": 0.0}, {"top_k": -1}, {"max_new_tokens": 0}, {"temperature": float("nan")}],
+)
+def test_it_refuses_sampling_that_makes_no_sense(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Sampling(**wrong)  # type: ignore[arg-type]
+
+
+def test_the_service_streams_to_many_threads_what_the_engine_would_say(model: LanguageModel) -> None:
+    engine = Engine(model, end_ids=range(20), max_batch=4)
+    sampling = [Sampling(seed=i, max_new_tokens=16) for i in range(len(PROMPTS))]
+    expected = [completion.tokens for completion in engine.generate(PROMPTS, sampling)]
+    service = EngineService(engine)
+    got: dict[int, list[int]] = {}
+
+    def read(index: int) -> None:
+        request = service.submit(PROMPTS[index], sampling[index])
+        got[index] = [token for token, _ in request.events()]
+
+    threads = [threading.Thread(target=read, args=(index,)) for index in range(len(PROMPTS))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    service.close()
+    assert [got[index] for index in range(len(PROMPTS))] == expected
+
+
+def test_the_service_stops_one_answer_and_not_its_neighbour(model: LanguageModel) -> None:
+    service = EngineService(Engine(model, end_ids=[]))
+    stopped = service.submit([5], Sampling(max_new_tokens=95))
+    neighbour = service.submit([6], Sampling(max_new_tokens=60))
+    events = stopped.events()
+    next(events)
+    stopped.stop()
+    rest = list(events)
+    assert stopped.finish_reason == STOPPED
+    assert len(rest) < 94
+    assert len(list(neighbour.events())) == 60
+    service.close()
+
+
+def test_the_service_hands_a_bad_prompt_back_to_its_sender_alone(model: LanguageModel) -> None:
+    service = EngineService(Engine(model, end_ids=[]))
+    bad, good = service.submit([], Sampling()), service.submit([5], Sampling(max_new_tokens=3))
+    with pytest.raises(ValueError, match="empty"):
+        list(bad.events())
+    assert len(list(good.events())) == 3
+    service.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        service.submit([5], Sampling())
+
+
+def test_closing_the_service_ends_every_answer(model: LanguageModel) -> None:
+    service = EngineService(Engine(model, end_ids=[]))
+    request = service.submit([5], Sampling(max_new_tokens=95))
+    events = request.events()
+    next(events)
+    service.close()
+    list(events)
+    assert request.finish_reason in (STOPPED, LENGTH)
