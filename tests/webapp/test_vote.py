@@ -253,6 +253,21 @@ def test_the_page_is_kind_when_no_pair_is_ready(make_checkpoint: Any, client: Cl
     assert "being written" in client.get(VOTE).content.decode()
 
 
+def test_a_waiting_page_is_left_alone_until_a_pair_is_ready(make_checkpoint: Any, client: Client) -> None:
+    sft = make_checkpoint("sft")
+    assert client.get(VOTE, headers=HTMX).status_code == 204
+    make_pair(sft)
+    assert "A pair is ready." in client.get(VOTE, headers=HTMX).content.decode()
+
+
+def test_a_reload_does_not_start_the_time_to_undo_anew(pair: Pair, visitor: Visitor, visitor_client: Client) -> None:
+    vote = record_vote(pair=pair, visitor=visitor, choice="a")
+    Vote.objects.filter(pk=vote.pk).update(created_at=timezone.now() - timedelta(seconds=6, milliseconds=500))
+    assert 'hx-trigger="load delay:4s"' in visitor_client.get(VOTE).content.decode()
+    Vote.objects.filter(pk=vote.pk).update(created_at=timezone.now() - timedelta(minutes=1))
+    assert 'hx-trigger="load delay:0s"' in visitor_client.get(VOTE).content.decode()
+
+
 def test_a_newcomers_vote_makes_their_visitor_and_redirects_without_scripts(pair: Pair, client: Client) -> None:
     response = client.post(cast(pair), {"choice": "tie", "reasons": ["clear"]})
     assert (response.status_code, response["Location"]) == (302, VOTE)

@@ -67,6 +67,7 @@ def test_the_models_are_named_after_the_reveal(make_checkpoint: Any, visitor: An
     """Not vacuous: the same marks do appear once the vote is revealed."""
     pair = make_pair(make_checkpoint("sft"), make_checkpoint("ppo"))
     record_vote(pair=pair, visitor=visitor, choice="a")
+    make_pair(pair.b.checkpoint)  # the next one to vote on
     held = visitor_client.get(reverse("arena:vote"), headers=HTMX).content.decode()
     reveal_vote(pair=pair, visitor=visitor)
     revealed = visitor_client.get(reverse("arena:vote"), headers=HTMX).content.decode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 
 from django.db import models
@@ -12,6 +13,9 @@ from django.utils import timezone
 from trainer.config import REWARD
 from webapp.accounts.models import Visitor
 from webapp.checkpoints.models import Checkpoint
+
+UNDO_SECONDS = 10
+"""The page reveals a vote by itself after this long; until then it can be undone."""
 
 
 class Prompt(models.Model):
@@ -176,3 +180,9 @@ class Vote(models.Model):
     @property
     def is_decided(self) -> bool:
         return self.choice != self.Choice.SKIP
+
+    @property
+    def undo_seconds_left(self) -> int:
+        """When the page should reveal this vote: a reload does not start the time anew."""
+        age_s = (timezone.now() - self.created_at).total_seconds()
+        return max(0, math.ceil(UNDO_SECONDS - age_s))

@@ -51,8 +51,6 @@ SERVED_WINDOW = 16
 """The next pair is one of this many of the longest waiting, a different one for every visitor."""
 PENDING_LIMIT = timedelta(minutes=10)
 """A pair whose answers have not come by then is given up."""
-UNDO_SECONDS = 10
-"""The page reveals a vote by itself after this long; until then it can be undone."""
 SMALLEST_STOCK, LARGEST_STOCK = 16, 200
 """How many unseen pairs are kept ahead: as many as were used in the last two minutes, within this."""
 DAILY_VOTES = 500

@@ -75,7 +75,6 @@ def _page(
         "progress": reports.progress(),
         "reasons": services.REASONS.items(),
         "learner": services.current_learner(),
-        "undo_seconds": services.UNDO_SECONDS,
         "error": error,
         "said": said,
     }
@@ -85,9 +84,12 @@ def _page(
 @never_cache
 @require_GET
 def vote(request: HttpRequest) -> HttpResponse:
-    """The next pair for this person."""
+    """The next pair for this person. A page that waits for one asks by htmx, and is left as it is until there is."""
     visitor = visitor_for(request, create=False)
-    return _page(request, visitor=visitor, pair=services.next_pair(visitor))
+    pair = services.next_pair(visitor)
+    if _is_htmx(request) and pair is None:
+        return HttpResponse(status=204)
+    return _page(request, visitor=visitor, pair=pair, said="A pair is ready." if _is_htmx(request) else "")
 
 
 @never_cache
@@ -140,7 +142,7 @@ def reveal(request: HttpRequest, pair_id: uuid.UUID) -> HttpResponse:
     revealed = services.reveal_vote(pair=_voted_pair(voter, pair_id), visitor=voter)
     if not _is_htmx(request):
         return redirect("arena:vote")
-    return render(request, "arena/_vote_made.html", {"vote": revealed, "undo_seconds": services.UNDO_SECONDS})
+    return render(request, "arena/_vote_made.html", {"vote": revealed})
 
 
 @require_POST
