@@ -53,26 +53,25 @@ class RunConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels has
 
     async def _follow(self, run: TrainingRun, after: str) -> None:
         try:
+            await self._send(state_event(run))
             if run.is_active:
-                await self._send(state_event(run))
                 await self._pass_on(run, after)
-            else:
-                await self._send(state_event(run))
             await self.close()
         except redis.RedisError:
             await self.close(TRY_AGAIN)
 
     async def _pass_on(self, run: TrainingRun, after: str) -> None:
-        async for entry in streams.follow(run.stream_key, after, wait_s=QUIET_S):
-            if entry is None:
-                now = await self._read_run()
-                event = state_event(now) if now else {"type": streams.END, "state": "discarded"}
-                await self._send(event)
-            else:
-                position, event = entry
-                await self._send({**event, "id": position})
-            if event["type"] == streams.END:
-                return
+        async with contextlib.aclosing(streams.follow(run.stream_key, after, wait_s=QUIET_S)) as entries:
+            async for entry in entries:
+                if entry is None:
+                    now = await self._read_run()
+                    event = state_event(now) if now else {"type": streams.END, "state": "discarded"}
+                    await self._send(event)
+                else:
+                    position, event = entry
+                    await self._send({**event, "id": position})
+                if event["type"] == streams.END:
+                    return
 
     @database_sync_to_async  # type: ignore[untyped-decorator]
     def _read_run(self) -> TrainingRun | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from argparse import ArgumentParser
 from typing import Any
 
@@ -65,15 +66,19 @@ class Command(BaseCommand):
 
     async def watch(self, key: str, run_id: int) -> None:
         """Print what the run reports until it is over, also when its log is lost."""
-        async for entry in streams.follow(key, wait_s=WATCH_S):
-            event = entry[1] if entry else {}
-            if event.get("type") == "metrics":
-                values = "  ".join(f"{name} {value:.4g}" for name, value in event["values"].items())
-                self.stdout.write(f"step {event['step']}  {values}")
-            elif event.get("type") in ("log", "alarm"):
-                self.stdout.write(event["text"])
-            elif entry is None and not await TrainingRun.objects.active().filter(pk=run_id).aexists():
-                return
+        async with contextlib.aclosing(streams.follow(key, wait_s=WATCH_S)) as entries:
+            async for entry in entries:
+                if entry:
+                    self.show(entry[1])
+                elif not await TrainingRun.objects.active().filter(pk=run_id).aexists():
+                    return
+
+    def show(self, event: streams.Event) -> None:
+        if event["type"] == "metrics":
+            values = "  ".join(f"{name} {value:.4g}" for name, value in event["values"].items())
+            self.stdout.write(f"step {event['step']}  {values}")
+        elif event["type"] in ("log", "alarm"):
+            self.stdout.write(event["text"])
 
 
 def _checkpoint(pk: int) -> Checkpoint:

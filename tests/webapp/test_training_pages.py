@@ -1,0 +1,371 @@
+"""Run pages, who may do what on them, the admin's start form, and the socket."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asgiref.sync import sync_to_async
+from asgiref.testing import ApplicationCommunicator
+from django.core.management import CommandError, call_command
+from django.urls import reverse
+
+from webapp import streams
+from webapp.asgi import application
+from webapp.training import consumers, services
+from webapp.training.events import Logged, Measured, Sampled, Started
+from webapp.training.models import LogLine, TrainingRun
+
+State = TrainingRun.State
+
+
+@pytest.fixture(autouse=True)
+def _own_directories(settings: Any, tmp_path: Path) -> None:
+    settings.DATA_DIR = tmp_path
+    settings.CHECKPOINT_DIR, settings.RUN_DIR = tmp_path / "checkpoints", tmp_path / "runs"
+
+
+@pytest.fixture
+def run(make_checkpoint: Callable[..., Any]) -> TrainingRun:
+    """A run at step 2 of 10, with figures, samples, a log and an alarm."""
+    queued = services.queue_run(stage="sft", preset="smoke", parent=make_checkpoint("pretrain", name="Reader"))
+    claimed = services.claim_run(run_id=queued.pk, worker="worker")
+    assert claimed is not None
+    for event in (
+        Started(step=0, total_steps=10),
+        Measured(step=1, values={"loss": 3.25, "lr": 0.01}),
+        Sampled(step=1, samples=[{"prompt": "What is an LLM?", "text": "<b>mumble</b>"}]),
+        Measured(step=2, values={"loss": 2.75, "lr": 0.02, "odd_figure": 1.0}),
+        Sampled(step=2, samples=[{"prompt": "What is an LLM?", "text": "A model.", "reward": 0.5}]),
+        Logged(step=2, text="Answers are getting longer.", level="alarm"),
+    ):
+        services.record_event(run=claimed, event=event)
+    return claimed
+
+
+# -- reading -------------------------------------------------------------------------------------
+
+
+def test_everyone_may_read_a_run(client: Any, run: TrainingRun) -> None:
+    page = client.get(run.get_absolute_url())
+    assert page.status_code == 200
+    text = page.content.decode()
+    assert "Answers are getting longer." in text
+    assert "&lt;b&gt;mumble&lt;/b&gt;" in text
+    assert "<b>mumble" not in text
+    assert "Odd figure" in text
+    assert "Reader" in text
+    assert f"python manage.py train sft --preset smoke --parent {run.parent_id} --seed 0" in text
+    chart = json.loads(re.search(r'id="run-chart-data" type="application/json">(.*?)</script>', text)[1])  # type: ignore[index]
+    assert chart["series"]["loss"] == [[1, 3.25], [2, 2.75]]
+    assert 'name="how"' not in text
+
+
+def test_the_page_says_where_its_live_log_goes_on(client: Any, run: TrainingRun) -> None:
+    text = client.get(run.get_absolute_url()).content.decode()
+    assert f'data-position="{streams.read(run.stream_key)[-1][0]}"' in text
+
+
+def test_the_page_is_there_without_redis(client: Any, run: TrainingRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(key: str) -> str:
+        raise streams.redis.ConnectionError("no route")
+
+    monkeypatch.setattr(streams, "last_id", unreachable)
+    assert 'data-position="0"' in client.get(run.get_absolute_url()).content.decode()
+
+
+def test_everyone_may_read_the_list(client: Any, run: TrainingRun) -> None:
+    text = client.get(reverse("training:runs")).content.decode()
+    assert f'href="{run.get_absolute_url()}"' in text
+    assert "Start a run" not in text
+
+
+def test_the_list_says_when_it_is_empty(client: Any, db: None) -> None:
+    assert "No run yet" in client.get(reverse("training:runs")).content.decode()
+
+
+def test_the_list_costs_no_query_per_run(client: Any, make_checkpoint: Any, django_assert_max_num_queries: Any) -> None:
+    for _ in range(12):
+        services.queue_run(stage="sft", preset="smoke", parent=make_checkpoint("pretrain"))
+    with django_assert_max_num_queries(8):
+        client.get(reverse("training:runs"))
+
+
+def test_a_run_that_does_not_exist_is_not_found(client: Any, db: None) -> None:
+    assert client.get(reverse("training:run", args=[4711])).status_code == 404
+
+
+# -- acting --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["stop", "resume"])
+@pytest.mark.parametrize("who", ["client", "visitor_client", "alice_client"])
+def test_only_staff_may_act(request: Any, run: TrainingRun, name: str, who: str) -> None:
+    answer = request.getfixturevalue(who).post(reverse(f"training:{name}", args=[run.pk]), {"how": "discard"})
+    assert answer.status_code == 403
+    assert TrainingRun.objects.get().stop_request == ""
+
+
+@pytest.mark.parametrize("who", ["client", "alice_client"])
+def test_only_staff_may_take_the_next_step(request: Any, who: str, make_checkpoint: Any) -> None:
+    make_checkpoint("init")
+    assert request.getfixturevalue(who).post(reverse("training:next_step")).status_code == 403
+    assert not TrainingRun.objects.exists()
+
+
+@pytest.mark.parametrize("name", ["stop", "resume"])
+def test_reading_an_action_changes_nothing(staff_client: Any, run: TrainingRun, name: str) -> None:
+    assert staff_client.get(reverse(f"training:{name}", args=[run.pk])).status_code == 405
+    assert TrainingRun.objects.get().stop_request == ""
+
+
+def test_staff_may_stop_and_resume(staff_client: Any, run: TrainingRun) -> None:
+    page = staff_client.get(run.get_absolute_url()).content.decode()
+    assert "Stop and save" in page
+    staff_client.post(reverse("training:stop", args=[run.pk]), {"how": "save"})
+    assert TrainingRun.objects.get().stop_request == "save"
+    services.stop_run(run=run)
+    assert "Resume" in staff_client.get(run.get_absolute_url()).content.decode()
+    answer = staff_client.post(reverse("training:resume", args=[run.pk]))
+    assert answer.url == run.get_absolute_url()
+    assert TrainingRun.objects.get().state == State.QUEUED
+
+
+def test_a_refusal_is_shown_on_the_page(staff_client: Any, run: TrainingRun) -> None:
+    answer = staff_client.post(reverse("training:resume", args=[run.pk]), follow=True)
+    assert "Only a stopped or failed run can be resumed" in answer.content.decode()
+    answer = staff_client.post(reverse("training:stop", args=[run.pk]), {"how": "explode"}, follow=True)
+    assert "Choose save or discard." in answer.content.decode()
+
+
+def test_staff_take_the_next_step(staff_client: Any, staff: Any, make_checkpoint: Any) -> None:
+    make_checkpoint("init")
+    assert staff_client.post(reverse("training:next_step")).url == reverse("stages:home")
+    queued = TrainingRun.objects.get()
+    assert (queued.stage, queued.preset, queued.requested_by) == ("pretrain", "smoke", staff)
+    answer = staff_client.post(reverse("training:next_step"), {"taste": "louder"}, follow=True)
+    assert "Choose one of the tastes offered." in answer.content.decode()
+
+
+# -- the admin -----------------------------------------------------------------------------------
+
+ADD = "admin:training_trainingrun_add"
+
+
+def test_the_admin_shows_an_estimate_then_starts(staff_client: Any, staff: Any, make_checkpoint: Any) -> None:
+    old, new = make_checkpoint("pretrain", name="Old reader"), make_checkpoint("pretrain", name="New reader")
+    make_checkpoint("sft", name="Talker")
+    address = reverse(ADD) + "?stage=sft"
+    form = staff_client.get(address).content.decode()
+    assert "Old reader" in form
+    assert "reward_model" not in form
+    assert f'<option value="{new.pk}" selected>' in form
+    assert '<option value="smoke" selected>' in form
+    answers = {"preset": "smoke", "parent": old.pk, "seed": 3}
+    preview = staff_client.post(address, {**answers, "estimate": "1"}).content.decode()
+    assert "Memory" in preview
+    assert "this machine was not measured yet" in preview
+    assert f"--parent {old.pk} --seed 3" in preview
+    assert not TrainingRun.objects.exists()
+    started = staff_client.post(address, {**answers, "start": "1"})
+    queued = TrainingRun.objects.get()
+    assert started.url == queued.get_absolute_url()
+    assert (queued.stage, queued.parent, queued.seed, queued.requested_by) == ("sft", old, 3, staff)
+
+
+def test_the_estimate_uses_the_measurement_and_then_experience(
+    staff_client: Any, make_checkpoint: Any, settings: Any
+) -> None:
+    parent = make_checkpoint("pretrain")
+    machine = {"cpu": "Abacus 2000", "matmul_gflops": {"float32": 50.0, "bfloat16": 10.0}}
+    (settings.DATA_DIR / "machine.json").write_text(json.dumps(machine))
+    address = reverse(ADD) + "?stage=sft"
+    answers = {"preset": "smoke", "parent": parent.pk, "seed": 0, "estimate": "1"}
+    assert "Abacus 2000" in staff_client.post(address, answers).content.decode()
+    done = services.queue_run(stage="sft", preset="smoke", parent=parent)
+    TrainingRun.objects.update(
+        state=State.DONE, attempt=1, started_at=done.created_at, finished_at=done.created_at.replace(microsecond=0)
+    )
+    assert "what the last such run took here" in staff_client.post(address, answers).content.decode()
+
+
+def test_the_admin_refuses_with_the_reason_in_the_form(staff_client: Any, make_checkpoint: Any) -> None:
+    sft = make_checkpoint("sft")
+    pretrained = make_checkpoint("pretrain")
+    cases = [
+        ("reward", {"preset": "smoke", "parent": sft.pk, "votes": "all", "seed": 0}, "no votes to learn from"),
+        ("sft", {"preset": "enormous", "parent": pretrained.pk, "seed": 0}, "enormous is not one of the"),
+        ("ppo", {"preset": "smoke", "parent": pretrained.pk, "seed": 0}, "not one of the available choices"),
+        ("sft", {"preset": "small", "parent": pretrained.pk, "seed": 0}, "choose smoke"),
+        ("sft", {"preset": "smoke", "parent": pretrained.pk, "seed": -1}, "greater than or equal to 0"),
+    ]
+    for stage, answers, reason in cases:
+        for step in ("estimate", "start"):
+            page = staff_client.post(reverse(ADD) + f"?stage={stage}", {**answers, step: "1"})
+            assert reason in page.content.decode()
+    assert not TrainingRun.objects.exists()
+
+
+def test_the_admin_refuses_to_start_twice(staff_client: Any, make_checkpoint: Any) -> None:
+    parent = make_checkpoint("pretrain")
+    answers = {"preset": "smoke", "parent": parent.pk, "seed": 0, "start": "1"}
+    staff_client.post(reverse(ADD) + "?stage=sft", answers)
+    again = staff_client.post(reverse(ADD) + "?stage=sft", answers)
+    assert "already queued or running" in again.content.decode()
+    assert TrainingRun.objects.count() == 1
+
+
+@pytest.mark.parametrize("stage", ["", "init", "reward", "ppo", "grpo", "nonsense"])
+def test_the_start_form_is_there_for_every_stage(staff_client: Any, db: None, stage: str) -> None:
+    assert staff_client.get(reverse(ADD) + f"?stage={stage}").status_code == 200
+
+
+def test_the_admin_lists_and_shows_but_never_edits(staff_client: Any, run: TrainingRun) -> None:
+    assert f"Run {run.pk}" in staff_client.get(reverse("admin:training_trainingrun_changelist")).content.decode()
+    address = reverse("admin:training_trainingrun_change", args=[run.pk])
+    page = staff_client.get(address).content.decode()
+    assert "Stop and save" in page
+    assert "Answers are getting longer." in page
+    assert "_save" not in page
+    assert staff_client.post(address, {"state": "done"}).status_code == 403
+    assert staff_client.post(reverse("admin:training_trainingrun_delete", args=[run.pk])).status_code == 403
+    assert TrainingRun.objects.get().state == State.RUNNING
+
+
+@pytest.mark.parametrize("who", ["client", "visitor_client", "alice_client"])
+def test_the_admin_is_for_staff(request: Any, who: str, run: TrainingRun) -> None:
+    for name, arguments in ((ADD, []), ("admin:training_trainingrun_change", [run.pk])):
+        answer = request.getfixturevalue(who).get(reverse(name, args=arguments))
+        assert answer.status_code == 302
+        assert "login" in answer.url
+
+
+# -- the command ---------------------------------------------------------------------------------
+
+
+def test_the_train_command_queues_from_the_usual_checkpoint(make_checkpoint: Any, capsys: Any) -> None:
+    parent = make_checkpoint("pretrain")
+    call_command("train", "sft", "--seed", "5")
+    queued = TrainingRun.objects.get()
+    assert (queued.parent, queued.preset, queued.seed) == (parent, "smoke", 5)
+    assert queued.get_absolute_url() in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["dreaming"], "Unknown stage 'dreaming'"),
+        (["sft"], "sft needs a parent checkpoint"),
+        (["sft", "--parent", "4711"], "There is no checkpoint 4711"),
+        (["init", "--preset", "enormous"], "Unknown preset 'enormous'"),
+    ],
+)
+def test_the_train_command_refuses_in_one_line(db: None, arguments: list[str], reason: str) -> None:
+    with pytest.raises(CommandError, match=reason):
+        call_command("train", *arguments)
+
+
+# -- the socket ----------------------------------------------------------------------------------
+
+
+async def connect(path: str) -> ApplicationCommunicator:
+    address, _, query = path.partition("?")
+    scope = {
+        "type": "websocket",
+        "path": address,
+        "query_string": query.encode(),
+        "headers": [(b"host", b"localhost"), (b"origin", b"http://localhost")],
+        "subprotocols": [],
+    }
+    socket = ApplicationCommunicator(application, scope)
+    await socket.send_input({"type": "websocket.connect"})
+    assert (await socket.receive_output(timeout=10))["type"] == "websocket.accept"
+    return socket
+
+
+async def disconnect(socket: ApplicationCommunicator) -> None:
+    await socket.send_input({"type": "websocket.disconnect", "code": 1000})
+    await socket.wait(timeout=10)
+
+
+async def receive(socket: ApplicationCommunicator) -> dict[str, Any]:
+    message = await socket.receive_output(timeout=10)
+    frame: dict[str, Any] = json.loads(message["text"])
+    return frame
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_the_socket_goes_on_where_the_page_stopped(run: TrainingRun) -> None:
+    position = await sync_to_async(streams.last_id)(run.stream_key)
+    socket = await connect(f"/ws/runs/{run.pk}/?after={position}")
+    assert (await receive(socket))["type"] == "state"
+    record = sync_to_async(services.record_event)
+    await record(run=run, event=Measured(step=3, values={"loss": 2.5}))
+    frame = await receive(socket)
+    assert (frame["type"], frame["step"], frame["values"]) == ("metrics", 3, {"loss": 2.5})
+    await disconnect(socket)
+    await record(run=run, event=Measured(step=4, values={"loss": 2.25}))
+    await sync_to_async(services.stop_run)(run=run)
+    # Back again with the id it saw last: the end has come meanwhile, and the page will be fetched anew.
+    socket = await connect(f"/ws/runs/{run.pk}/?after={frame['id']}")
+    last = await receive(socket)
+    assert (last["type"], last["state"]) == ("end", State.STOPPED)
+    assert (await socket.receive_output(timeout=10))["type"] == "websocket.close"
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_the_socket_misses_nothing_between_two_connections(run: TrainingRun) -> None:
+    position = await sync_to_async(streams.last_id)(run.stream_key)
+    for step in (3, 4, 5):
+        await sync_to_async(services.record_event)(run=run, event=Measured(step=step, values={"loss": 1.0}))
+    socket = await connect(f"/ws/runs/{run.pk}/?after={position}")
+    assert (await receive(socket))["type"] == "state"
+    assert [(await receive(socket))["step"] for _ in range(3)] == [3, 4, 5]
+    await disconnect(socket)
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_quiet_socket_notices_what_only_the_database_knows(
+    run: TrainingRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumers, "QUIET_S", 0.05)
+    socket = await connect(f"/ws/runs/{run.pk}/?after={await sync_to_async(streams.last_id)(run.stream_key)}")
+    await receive(socket)
+    await sync_to_async(TrainingRun.objects.update)(state=State.FAILED, error="The log is lost.")
+    while (frame := await receive(socket))["type"] != "end":
+        assert frame["type"] == "state"
+    assert (frame["state"], frame["error"]) == (State.FAILED, "The log is lost.")
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_the_socket_of_no_run_closes() -> None:
+    socket = await connect("/ws/runs/4711/")
+    assert (await socket.receive_output(timeout=10))["code"] == consumers.NO_SUCH_RUN
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("after", ["$", "%00", "1-1-1", "' OR 1", "9" * 99])
+async def test_a_bad_position_starts_from_the_beginning(run: TrainingRun, after: str) -> None:
+    socket = await connect(f"/ws/runs/{run.pk}/?after={after}")
+    await receive(socket)
+    assert (await receive(socket))["type"] == "state"
+    await disconnect(socket)
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_talking_to_the_socket_is_an_error_it_survives(run: TrainingRun) -> None:
+    position = await sync_to_async(streams.last_id)(run.stream_key)
+    socket = await connect(f"/ws/runs/{run.pk}/?after={position}")
+    await receive(socket)
+    await socket.send_input({"type": "websocket.receive", "text": "{["})
+    assert (await receive(socket))["type"] == "error"
+    await socket.send_input({"type": "websocket.receive", "bytes": b"\x00\xff"})
+    assert (await receive(socket))["type"] == "error"
+    await sync_to_async(services.add_log)(run=run, text="still here")
+    assert (await receive(socket))["text"] == "still here"
+    await disconnect(socket)
+    assert await LogLine.objects.filter(text="still here").acount() == 1
