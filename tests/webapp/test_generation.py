@@ -258,9 +258,7 @@ def test_an_answer_survives_the_loss_of_redis(
     assert (queued.state, queued.text) == (State.DONE, "Mice.")
 
 
-def test_a_continuation_begins_with_the_text_it_continues(
-    queued: Generation, says: Callable[..., FakeEngines]
-) -> None:
+def test_a_continuation_begins_with_the_text_it_continues(queued: Generation, says: Callable[..., FakeEngines]) -> None:
     queued.messages = [*QUESTION, {"role": "assistant", "content": "A fox"}]
     queued.save(update_fields=["messages"])
     says(" eats mice.")

@@ -245,9 +245,6 @@ def prepare() -> None:
 
 
 def warm_up(checkpoint: Checkpoint) -> None:
-    """Load a checkpoint now. One that cannot be loaded says so when it is asked, not here."""
-    try:
-        with engines.borrow(checkpoint):
-            pass
-    except Exception as error:
-        logger.warning("%s cannot be loaded: %s", checkpoint, error)
+    """Load a checkpoint now. One that cannot be loaded says so (in the log, too) when it is asked, not here."""
+    with suppress(ValueError), engines.borrow(checkpoint):
+        pass

@@ -5,6 +5,7 @@ The only module of the site that imports torch, and only the `generate` worker i
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,8 @@ from trainer.engine import Engine, EngineService, Request, Sampling
 from trainer.prompting import prompt_ids
 from trainer.tokenizer import Tokenizer
 from webapp.checkpoints.models import Checkpoint
+
+logger = logging.getLogger(__name__)
 
 # A small model is bound by the number of operations, not by arithmetic: a second thread only takes
 # the core that training wants. The engine batches; that is where its speed comes from.
@@ -128,7 +131,7 @@ class Engines:
         try:
             with self._condition:
                 self._make_room(WEIGHT_COPIES * 4 * checkpoint.parameters)
-            engine = load(checkpoint.path, stage=checkpoint.stage)
+            engine = _load_for_visitors(checkpoint)
             with self._condition:
                 self._make_room(engine.bytes)  # now that the size of its cache is known
                 engine.users = 1
@@ -160,6 +163,15 @@ class Engines:
             for engine in self._loaded.values():
                 engine.service.close()
             self._loaded.clear()
+
+
+def _load_for_visitors(checkpoint: Checkpoint) -> LoadedEngine:
+    """`load`, with an error that says no more of this machine than visitors should know."""
+    try:
+        return load(checkpoint.path, stage=checkpoint.stage)
+    except ValueError as error:
+        logger.error("%s cannot be loaded: %s", checkpoint, error)
+        raise ValueError(f"{checkpoint.name} cannot be loaded; choose another model.") from error
 
 
 engines = Engines()
