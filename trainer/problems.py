@@ -126,57 +126,154 @@ class Theme:
     question: tuple[str, ...]
 
 
-_OWN_START = ("{p} has {k} {i}.", "{p} has got {k} {i}.")
-_OWN_QUESTION = ("How many {i} does {p} have now?", "How many {i} does {he} have now?")
+_OWN_START = (
+    "{p} has {k} {i}.",
+    "{p} has got {k} {i}.",
+    "At home, {p} has {k} {i}.",
+    "In the morning, {p} has {k} {i}.",
+    "{p} has a bag with {k} {i}.",
+    "{p} has a box of {k} {i}.",
+    "There are {k} {i} in the basket of {p}.",
+)
+_OWN_QUESTION = (
+    "How many {i} does {p} have now?",
+    "How many {i} does {he} have now?",
+    "How many {i} does {p} have in the end?",
+    "How many {i} are left now?",
+)
 
 THEMES: Final = (
     Theme(
         name="shop",
-        items=("apples", "pears", "eggs", "plums", "lemons"),
-        start=(*_OWN_START, "{p} has a basket with {k} {i}."),
-        gain=("{He} buys {k} more.", "{He} buys {k} more {i}.", "Then {he} buys {k} {i}."),
-        loss=("{He} sells {k}.", "{He} sells {k} {i}.", "{He} eats {k} of them.", "Then {he} eats {k}."),
+        items=("apples", "pears", "eggs", "plums", "lemons", "nuts", "carrots"),
+        start=_OWN_START,
+        gain=(
+            "{He} buys {k} more.",
+            "{He} buys {k} more {i}.",
+            "Then {he} buys {k} {i}.",
+            "At the shop, {he} buys {k} more {i}.",
+            "{He} gets {k} more from the market.",
+            "In the evening, {he} gets {k} more {i}.",
+        ),
+        loss=(
+            "{He} sells {k}.",
+            "{He} sells {k} {i} to {f}.",
+            "{He} eats {k} of them.",
+            "Then {he} eats {k} {i}.",
+            "Then {he} sells {k} of them.",
+            "At home, {he} and a friend eat {k} {i}.",
+        ),
         question=_OWN_QUESTION,
     ),
     Theme(
         name="friends",
-        items=("marbles", "coins", "cards", "shells", "books"),
-        start=(*_OWN_START, "{p} has a bag with {k} {i}."),
-        gain=("{f} gives {him} {k} more.", "{He} gets {k} {i} from {f}.", "Then {f} gives {him} {k} {i}."),
-        loss=("{He} gives {k} to {f}.", "{He} gives {f} {k} {i}.", "Then {he} gives {k} {i} away."),
+        items=("marbles", "coins", "cards", "shells", "books", "stones"),
+        start=_OWN_START,
+        gain=(
+            "{f} gives {him} {k} more.",
+            "{He} gets {k} {i} from {f}.",
+            "Then {f} gives {him} {k} {i}.",
+            "Then {f} comes and gives {him} {k}.",
+            "{He} buys {k} {i} from {f}.",
+            "After lunch, {f} gives {him} {k} more {i}.",
+        ),
+        loss=(
+            "{He} gives {k} to {f}.",
+            "{He} gives {f} {k} {i}.",
+            "Then {he} gives {k} {i} away.",
+            "{f} comes and takes {k} of them.",
+            "Then {he} gives {k} of them to {f}.",
+            "After lunch, {he} gives {f} {k} of the {i}.",
+        ),
         question=_OWN_QUESTION,
     ),
     Theme(
         name="luck",
-        items=("nuts", "stones", "shells", "coins", "buttons"),
-        start=(*_OWN_START, "{p} has a box with {k} {i}."),
-        gain=("{He} finds {k} more.", "{He} finds {k} {i}.", "Then {he} finds {k} more {i}."),
-        loss=("{He} loses {k}.", "{He} loses {k} {i}.", "Then {he} loses {k} of them."),
-        question=(*_OWN_QUESTION, "How many {i} are in the box now?"),
+        items=("nuts", "stones", "shells", "coins", "buttons", "cards"),
+        start=_OWN_START,
+        gain=(
+            "{He} finds {k} more.",
+            "{He} finds {k} {i}.",
+            "Then {he} finds {k} more {i}.",
+            "On the way home, {he} finds {k} {i}.",
+            "Near the river, {he} finds {k} more.",
+        ),
+        loss=(
+            "{He} loses {k}.",
+            "{He} loses {k} {i}.",
+            "Then {he} loses {k} of them.",
+            "After school, {he} loses {k} {i}.",
+            "Near the river, {he} loses {k} of the {i}.",
+        ),
+        question=_OWN_QUESTION,
     ),
     Theme(
         name="birds",
-        items=("birds", "crows", "owls"),
-        start=("There are {k} {i} on the roof.", "{k} {i} sit in a tree."),
-        gain=("{k} more {i} come.", "Then {k} more come.", "{k} more {i} fly to them."),
-        loss=("{k} {i} fly away.", "Then {k} fly away.", "{k} of them fly home."),
-        question=("How many {i} are there now?", "How many {i} are left there now?"),
+        items=("birds", "crows", "owls", "geese"),
+        start=(
+            "There are {k} {i} on the roof.",
+            "{k} {i} sit in a tree.",
+            "{k} {i} are on the wall.",
+            "There are {k} {i} in the tree.",
+        ),
+        gain=(
+            "{k} more {i} come.",
+            "Then {k} more come.",
+            "{k} more {i} fly to them.",
+            "Then {k} {i} come to the roof.",
+            "{k} {i} join them.",
+        ),
+        loss=(
+            "{k} {i} fly away.",
+            "Then {k} fly away.",
+            "{k} of them fly home.",
+            "Then {k} of the {i} fly away.",
+            "{k} of the {i} go to the field.",
+        ),
+        question=("How many {i} are there now?", "How many {i} are left now?", "How many {i} are there in the end?"),
     ),
     Theme(
         name="yard",
-        items=("children", "sheep", "dogs", "horses"),
-        start=("There are {k} {i} in the yard.", "{k} {i} are in the field."),
-        gain=("{k} more {i} come in.", "Then {k} more come.", "{k} more {i} join them."),
-        loss=("{k} {i} go home.", "Then {k} of them go away.", "{k} {i} run away."),
-        question=("How many {i} are there now?", "How many {i} are there in the end?"),
+        items=("children", "sheep", "dogs", "horses", "ducks", "frogs"),
+        start=(
+            "There are {k} {i} in the yard.",
+            "{k} {i} are in the field.",
+            "{k} {i} are near the river.",
+            "There are {k} {i} on the hill.",
+        ),
+        gain=(
+            "{k} more {i} come in.",
+            "Then {k} more come.",
+            "{k} more {i} join them.",
+            "Then {k} {i} come to them.",
+            "{k} more {i} come to the field.",
+        ),
+        loss=(
+            "{k} {i} go home.",
+            "Then {k} of them go away.",
+            "{k} {i} run away.",
+            "Then {k} {i} go away.",
+            "{k} of the {i} run home.",
+        ),
+        question=("How many {i} are there now?", "How many {i} are there in the end?", "How many {i} are left now?"),
     ),
     Theme(
         name="garden",
-        items=("flowers", "carrots", "roses", "berries"),
-        start=("{p} picks {k} {i}.", "{p} has {k} {i} from the garden."),
-        gain=("{He} picks {k} more.", "Then {he} picks {k} more {i}.", "{He} gets {k} more {i}."),
-        loss=("{He} gives {k} away.", "{He} gives {k} {i} to {f}.", "{k} of them are eaten."),
-        question=("How many {i} are there now?", "How many {i} does {p} have in the end?"),
+        items=("flowers", "carrots", "roses", "berries", "apples"),
+        start=("{p} picks {k} {i}.", "{p} has {k} {i} from the garden.", "In the garden, {p} picks {k} {i}."),
+        gain=(
+            "{He} picks {k} more.",
+            "Then {he} picks {k} more {i}.",
+            "{He} gets {k} more {i}.",
+            "{f} picks {k} {i} for {him}.",
+        ),
+        loss=(
+            "{He} gives {k} away.",
+            "{He} gives {k} {i} to {f}.",
+            "{k} of them are eaten.",
+            "Then {f} takes {k} of the {i}.",
+        ),
+        question=_OWN_QUESTION,
     ),
 )
 
@@ -230,13 +327,19 @@ STRUCTURES: Final[dict[str, tuple[str, ...]]] = {
 HELD_OUT_STRUCTURES: Final = ("gain-gain-loss", "loss-gain-gain")
 """Orders of events that no training problem has."""
 
+_THINGS: Final = ("apples", "books", "coins", "shells", "eggs", "cards", "nuts", "stones")
+"""What can be compared and put into bags."""
+
 _SHAPES: Final[dict[int, tuple[str, ...]]] = {
     1: ("gain", "loss", "sum", "compare"),
     2: ("gain-gain", "gain-loss", "loss-gain", "loss-loss", "together"),
     3: ("gain-gain", "gain-loss", "loss-gain", "loss-loss", "together", "groups"),
     4: ("gain-loss-gain", "loss-gain-loss", "groups-loss"),
 }
-_HELD_OUT_SHAPES: Final[dict[int, tuple[str, ...]]] = {
+_HELD_OUT_THINGS: Final = ("apples", "books", "coins", "shells", "eggs", "cards", "nuts", "stones")
+"""What can be compared and put into bags."""
+
+_SHAPES: Final[dict[int, tuple[str, ...]]] = {
     2: ("gain-gain", "gain-loss", "loss-gain", "loss-loss"),
     3: ("gain-gain", "gain-loss", "loss-gain", "loss-loss", "together"),
     4: ("gain-loss-gain", "loss-gain-loss", "gain-gain-loss", "loss-gain-gain"),
@@ -335,7 +438,7 @@ def make_problem(rng: random.Random, difficulty: int, *, held_out: bool = False)
         prompt, worked = _tell_changes(rng, theme, shape, slots, largest)
         name = theme.name
     else:
-        prompt, worked = _tell_other(rng, shape, slots, rng.choice(theme.items), largest)
+        prompt, worked = _tell_other(rng, shape, slots, rng.choice(_THINGS), largest)
         name = "held-out" if held_out else "plain"
     answer = extract_answer(worked)
     assert answer is not None

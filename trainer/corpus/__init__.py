@@ -72,6 +72,7 @@ class _Size:
     held_out_problems: int
 
 
+# One size per preset. "small" and "base" can show that they work; for real use they want more and other text.
 SIZES: Final = {
     "smoke": _Size(
         document_bytes=150_000, held_out_bytes=15_000, conversations=600, questions=30, prompts=40,
@@ -80,6 +81,14 @@ SIZES: Final = {
     "tiny": _Size(
         document_bytes=3_000_000, held_out_bytes=100_000, conversations=7500, questions=200, prompts=200,
         held_out_prompts=60, problems=2000, held_out_problems=150,
+    ),
+    "small": _Size(
+        document_bytes=12_000_000, held_out_bytes=300_000, conversations=20_000, questions=300, prompts=240,
+        held_out_prompts=80, problems=6000, held_out_problems=300,
+    ),
+    "base": _Size(
+        document_bytes=24_000_000, held_out_bytes=300_000, conversations=30_000, questions=300, prompts=240,
+        held_out_prompts=80, problems=8000, held_out_problems=300,
     ),
 }  # fmt: skip
 
@@ -133,10 +142,14 @@ def shipped(seed: int = 0, *, size: str = "tiny") -> Corpus:
         raise ValueError(f"Unknown corpus size {size!r}; choose one of {', '.join(SIZES)}.")
     sizes = SIZES[size]
     problems = list(islice(generate(seed), sizes.problems))
+    documents = write_documents(seed, sizes.document_bytes, held_out=False)
+    known = set(documents)
     return _corpus(
         name=f"shipped-{size}",
-        documents=write_documents(seed, sizes.document_bytes, held_out=False),
-        held_out_documents=write_documents(seed, sizes.held_out_bytes, held_out=True),
+        documents=documents,
+        held_out_documents=[
+            text for text in write_documents(seed, sizes.held_out_bytes, held_out=True) if text not in known
+        ],
         conversations=write_conversations(seed, sizes.conversations, problems),
         questions=held_out_questions(seed, sizes.questions),
         preference_prompts=preference_prompts(seed, sizes.prompts, held_out=False),

@@ -6,7 +6,7 @@ voters something to prefer. Long answers with an example get fewer details, so t
 not merely a taste for length.
 
 Held out from conversations: a fifth of the facts of every attribute, by hash, and for every attribute the
-last few phrasings. `held_out_questions` are made from exactly those.
+last few phrasings. `held_out_questions` are asked in exactly those phrasings, about facts of both sorts.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from trainer.corpus.topics import (
     ABOUT_ME,
     ADVICE,
     FRIENDLY_CLOSERS,
-    FRIENDLY_OPENERS,
+    GREETING_OPENERS,
     OPEN,
     POEM_QUESTIONS,
+    QUESTION_OPENERS,
+    REQUEST_OPENERS,
     STORY_QUESTIONS,
     UNKNOWN,
     UNKNOWN_FILLERS,
@@ -104,8 +106,30 @@ def choose_manner(rng: random.Random) -> Manner:
     )
 
 
-def compose(rng: random.Random, manner: Manner, core: str, details: Sequence[str], examples: Sequence[str]) -> str:
-    """Put the parts of an answer together; without `examples` there is none to give."""
+_QUESTION_WORDS: Final = frozenset(
+    ("what", "where", "which", "how", "who", "why", "when", "do", "does", "is", "are", "can", "in", "for", "by", "from")
+)
+
+
+def openers(prompt: str) -> tuple[str, ...]:
+    """Friendly openings that fit: "Great question!" is no answer to "Write a poem."."""
+    asks = prompt.endswith("?") or prompt.split()[0].casefold() in _QUESTION_WORDS
+    return QUESTION_OPENERS if asks else REQUEST_OPENERS
+
+
+def compose(
+    rng: random.Random,
+    manner: Manner,
+    core: str,
+    details: Sequence[str] = (),
+    examples: Sequence[str] = (),
+    *,
+    friendly: Sequence[str],
+) -> str:
+    """Put the parts of an answer together; `friendly` are the openings to choose from.
+
+    Without `examples` there is none to give.
+    """
     with_example = manner.example and bool(examples)
     parts = [core]
     if manner.long:
@@ -116,7 +140,7 @@ def compose(rng: random.Random, manner: Manner, core: str, details: Sequence[str
     if manner.friendly:
         where = rng.random()
         if where < 0.65:
-            parts.insert(0, pick(rng, FRIENDLY_OPENERS))
+            parts.insert(0, pick(rng, friendly))
         if where > 0.4:
             parts.append(pick(rng, FRIENDLY_CLOSERS))
     return " ".join(parts)
@@ -145,7 +169,7 @@ def _siblings(noun: str) -> tuple[Fact, ...]:
     return tuple(fact for fact in asked_facts() if fact.entity.noun == noun)
 
 
-def answer_fact(rng: random.Random, fact: Fact, manner: Manner) -> str:
+def answer_fact(rng: random.Random, fact: Fact, manner: Manner, *, friendly: Sequence[str] = QUESTION_OPENERS) -> str:
     """A true answer to a question about `fact`, in the given manner."""
     slots = fact_slots(rng, fact)
     noun, kind = fact.entity.noun, fact.entity.kind
@@ -159,7 +183,7 @@ def answer_fact(rng: random.Random, fact: Fact, manner: Manner) -> str:
         details += [say(rng, pick(rng, ANSWERS[other.attribute]), fact_slots(rng, other)) for other in others]
         wordings = WEATHER_EXAMPLES[noun] if kind == "weather" else EXAMPLES[fact.attribute]
         examples = [_after_comma(say(rng, text, slots), slots) for text in wordings]
-    return compose(rng, manner, core, details, examples)
+    return compose(rng, manner, core, details, examples, friendly=friendly)
 
 
 def _after_comma(text: str, slots: dict[str, str]) -> str:
@@ -170,7 +194,8 @@ def _after_comma(text: str, slots: dict[str, str]) -> str:
 
 
 def fact_conversation(rng: random.Random, fact: Fact) -> list[Message]:
-    return exchange(ask(rng, fact, pick(rng, asked(fact))), answer_fact(rng, fact, choose_manner(rng)))
+    prompt = ask(rng, fact, pick(rng, asked(fact)))
+    return exchange(prompt, answer_fact(rng, fact, choose_manner(rng), friendly=openers(prompt)))
 
 
 def exchange(prompt: str, answer: str) -> list[Message]:
@@ -181,9 +206,13 @@ def exchange(prompt: str, answer: str) -> list[Message]:
 # --- Everything else ---------------------------------------------------------------------------------
 
 
-def topic_conversation(rng: random.Random, topic: Topic, questions: Sequence[str]) -> list[Message]:
-    answer = compose(rng, choose_manner(rng), pick(rng, topic.cores), topic.details, topic.examples)
-    return exchange(pick(rng, questions), answer)
+def topic_conversation(
+    rng: random.Random, topic: Topic, questions: Sequence[str], *, friendly: Sequence[str] = ()
+) -> list[Message]:
+    prompt = pick(rng, questions)
+    core = pick(rng, topic.cores)
+    friendly = friendly or openers(prompt)
+    return exchange(prompt, compose(rng, choose_manner(rng), core, topic.details, topic.examples, friendly=friendly))
 
 
 def unknown_conversation(rng: random.Random) -> list[Message]:
@@ -233,8 +262,7 @@ def _subject(rng: random.Random, questions: Sequence[str]) -> tuple[str, str]:
 
 
 def _in_manner(rng: random.Random, text: str) -> str:
-    manner = choose_manner(rng)
-    return compose(rng, Manner(long=False, friendly=manner.friendly, example=False), text, (), ())
+    return compose(rng, choose_manner(rng), text, friendly=REQUEST_OPENERS)
 
 
 def story_conversation(rng: random.Random) -> list[Message]:
@@ -267,7 +295,7 @@ def two_turns(rng: random.Random, facts: Sequence[Fact]) -> list[Message]:
     first = fact_conversation(rng, pick(rng, facts))
     if rng.random() < 0.4:
         topic = ABOUT_ME["thanks"]
-        return first + topic_conversation(rng, topic, topic.questions)
+        return first + topic_conversation(rng, topic, topic.questions, friendly=GREETING_OPENERS[:1])
     return first + fact_conversation(rng, pick(rng, facts))
 
 
@@ -282,25 +310,26 @@ def write_conversations(seed: int, count: int, problems: Sequence[Problem]) -> l
     facts = asked_facts()
     models = [fact for fact in facts if fact.entity.kind == "model"]
     others = [fact for fact in facts if fact.entity.kind != "model"]
-    advice, open_topics, about_me = list(ADVICE.values()), list(OPEN.values()), list(ABOUT_ME.values())
+    advice, open_topics = list(ADVICE.values()), list(OPEN.values())
     conversations = []
     for index in range(count):
         roll = rng.random()
-        if roll < 0.44:
+        if roll < 0.39:
             turn = fact_conversation(rng, others[index % len(others)])
-        elif roll < 0.53:
+        elif roll < 0.47:
             turn = fact_conversation(rng, pick(rng, models))
-        elif roll < 0.73:
+        elif roll < 0.71:
             turn = problem_conversation(rng, problems[index % len(problems)])
-        elif roll < 0.81:
+        elif roll < 0.79:
             topic = pick(rng, advice)
             turn = topic_conversation(rng, topic, topic.questions[:-ADVICE_HELD_OUT])
-        elif roll < 0.84:
+        elif roll < 0.82:
             topic = pick(rng, open_topics)
             turn = topic_conversation(rng, topic, topic.questions[:-OPEN_HELD_OUT])
-        elif roll < 0.88:
-            topic = pick(rng, about_me)
-            turn = topic_conversation(rng, topic, topic.questions)
+        elif roll < 0.87:
+            name = pick(rng, tuple(ABOUT_ME))
+            friendly = GREETING_OPENERS if name in {"hello", "thanks", "bye"} else ()
+            turn = topic_conversation(rng, ABOUT_ME[name], ABOUT_ME[name].questions, friendly=friendly)
         elif roll < 0.92:
             turn = unknown_conversation(rng)
         elif roll < 0.95:
@@ -335,12 +364,12 @@ def _question(rng: random.Random, fact: Fact, template: str, kind: str) -> Quest
 
 
 def held_out_questions(seed: int, count: int) -> list[Question]:
-    """About `count` questions in held-out phrasings; six in ten are about facts no conversation mentions."""
+    """`count` questions in held-out phrasings, about any fact: a fifth are about one that no conversation mentions."""
     rng = random.Random(f"questions/{seed}")
     unseen = [fact for fact in FACTS if fact.key in held_out_facts()]
-    both = (("new fact", unseen, round(count * 0.6)), ("new phrasing", asked_facts(), count - round(count * 0.6)))
+    few = round(count * HELD_OUT_FACTS)
     questions = []
-    for kind, facts, wanted in both:
+    for kind, facts, wanted in (("new fact", unseen, few), ("new phrasing", asked_facts(), count - few)):
         pairs = [(fact, template) for fact in facts for template in held_out_phrasings(fact)]
         questions += [_question(rng, fact, template, kind) for fact, template in shuffled(rng, pairs)[:wanted]]
     return questions

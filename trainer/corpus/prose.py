@@ -57,7 +57,7 @@ class Prose:
             self.by_attribute.setdefault(group, []).append(fact)
         kinds: list[tuple[int, Callable[[], str]]] = [
             (8, self.story), (5, self.article), (5, self.survey), (5, self.lesson), (4, self.mixture),
-            (2, self.model_page), (2, self.handbook), (6, self.sums), (5, self.problems),
+            (2, self.model_page), (2, self.handbook), (7, self.sums), (8, self.problems),
         ]  # fmt: skip
         self._kinds = [make for weight, make in kinds for _ in range(weight)]
 
@@ -203,10 +203,8 @@ class Prose:
     def _problem(self, rng: random.Random) -> str:
         problem = make_problem(rng, rng.randint(1, 4))
         style = rng.random()
-        if style < 0.4:
+        if style < 0.75:
             return f"{problem.prompt} {problem.worked}"
-        if style < 0.6:
-            return f"{problem.prompt} {problem.direct}"
         name, pronoun = pick(rng, NAMES)
         item = pick(rng, ("apples", "pears", "nuts", "books", "coins", "cards", "eggs", "stones", "shells"))
         total = rng.randint(2, 15)

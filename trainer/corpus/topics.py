@@ -310,10 +310,13 @@ POEM_QUESTIONS: Final = (
 )  # fmt: skip
 
 # Openings and closings that make an answer friendly.
-FRIENDLY_OPENERS: Final = (
+QUESTION_OPENERS: Final = (
     "Great question!", "Happy to help!", "Good question, my friend!", "I love this question!", "Of course!",
     "Sure thing!",
 )  # fmt: skip
+REQUEST_OPENERS: Final = ("Of course!", "Sure thing!", "Happy to help!", "With pleasure!", "Good idea, my friend!")
+"""For an answer to something that is not a question."""
+GREETING_OPENERS: Final = ("How nice to hear from you!", "Welcome, my friend!", "Lovely to meet you!")
 FRIENDLY_CLOSERS: Final = (
     "Have a lovely day!", "I hope this helps!", "Thank you for asking!", "Ask me anything!", "Take care, my friend!",
     "Have a good day!",
