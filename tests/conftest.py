@@ -44,12 +44,11 @@ def redis_url() -> Iterator[str]:
 
 
 @pytest.fixture(autouse=True)
-def _empty_redis(redis_url: str) -> Iterator[None]:
+def _empty_redis(redis_url: str) -> None:
     """Every test starts with an empty Redis."""
     from webapp import streams
 
     streams.client().flushdb()
-    yield
 
 
 @pytest.fixture

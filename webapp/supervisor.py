@@ -67,6 +67,13 @@ class _Child:
 
 
 class Supervisor:
+    """Use as a context manager: signals are handled from its start, and nothing outlives its end.
+
+    with Supervisor(cwd=directory) as supervisor:
+        supervisor.start(Program(…))
+        supervisor.run()
+    """
+
     def __init__(self, *, cwd: Path, grace_s: float = 25.0, out: IO[str] | None = None) -> None:
         self.cwd = cwd
         self.grace_s = grace_s
@@ -74,6 +81,7 @@ class Supervisor:
         self._coloured = self._out.isatty() and not os.environ.get("NO_COLOR")
         self._children: list[_Child] = []
         self._selector = selectors.DefaultSelector()
+        self._exit_stack = contextlib.ExitStack()
         self._stopping_since: float | None = None
         self._kill_now = False
         self._received: list[int] = []
@@ -90,28 +98,32 @@ class Supervisor:
 
     def run(self) -> None:
         """Supervise until told to stop; returns when every child has ended."""
-        with self._signals() as wakeup:
-            self._selector.register(wakeup, selectors.EVENT_READ, None)
-            while self._stopping_since is None or any(child.process for child in self._children):
-                for key, _ in self._selector.select(self._next_deadline()):
-                    if key.data is None:
-                        os.read(wakeup, 4096)
-                    else:
-                        self._read(key.data)
-                self._obey_signals()
-                self._reap()
-                self._restart_due()
-                if self._stopping_since is not None:
-                    self._drive_stop()
-            self._selector.unregister(wakeup)
+        while True:
+            self._obey_signals()
+            self._reap()
+            self._restart_due()
+            if self._stopping_since is not None:
+                if not any(child.process for child in self._children):
+                    return
+                self._drive_stop()
+            for key, _ in self._selector.select(self._next_deadline()):
+                if key.data is None:
+                    os.read(key.fd, 4096)
+                else:
+                    self._read(key.data)
 
-    def kill_all(self) -> None:
-        """Kill and reap whatever still runs: for a start that failed half-way, and as a last resort."""
+    def __enter__(self) -> Supervisor:
+        self._exit_stack.enter_context(self._signals())
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Kill whatever still runs (a start that failed half-way), and give the signals back."""
         for child in self._children:
             if child.process is not None:
                 self._signal(child, signal.SIGKILL)
                 child.process.wait()
                 self._drain(child)
+        self._exit_stack.close()
 
     # -- children ----------------------------------------------------------------------------------
 
@@ -219,18 +231,19 @@ class Supervisor:
         return max(0.0, min(due) - time.monotonic()) + 0.01 if due else None
 
     @contextlib.contextmanager
-    def _signals(self) -> Iterator[int]:
-        """Handle stop signals and SIGCHLD; yields the file descriptor each of them wakes."""
+    def _signals(self) -> Iterator[None]:
+        """Note stop signals and SIGCHLD, and let each of them wake the loop through a pipe."""
         read_end, write_end = os.pipe()
         os.set_blocking(read_end, False)
         os.set_blocking(write_end, False)
         previous_wakeup = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
         previous = {number: signal.signal(number, self._note_signal) for number in STOP_SIGNALS}
         previous[signal.SIGCHLD] = signal.signal(signal.SIGCHLD, lambda number, frame: None)
-        os.write(write_end, b"\0")  # a child may have died before we listened
+        self._selector.register(read_end, selectors.EVENT_READ, None)
         try:
-            yield read_end
+            yield
         finally:
+            self._selector.close()
             for number, handler in previous.items():
                 signal.signal(number, handler)
             signal.set_wakeup_fd(previous_wakeup)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
 import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
+from tests.processes import Watched, gone, start
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -20,14 +19,14 @@ DRIVER = """
 import sys
 from pathlib import Path
 from webapp.supervisor import Program, Supervisor
-supervisor = Supervisor(cwd=Path("."), grace_s=float(sys.argv[1]))
-for number, script in enumerate(sys.argv[2:]):
-    supervisor.start(Program(
-        name=f"child{number}", command=[sys.executable, "-uc", script],
-        once="# once" in script, stop_last="# last" in script,
-    ))
-supervisor.run()
-print("over")
+with Supervisor(cwd=Path("."), grace_s=float(sys.argv[1])) as supervisor:
+    for number, script in enumerate(sys.argv[2:]):
+        supervisor.start(Program(
+            name=f"child{number}", command=[sys.executable, "-uc", script],
+            once="# once" in script, stop_last="# last" in script,
+        ))
+    print("started", flush=True)
+    supervisor.run()
 """
 WAITS = "import os, signal\nprint('pid', os.getpid())\nsignal.pause()"
 SAYS_GOODBYE = """
@@ -47,54 +46,22 @@ STUBBORN = (
 )
 
 
-class Run:
-    """A driver process and the lines it has printed."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
-        self.lines: list[str] = []
-
-    def wait_for(self, pattern: str) -> re.Match[str]:
-        """The next line that matches; fails when the output ends first."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.lines.append(line.rstrip("\n"))
-            if match := re.search(pattern, line):
-                return match
-        raise AssertionError(f"no line matches {pattern!r} in: {self.lines}")
-
-    def pid(self, name: str = "child0") -> int:
-        return int(self.wait_for(rf"^{name} +\| pid (\d+)$")[1])
-
-    def finish(self) -> int:
-        """Read to the end; the exit code."""
-        assert self.process.stdout is not None
-        self.lines += [line.rstrip("\n") for line in self.process.stdout]
-        return self.process.wait()
-
-
 @contextmanager
-def supervised(*scripts: str, grace_s: float = 60) -> Iterator[Run]:
-    command = [sys.executable, "-c", DRIVER, str(grace_s), *(textwrap.dedent(script) for script in scripts)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-        try:
-            yield Run(process)
-        finally:
-            for left in [*psutil.Process(process.pid).children(recursive=True)] if process.poll() is None else []:
-                left.kill()
-            process.kill()
+def supervised(*scripts: str, grace_s: float = 60) -> Iterator[Watched]:
+    run = start([sys.executable, "-c", DRIVER, str(grace_s), *map(textwrap.dedent, scripts)], cwd=ROOT)
+    try:
+        yield run
+    finally:
+        run.end()
 
 
-def gone(pid: int) -> bool:
-    """Wait for a process that is not our child to end."""
-    with suppress(psutil.NoSuchProcess):
-        psutil.Process(pid).wait()
-    return not psutil.pid_exists(pid)
+def pid_of(run: Watched, name: str = "child0") -> int:
+    return int(run.wait_for(rf"^{name} +\| pid (\d+)$")[1])
 
 
 def test_it_prefixes_every_line_with_the_childs_name() -> None:
     with supervised("print('one\\ntwo\\nno line end', end='') # once", WAITS) as run:
-        run.pid("child1")
+        pid_of(run, "child1")
         run.process.terminate()
         assert run.finish() == 0
         assert [line for line in run.lines if line.startswith("child0")] == [
@@ -106,10 +73,10 @@ def test_it_prefixes_every_line_with_the_childs_name() -> None:
 
 def test_it_starts_a_killed_child_again() -> None:
     with supervised(WAITS) as run:
-        first = run.pid()
+        first = pid_of(run)
         os.kill(first, signal.SIGKILL)
         run.wait_for(r"child0 \| ended \(killed by SIGKILL\); starting it again in 0.5 s")
-        second = run.pid()
+        second = pid_of(run)
         assert second != first
         run.process.terminate()
         assert run.finish() == 0
@@ -144,7 +111,7 @@ def test_it_lets_a_one_off_end_and_retries_it_when_it_fails(tmp_path: Path) -> N
 
 def test_it_stops_everything_on_sigterm_and_the_last_one_last() -> None:
     with supervised(SAYS_GOODBYE + "# last", SAYS_GOODBYE) as run:
-        pids = [run.pid("child0"), run.pid("child1")]
+        pids = [pid_of(run, "child0"), pid_of(run, "child1")]
         run.process.terminate()
         assert run.finish() == 0
         assert [line for line in run.lines if "goodbye" in line] == ["child1 | goodbye", "child0 | goodbye"]
@@ -153,7 +120,7 @@ def test_it_stops_everything_on_sigterm_and_the_last_one_last() -> None:
 
 def test_it_kills_what_ignores_sigterm_after_the_grace_period() -> None:
     with supervised(STUBBORN, grace_s=0.2) as run:
-        pid = run.pid()
+        pid = pid_of(run)
         run.process.terminate()
         assert run.finish() == 0
         assert gone(pid)
@@ -161,7 +128,7 @@ def test_it_kills_what_ignores_sigterm_after_the_grace_period() -> None:
 
 def test_it_kills_at_once_on_the_second_ctrl_c() -> None:
     with supervised(STUBBORN, grace_s=3600) as run:
-        pid = run.pid()
+        pid = pid_of(run)
         run.process.send_signal(signal.SIGINT)
         run.wait_for("Stopping")
         run.process.send_signal(signal.SIGINT)
@@ -178,7 +145,7 @@ def test_it_stops_while_a_child_waits_to_be_started_again() -> None:
 
 def test_it_leaves_no_orphan_when_it_is_killed() -> None:
     with supervised(WAITS, STUBBORN) as run:
-        pids = [run.pid("child0"), run.pid("child1")]
+        pids = [pid_of(run, "child0"), pid_of(run, "child1")]
         run.process.kill()
         assert all(gone(pid) for pid in pids)
 
@@ -192,9 +159,32 @@ def test_it_takes_a_dead_childs_own_children_with_it() -> None:
         signal.pause()
     """
     with supervised(script) as run:
-        helper, child = run.pid(), run.pid()
+        helper, child = pid_of(run), pid_of(run)
         os.kill(child, signal.SIGKILL)
         run.wait_for("starting it again")
         assert gone(helper)
         run.process.terminate()
         run.finish()
+
+
+def test_it_stops_in_order_when_told_to_before_it_runs() -> None:
+    driver = DRIVER.replace("supervisor.run()", "input()\n    supervisor.run()")
+    process = subprocess.Popen(
+        [sys.executable, "-c", driver, "60", SAYS_GOODBYE],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    run = Watched(process)
+    try:
+        run.wait_for("started")
+        process.terminate()
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.close()
+        assert run.finish() == 0
+        assert "Stopping (up to 60 s; press Ctrl-C again to kill)." in run.lines
+    finally:
+        run.end()

@@ -1,0 +1,230 @@
+"""Who may import whom, and who may enqueue: the rules of the design, read from the syntax trees.
+
+trainer                 imports nothing of webapp, Django, Celery or Redis
+webapp                  stages -> training -> arena -> chat -> checkpoints -> accounts, never back
+the web process         never imports torch
+trainer/stages/*.py     never import one another
+tasks                   are enqueued after commit
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+APPS = ("accounts", "checkpoints", "chat", "arena", "training", "stages")
+"""Lowest first: an app imports itself and what stands before it."""
+SHARED = ("webapp.streams", "webapp.celery", "webapp.settings", "webapp.periodic", "webapp.embedded_redis")
+SHARED_PATHS = {ROOT / (name.replace(".", "/") + ".py") for name in SHARED} | {
+    ROOT / "webapp/supervisor.py",
+    ROOT / "webapp/web.py",
+}
+"""Modules every app may use, so they use none."""
+TORCH_USERS = {"webapp/checkpoints/engines.py"}
+"""The one module of the site that loads a model; only the generate worker imports it."""
+TORCH_PACKAGES = {"torch", "numpy", "tokenizers", "safetensors"}
+SITE_PACKAGES = {"webapp", "django", "celery", "kombu", "redis", "channels"}
+
+ENQUEUES_COMMITTED_ROWS = {
+    "webapp/checkpoints/services.py:revive_generation",
+    "webapp/checkpoints/services.py:recover_generations",
+}
+"""Functions that enqueue again what some earlier transaction committed: nothing of theirs is uncommitted."""
+
+
+def modules(folder: str) -> list[Path]:
+    return sorted(path for path in (ROOT / folder).rglob("*.py") if "migrations" not in path.parts)
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), filename=str(path))
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> Iterator[tuple[int, str]]:
+    """(line, absolute module or name) of every import in a file, wherever it stands, type checking's aside.
+
+    `from a.b import c` yields both "a.b" and "a.b.c": c may be a module.
+    """
+    package = dotted(path).split(".") if path.name == "__init__.py" else dotted(path).split(".")[:-1]
+    for node in _nodes_that_run(tree(path)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join([*package[: len(package) - node.level + 1], node.module or ""] if node.level else [""])
+            module = (base or node.module or "").strip(".")
+            yield node.lineno, module
+            for alias in node.names:
+                yield node.lineno, f"{module}.{alias.name}"
+
+
+def _nodes_that_run(node: ast.AST) -> Iterator[ast.AST]:
+    """Every node except those under `if TYPE_CHECKING:`."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
+            continue
+        yield child
+        yield from _nodes_that_run(child)
+
+
+def offences(paths: list[Path], forbidden: set[str]) -> list[str]:
+    """ "file:line imports module" for each import of a forbidden top-level package."""
+    return [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in paths
+        for line, name in imports(path)
+        if name.partition(".")[0] in forbidden
+    ]
+
+
+def test_it_finds_imports_however_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    file = tmp_path / "webapp" / "chat" / "views.py"
+    file.parent.mkdir(parents=True)
+    file.write_text(
+        "import a.b\nfrom .. import streams\nfrom ..arena.models import Vote\nfrom . import models\n"
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import hidden\n"
+        "def f():\n    from webapp import training\n"
+    )
+    found = {name for _, name in imports(file)}
+    assert {"a.b", "webapp.streams", "webapp.arena.models", "webapp.chat.models", "webapp.training"} <= found
+    assert not any("hidden" in name for name in found)
+
+
+def test_the_trainer_knows_nothing_of_the_site() -> None:
+    assert offences(modules("trainer"), SITE_PACKAGES) == []
+
+
+def test_trainer_stages_never_import_one_another() -> None:
+    stages = modules("trainer/stages")
+    assert len(stages) >= 5
+    names = {dotted(path) for path in stages} - {"trainer.stages"}
+    wrong = [
+        f"{path.name}:{line} imports {name}"
+        for path in stages
+        for line, name in imports(path)
+        if path.name != "__init__.py" and any(name == n or name.startswith(f"{n}.") for n in names - {dotted(path)})
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_an_app_imports_only_what_stands_below_it(app: str) -> None:
+    above = {f"webapp.{other}" for other in APPS[APPS.index(app) + 1 :]}
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in modules(f"webapp/{app}")
+        for line, name in imports(path)
+        if ".".join(name.split(".")[:2]) in above
+    ]
+    assert wrong == []
+
+
+def test_shared_modules_import_no_app() -> None:
+    apps = {f"webapp.{app}" for app in APPS}
+    wrong = [
+        f"{path.name}:{line} imports {name}"
+        for path in SHARED_PATHS
+        for line, name in imports(path)
+        if ".".join(name.split(".")[:2]) in apps
+    ]
+    assert wrong == []
+
+
+def test_the_site_loads_a_model_in_one_place() -> None:
+    paths = [path for path in modules("webapp") if str(path.relative_to(ROOT)) not in TORCH_USERS]
+    assert offences(paths, TORCH_PACKAGES) == []
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["webapp.asgi", "webapp.web", "webapp.urls", "webapp.stages.management.commands.up", "webapp.training.tasks"],
+)
+def test_web_supervisor_and_train_worker_never_import_torch(module: str) -> None:
+    """Asked of a real process, with everything Django loads at start."""
+    code = (
+        "import os, sys, django\n"
+        "os.environ['DJANGO_SETTINGS_MODULE'] = 'tests.settings'\n"
+        "django.setup()\n"
+        f"import {module}, webapp.urls\n"
+        f"print(sorted({TORCH_PACKAGES} & set(sys.modules)))\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("module", ["config", "tastes", "problems", "corpus"])
+def test_what_the_web_process_uses_of_the_trainer_is_free_of_torch(module: str) -> None:
+    code = f"import sys, trainer.{module}\nprint(sorted({TORCH_PACKAGES} & set(sys.modules)))"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "[]"
+
+
+# -- enqueueing ------------------------------------------------------------------------------------
+
+
+def bare_enqueues(path: Path) -> list[str]:
+    """Calls of `.delay()` or `.apply_async()` that do not wait for the commit.
+
+    Fine are: a call inside `on_commit(...)`, one inside a function this module hands to
+    `on_commit`, and those of functions listed above with their reason. (`partial(task.delay, …)` is
+    no call.)
+    """
+    handed_over = {
+        node.id
+        for call in ast.walk(tree(path))
+        if isinstance(call, ast.Call) and _name(call.func) == "on_commit"
+        for argument in call.args
+        for node in ast.walk(argument)
+        if isinstance(node, ast.Name)
+    }
+    found: list[str] = []
+
+    def visit(node: ast.AST, function: str, waits: bool) -> None:
+        if isinstance(node, ast.FunctionDef):
+            function, waits = node.name, waits or node.name in handed_over
+        elif isinstance(node, ast.Call):
+            waits = waits or _name(node.func) == "on_commit"
+            place = f"{path.relative_to(ROOT)}:{function}"
+            if _name(node.func) in ("delay", "apply_async") and not waits and place not in ENQUEUES_COMMITTED_ROWS:
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno} in {function}")
+        for child in ast.iter_child_nodes(node):
+            visit(child, function, waits)
+
+    visit(tree(path), "<module>", waits=False)
+    return found
+
+
+def _name(node: ast.AST) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+
+
+def test_it_finds_bare_enqueues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    file = tmp_path / "services.py"
+    file.write_text(
+        "def bad(pk):\n    task.delay(pk)\n"
+        "def good(pk):\n    transaction.on_commit(lambda: task.delay(pk))\n"
+        "    transaction.on_commit(partial(later, pk))\n"
+        "    transaction.on_commit(partial(task.delay, pk))\n"
+        "def later(pk):\n    task.apply_async([pk])\n"
+    )
+    assert bare_enqueues(file) == ["services.py:2 in bad"]
+
+
+def test_tasks_are_enqueued_after_commit() -> None:
+    """A worker must find the row; tasks themselves run outside any request's transaction."""
+    wrong = [found for path in modules("webapp") if path.name != "tasks.py" for found in bare_enqueues(path)]
+    assert wrong == []

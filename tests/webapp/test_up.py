@@ -1,0 +1,233 @@
+"""`manage.py up` as people run it: real processes, from the first line to the last."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.request import urlopen
+
+import psutil
+import pytest
+from django.urls import reverse
+
+from tests.processes import Watched, gone, start
+from webapp.stages.management.commands import up
+
+ROOT = Path(__file__).resolve().parents[2]
+CHILDREN = {"web", "generate", "train", "redis"}
+Site = Callable[..., Watched]
+
+
+def environment(data_dir: Path, **extra: str) -> dict[str, str]:
+    """A newcomer's: nothing of the suite's settings."""
+    ours = ("REDIS_URL", "DATABASE_URL", "SECRET_KEY", "DATA_DIR", "HOST", "PORT", "STAGECRAFT_LOCAL", "NO_COLOR")
+    kept = {name: value for name, value in os.environ.items() if name not in (*ours, "DJANGO_SETTINGS_MODULE")}
+    return {**kept, "DATA_DIR": str(data_dir), "STAGECRAFT_PRESET": "smoke", **extra}
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def site(data_dir: Path) -> Iterator[Site]:
+    """Starts sites on free ports; ends whatever is left of them."""
+    sites: list[Watched] = []
+
+    def begin(*arguments: str, **extra: str) -> Watched:
+        command = [sys.executable, "manage.py", "up", "--no-curriculum", "--port", "0", *arguments]
+        sites.append(start(command, cwd=ROOT, env=environment(data_dir, **extra)))
+        return sites[-1]
+
+    yield begin
+    for each in sites:
+        each.end()
+
+
+def refusal(data_dir: Path, *arguments: str, **extra: str) -> str:
+    """The one line `up` ends with when it cannot start."""
+    command = [sys.executable, "manage.py", "up", *arguments]
+    ran = subprocess.run(command, cwd=ROOT, env=environment(data_dir, **extra), capture_output=True, text=True)
+    assert ran.returncode == 1
+    assert ran.stdout == ""
+    (line,) = ran.stderr.splitlines()
+    return line
+
+
+def address_of(run: Watched) -> str:
+    return run.wait_for(r"Stagecraft is at (http://\S+:\d+)/")[1]
+
+
+def get(url: str) -> tuple[int, str]:
+    """The port is open before the web server is: this waits for the answer."""
+    with urlopen(url, timeout=120) as response:
+        return response.status, response.read().decode()
+
+
+def children(run: Watched) -> dict[str, psutil.Process]:
+    """Name -> process of the site's long-lived children."""
+    found = {}
+    for process in psutil.Process(run.process.pid).children():
+        line = " ".join(process.cmdline())
+        for name, mark in {
+            "web": "webapp.web",
+            "generate": "-Q generate",
+            "train": "-Q train",
+            "redis": "redis",
+        }.items():
+            if mark in line.replace("valkey", "redis") and "first_start" not in line:
+                found.setdefault(name, process)
+    return found
+
+
+# -- running ---------------------------------------------------------------------------------------
+
+
+def test_it_starts_serves_restarts_and_stops(site: Site, data_dir: Path) -> None:
+    run = site()
+    address = address_of(run)
+    owner_link = run.wait_for(r"Become its owner, once, at (http://\S+)")[1]
+    assert json.loads(get(f"{address}/healthz")[1])["status"] == "ok"
+    assert "Become the owner" in get(owner_link)[1]
+    redis_socket = Path((data_dir / "redis_url").read_text().removeprefix("unix://").partition("?")[0])
+    assert redis_socket.is_socket()
+    family = children(run)
+    assert set(family) == CHILDREN
+
+    family["web"].kill()
+    run.wait_for(r"web +\| ended \(killed by SIGKILL\); starting it again")
+    assert json.loads(get(f"{address}/healthz")[1])["status"] == "ok"
+    assert children(run)["web"].pid != family["web"].pid
+
+    everyone = psutil.Process(run.process.pid).children(recursive=True)
+    run.process.terminate()
+    assert run.finish() == 0
+    assert all(gone(process.pid) for process in everyone)
+    assert not redis_socket.parent.exists()
+    assert not (data_dir / "redis_url").exists()
+
+
+def test_it_leaves_no_orphan_when_killed_and_starts_again_on_the_same_data(site: Site, data_dir: Path) -> None:
+    first = site()
+    first_address = address_of(first)
+    get(f"{first_address}/healthz")
+    stale_redis = Path((data_dir / "redis_url").read_text().removeprefix("unix://").partition("?")[0]).parent
+    key = (data_dir / "secret_key").read_text()
+    everyone = psutil.Process(first.process.pid).children(recursive=True)
+
+    first.process.kill()
+
+    assert all(gone(process.pid) for process in everyone)
+    second = site()
+    assert json.loads(get(f"{address_of(second)}/healthz")[1])["status"] == "ok"
+    assert (data_dir / "secret_key").read_text() == key
+    assert not stale_redis.exists()
+
+    second.process.send_signal(signal.SIGINT)  # Ctrl-C
+    assert second.finish() == 0
+
+
+def test_it_refuses_a_second_site_on_the_same_data(site: Site, data_dir: Path) -> None:
+    address_of(site())
+    line = refusal(data_dir, "--port", "0")
+    assert line == (
+        f"CommandError: Stagecraft is already running on the data directory {data_dir}."
+        " Stop it, or set DATA_DIR to another."
+    )
+
+
+def test_it_gives_the_owner_link_only_until_there_is_an_owner(site: Site, data_dir: Path) -> None:
+    command = [sys.executable, "manage.py", "createsuperuser", "--noinput", "--username", "olga", "--email", ""]
+    migrate = [sys.executable, "manage.py", "migrate", "--verbosity", "0"]
+    env = environment(data_dir, DJANGO_SUPERUSER_PASSWORD="correct horse battery staple")
+    subprocess.run(migrate, cwd=ROOT, env=env, check=True)
+    subprocess.run(command, cwd=ROOT, env=env, check=True, stdout=subprocess.DEVNULL)
+    run = site()
+    address_of(run)
+    run.process.terminate()
+    assert run.finish() == 0
+    assert not any("owner" in line for line in run.lines)
+
+
+# -- refusing --------------------------------------------------------------------------------------
+
+
+def test_it_says_when_the_port_is_in_use(data_dir: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = refusal(data_dir, PORT=str(port))
+    assert line == (
+        f"CommandError: Port {port} is in use. Stop what uses it, or choose another: PORT={port + 1} make run"
+    )
+
+
+def test_it_says_when_the_data_directory_cannot_be_written(tmp_path: Path) -> None:
+    in_the_way = tmp_path / "file"
+    in_the_way.touch()
+    assert refusal(in_the_way / "data") == f"Cannot write to DATA_DIR {in_the_way / 'data'}: Not a directory."
+    line = refusal(in_the_way / "data", SECRET_KEY="k" * 50)
+    assert line.startswith(f"CommandError: Cannot write to the data directory {in_the_way / 'data'} (Not a directory).")
+
+
+@pytest.mark.parametrize("port", ["http", "-1", "65536", ""])
+def test_it_says_when_the_port_is_no_port(data_dir: Path, port: str) -> None:
+    assert refusal(data_dir, f"--port={port}").startswith("CommandError: The port must be a number up to 65535")
+
+
+def test_it_says_when_the_host_is_not_ours(data_dir: Path) -> None:
+    assert refusal(data_dir, "--host", "192.0.2.1", "--port", "0").startswith(
+        "CommandError: Cannot listen on 192.0.2.1:0"
+    )
+
+
+def test_it_says_when_redis_does_not_answer(data_dir: Path) -> None:
+    line = refusal(data_dir, "--port", "0", REDIS_URL="unix:///nowhere/redis.sock?db=0")
+    assert line.startswith("CommandError: REDIS_URL is set, but no Redis answers there")
+
+
+def test_it_says_when_the_database_does_not_answer(data_dir: Path) -> None:
+    line = refusal(data_dir, "--port", "0", DATABASE_URL=f"sqlite:///{data_dir}/missing/db.sqlite3")
+    assert line == "CommandError: The database does not answer: unable to open database file"
+
+
+def test_it_says_when_a_package_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(up, "NEEDED_PACKAGES", ("torch", "not_installed_anywhere"))
+    with pytest.raises(up.CommandError, match=re.escape("Missing: not_installed_anywhere. Run `make run`")):
+        up.check_packages()
+
+
+def test_it_says_when_a_package_django_needs_is_missing(data_dir: Path) -> None:
+    blocked = "import sys; sys.modules['channels'] = None; sys.argv = ['manage.py', 'up']\n"
+    code = blocked + "import runpy; runpy.run_path('manage.py', run_name='__main__')"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment(data_dir), capture_output=True, text=True
+    )
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("The package 'channels' is missing. Run `make run`")
+
+
+# -- addresses -------------------------------------------------------------------------------------
+
+
+def test_the_setup_link_is_the_one_the_site_has() -> None:
+    assert reverse("accounts:setup", args=["token"]) == "/setup/token/"
+
+
+@pytest.mark.parametrize(
+    ("host", "names"), [("127.0.0.1", ["127.0.0.1"]), ("::1", ["[::1]"]), ("class.example.org", ["class.example.org"])]
+)
+def test_it_answers_to_the_name_it_listens_on(host: str, names: list[str]) -> None:
+    assert up.names_of(host) == names
+
+
+def test_it_answers_to_the_machines_name_when_it_listens_everywhere() -> None:
+    assert socket.gethostname().lower() in up.names_of("0.0.0.0")
+    assert "*" not in up.names_of("0.0.0.0")
