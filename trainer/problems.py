@@ -336,10 +336,7 @@ _SHAPES: Final[dict[int, tuple[str, ...]]] = {
     3: ("gain-gain", "gain-loss", "loss-gain", "loss-loss", "together", "groups"),
     4: ("gain-loss-gain", "loss-gain-loss", "groups-loss"),
 }
-_HELD_OUT_THINGS: Final = ("apples", "books", "coins", "shells", "eggs", "cards", "nuts", "stones")
-"""What can be compared and put into bags."""
-
-_SHAPES: Final[dict[int, tuple[str, ...]]] = {
+_HELD_OUT_SHAPES: Final[dict[int, tuple[str, ...]]] = {
     2: ("gain-gain", "gain-loss", "loss-gain", "loss-loss"),
     3: ("gain-gain", "gain-loss", "loss-gain", "loss-loss", "together"),
     4: ("gain-loss-gain", "loss-gain-loss", "gain-gain-loss", "loss-gain-gain"),
