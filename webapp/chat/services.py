@@ -88,14 +88,22 @@ def title_of(text: str) -> str:
 
 
 @transaction.atomic
-def send_message(*, conversation: Conversation, text: str, offer_two: bool | None = None) -> Message:
+def send_message(
+    *,
+    conversation: Conversation,
+    text: str,
+    checkpoint: Checkpoint | None = None,
+    sampling: Mapping[str, Any] | None = None,
+    offer_two: bool | None = None,
+) -> Message:
     """Add the person's message after the leaf and have it answered, once or twice.
 
-    `offer_two` overrules `offers_two_answers`. Refused while an answer is being written or a choice
-    between two is open.
+    `checkpoint` and `sampling` are kept for the turns to come; `offer_two` overrules
+    `offers_two_answers`. Refused while an answer is being written or a choice between two is open.
     """
     tree = _locked_tree(conversation)
     _check_nothing_open(tree)
+    _keep_settings(conversation, checkpoint, sampling)
     path = tree.path()
     question = _add_question(conversation, parent=path[-1] if path else None, text=text)
     _answer(conversation, [*path, question], offer_two=offer_two)
@@ -116,8 +124,11 @@ def edit_message(*, message: Message, text: str) -> Message:
 
 
 @transaction.atomic
-def regenerate_answer(*, message: Message) -> Message:
-    """Another answer to the same question, by the conversation's checkpoint and settings of now."""
+def regenerate_answer(
+    *, message: Message, checkpoint: Checkpoint | None = None, sampling: Mapping[str, Any] | None = None
+) -> Message:
+    """Another answer to the same question; `checkpoint` and `sampling` are kept for the turns to come."""
+    _keep_settings(message.conversation, checkpoint, sampling)
     return _add_alternative(message, continued=False)
 
 
@@ -142,7 +153,8 @@ def _add_alternative(message: Message, *, continued: bool) -> Message:
         messages.append({"role": "assistant", "content": message.content})
     # What continues a text must come from the model that began it.
     checkpoint = message.generation.checkpoint if continued and message.generation else conversation.checkpoint
-    answer = _add_answer(conversation, question, messages, checkpoint=checkpoint)
+    number = question.children.count()
+    answer = _add_answer(conversation, question, messages, checkpoint=checkpoint, number=number)
     _read_on_from(conversation, answer)
     return answer
 
@@ -166,8 +178,8 @@ def _answer(conversation: Conversation, path: list[Message], *, offer_two: bool 
     messages = _messages(path)
     if offer_two:
         # The coin decides which of the two seeds is called A; both are otherwise alike.
-        for side in secrets.choice(("AB", "BA")):
-            _add_answer(conversation, question, messages, checkpoint=conversation.checkpoint, side=side)
+        for side, number in zip("AB", secrets.choice(((0, 1), (1, 0))), strict=True):
+            _add_answer(conversation, question, messages, checkpoint=conversation.checkpoint, side=side, number=number)
         _read_on_from(conversation, question)
     else:
         answer = _add_answer(conversation, question, messages, checkpoint=conversation.checkpoint)
@@ -190,13 +202,14 @@ def _add_answer(
     *,
     checkpoint: Checkpoint,
     side: str = "",
+    number: int = 0,
 ) -> Message:
+    """An answer on its way. `number` counts the alternatives, so that a fixed seed does not repeat the first one."""
     sampling = dict(conversation.sampling)
     if sampling.get("seed") is None:
         sampling["seed"] = draw_seed()
-    elif conversation.kind == Conversation.Kind.CHAT:
-        # With a fixed seed the next alternative is different, and still the same when all is repeated.
-        sampling["seed"] = (sampling["seed"] + question.children.count()) % 2**31
+    else:
+        sampling["seed"] = (sampling["seed"] + number) % 2**31
     generation = start_generation(
         checkpoint=checkpoint, messages=messages, sampling=sampling, visitor=conversation.visitor
     )
@@ -263,9 +276,17 @@ def switch_branch(*, message: Message) -> None:
 
 def change_settings(*, conversation: Conversation, checkpoint: Checkpoint, sampling: Mapping[str, Any]) -> None:
     """Which checkpoint answers from now on, and how."""
-    conversation.checkpoint = checkpoint
-    conversation.sampling = {**DEFAULT_SAMPLING, **sampling}
-    conversation.save(update_fields=["checkpoint", "sampling", "updated_at"])
+    _keep_settings(conversation, checkpoint, sampling)
+
+
+def _keep_settings(
+    conversation: Conversation, checkpoint: Checkpoint | None, sampling: Mapping[str, Any] | None
+) -> None:
+    if checkpoint is not None:
+        conversation.checkpoint = checkpoint
+    if sampling is not None:
+        conversation.sampling = {**DEFAULT_SAMPLING, **sampling}
+    conversation.save(update_fields=["checkpoint", "sampling"])
 
 
 def rename_conversation(*, conversation: Conversation, title: str) -> None:

@@ -168,8 +168,12 @@ def send(request: HttpRequest, conversation_id: uuid.UUID) -> HttpResponse:
     if not form.is_valid():
         return _refuse(request, own, form)
     try:
-        services.change_settings(conversation=own, checkpoint=form.cleaned_data["checkpoint"], sampling=form.sampling)
-        services.send_message(conversation=own, text=form.cleaned_data["text"])
+        services.send_message(
+            conversation=own,
+            text=form.cleaned_data["text"],
+            checkpoint=form.cleaned_data["checkpoint"],
+            sampling=form.sampling,
+        )
     except services.ChatRefused as error:
         form.add_error(None, str(error))
         return _refuse(request, own, form)
@@ -212,11 +216,12 @@ def regenerate(request: HttpRequest, message_id: uuid.UUID) -> HttpResponse:
     if not limits.allow("chat", limits.identity_of(request)):
         return _complain(request, own, TOO_FAST, status=429)
     form = SettingsForm(request.POST, conversation=own)
-    if form.is_valid():
-        services.change_settings(conversation=own, checkpoint=form.cleaned_data["checkpoint"], sampling=form.sampling)
-    elif request.POST.keys() & form.fields.keys():
+    if not form.is_valid():
         return _complain(request, own, form.one_error)
-    return _act(request, own, services.regenerate_answer, message=message)
+    checkpoint = form.cleaned_data["checkpoint"]
+    return _act(
+        request, own, services.regenerate_answer, message=message, checkpoint=checkpoint, sampling=form.sampling
+    )
 
 
 @require_POST
