@@ -9,7 +9,7 @@ database".
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from functools import cache
 from typing import Any
 
@@ -54,7 +54,7 @@ def delete(key: str) -> None:
     client().delete(key)
 
 
-async def follow(key: str, after: str = "0", *, wait_s: float = 15.0) -> AsyncIterator[tuple[str, Event] | None]:
+async def follow(key: str, after: str = "0", *, wait_s: float = 15.0) -> AsyncGenerator[tuple[str, Event] | None, None]:
     """Events after `after` as they come, ending after the END event.
 
     Yields None whenever `wait_s` passes without one, so the caller can check the database (the

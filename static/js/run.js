@@ -153,7 +153,7 @@ function drawChart(name, chart) {
         x: { time: false },
         y: logScale.checked ? { distr: 3 } : { range: (plot, low, high) => clippedRange(plot, low, high) },
       },
-      axes: [axis, { ...axis, size: 56, values: (plot, ticks) => ticks.map((tick) => (tick == null ? "" : format(tick))) }],
+      axes: [{ ...axis, size: 28 }, { ...axis, size: 56, values: (plot, ticks) => ticks.map((tick) => (tick == null ? "" : format(tick))) }],
       series: [{}, raw, ...(smoothed ? [bold] : [])],
       hooks: { setCursor: [() => showValue(name, chart)] },
     },

@@ -199,7 +199,8 @@ def test_the_admin_refuses_with_the_reason_in_the_form(staff_client: Any, make_c
     cases = [
         ("reward", {"preset": "smoke", "parent": sft.pk, "votes": "all", "seed": 0}, "no votes to learn from"),
         ("sft", {"preset": "enormous", "parent": pretrained.pk, "seed": 0}, "enormous is not one of the"),
-        ("ppo", {"preset": "smoke", "parent": pretrained.pk, "seed": 0}, "not one of the available choices"),
+        ("ppo", {"preset": "smoke", "parent": pretrained.pk, "seed": 0}, "needs a checkpoint of reward model"),
+        ("grpo", {"preset": "smoke", "parent": pretrained.pk, "seed": 0}, "not one of the available choices"),
         ("sft", {"preset": "small", "parent": pretrained.pk, "seed": 0}, "choose smoke"),
         ("sft", {"preset": "smoke", "parent": pretrained.pk, "seed": -1}, "greater than or equal to 0"),
     ]

@@ -30,6 +30,18 @@ class TrainingRunAdmin(admin.ModelAdmin[TrainingRun]):
     list_display = ("title", "stage", "preset", "state", "progress_text", "parent", "checkpoint", "created_at")
     list_filter = ("state", "stage", "preset", "curriculum")
     list_select_related = ("parent", "checkpoint")
+    fieldsets = (
+        (None, {"fields": ("stage", "preset", "parent", "reward_model", "votes_used", "seed", "checkpoint")}),
+        ("When", {"fields": ("created_at", "requested_by", "curriculum", "started_at", "finished_at")}),
+        ("Frozen inputs", {"fields": ("config", "inputs"), "classes": ("collapse",)}),
+        (
+            "Its worker",
+            {
+                "fields": ("attempt", "worker", "lease_until", "resumed_at", "resumed_step", "interruptions"),
+                "classes": ("collapse",),
+            },
+        ),
+    )
     change_form_template = "admin/training/trainingrun/detail.html"
 
     @admin.display(description="Run", ordering="pk")

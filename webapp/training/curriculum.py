@@ -310,8 +310,8 @@ def cast_simulated_votes() -> bool:
         return True
     # A reason here also keeps a demo from asking for the same votes again and again.
     usable = services.training_votes("all").count() >= settings.VOTES_PER_REWARD_MODEL
-    error = "" if usable else f"Too few of the {cast} simulated votes can be learnt from; collect some from people."
-    Curriculum.objects.filter(pk=row.pk).update(votes_wanted=0, votes_cast=cast, voting_until=None, error=error)
+    problem = "" if usable else f"Too few of the {cast} simulated votes can be learnt from; collect some from people."
+    Curriculum.objects.filter(pk=row.pk).update(votes_wanted=0, votes_cast=cast, voting_until=None, error=problem)
     advance()
     return False
 

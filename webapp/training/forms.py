@@ -88,5 +88,14 @@ class RunForm(forms.Form):
         return services.training_votes(self.cleaned_data["votes"]).count() if self.stage == REWARD else 0
 
     @property
+    def missing(self) -> str:
+        """What has to be there before this stage can run at all; empty when all is."""
+        for name, stages in (("parent", PARENT_STAGES[self.stage]), ("reward_model", (REWARD,))):
+            if name in self.fields and not self.fields[name].queryset.exists():  # type: ignore[attr-defined]
+                wanted = " or ".join(STAGE_TITLES[stage].lower() for stage in stages)
+                return f"This stage needs a checkpoint of {wanted}, and there is none yet."
+        return ""
+
+    @property
     def stage_title(self) -> str:
         return STAGE_TITLES[self.stage]

@@ -29,3 +29,9 @@ def figure(value: float | None) -> str:
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.4g}"
+
+
+@register.filter
+def trim(text: str) -> str:
+    """Without the spaces around it: a continuation begins with one."""
+    return text.strip()
