@@ -28,3 +28,9 @@ for (const form of document.querySelectorAll("[data-theme-form]")) {
     await fetch(form.action, { method: "POST", body, redirect: "manual" });
   });
 }
+
+// On a phone the site's links and the stage rail scroll sideways: begin where the reader is.
+for (const here of document.querySelectorAll(".site-nav [aria-current], .rail [aria-current], .rail .is-running, .tabs [aria-current]")) {
+  const strip = here.closest(".site-nav, .rail ol, .tabs");
+  strip.scrollLeft = here.offsetLeft - (strip.clientWidth - here.offsetWidth) / 2;
+}

@@ -471,7 +471,7 @@ def test_it_shows_the_scores_of_a_held_out_pair(make_checkpoint: MakeCheckpoint)
     pair = stage_report("reward").pair
 
     assert pair is not None
-    assert [(one.text, one.score) for one in pair.answers] == [("Mice.", "+1.25"), ("Owls.", "-0.50")]
+    assert [(one.text, one.score) for one in pair.answers] == [("Mice.", "+1.25"), ("Owls.", "−0.50")]
 
 
 def test_it_shows_one_group_with_verdicts_and_advantages(client: Client) -> None:
@@ -488,7 +488,7 @@ def test_it_shows_one_group_with_verdicts_and_advantages(client: Client) -> None
     assert (group.step, group.expected) == (2, "9")
     assert [(one.text, one.correct, one.advantage) for one in group.attempts] == [
         ("attempt at 2", True, "+1.73"),
-        ("attempt at 2", False, "-0.58"),
+        ("attempt at 2", False, "−0.58"),
     ]
     assert "✓ right" in client.get("/stages/grpo/").content.decode()
 

@@ -121,7 +121,7 @@ def test_an_interval_spans_its_ends_and_a_point_has_no_whiskers() -> None:
         )
     )
 
-    whiskers = [node for node in svg.iter("line") if "fig-line" in node.attrib["class"]]
+    whiskers = [node for node in svg.iter("line") if "fig-whisker" in node.attrib["class"]]
     dots = list(svg.iter("circle"))
     assert len(whiskers) == 1
     assert len(dots) == 2

@@ -276,7 +276,7 @@ def interval_chart(
         base = f"{ROW * row + ROW / 2 + 4:g}"
         parts.append(_text(f"{NAMES - 12}", base, item.name, f"fig-stage stage-{item.stage}", "end"))
         if item.high > item.low:
-            parts.append(_line(x(item.low), middle, x(item.high), middle, f"fig-line stage-{item.stage}"))
+            parts.append(_line(x(item.low), middle, x(item.high), middle, f"fig-whisker stage-{item.stage}"))
         parts.append(_dot(x(item.value), middle, f"fig-dot stage-{item.stage}", 5))
         parts.append(_text(f"{WIDTH - RIGHT + 10}", base, item.text))
     return _frame(title, description, _join(parts), bottom + (40 if levels else 22))

@@ -161,6 +161,11 @@ def stage_report(slug: str) -> StageReport:
     )
 
 
+def signed(value: float) -> str:
+    """With a sign, and a minus that is as wide as the plus."""
+    return f"{value:+.2f}".replace("-", "−")
+
+
 _FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
     "bits_per_byte": ("bits per byte", lambda value: f"{value:.2f}"),
     "instruction_accuracy": ("questions right", percent),
@@ -168,7 +173,7 @@ _FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
     "mean_tokens": ("mean tokens", lambda value: f"{value:.0f}"),
     "agreement": ("agrees with votes", percent),
     "length_only_agreement": ("length alone", percent),
-    "reward": ("reward", lambda value: f"{value:+.2f}"),
+    "reward": ("reward", signed),
     "win_rate_vs_parent": ("wins over parent", percent),
     "pass_at_1": ("problems solved", percent),
     "pass_at_8": ("solved in 8 tries", percent),
@@ -239,7 +244,7 @@ def _step_figure(
         ceiling=1.0 if is_share else None,
         as_percent=is_share,
     )
-    caption = f"{what} in run {run.pk}: from {first} to {last}."
+    caption = f"{what}, run {run.pk}: from {first} to {last}."
     return [Figure(svg=svg, caption=caption, headers=["Step", y_label], rows=_table(points, form))]
 
 
@@ -441,7 +446,7 @@ def _scored_pair() -> VotedPair | None:
 
 
 def _score(value: Any) -> str:
-    return f"{value:+.2f}" if _is_number(value) else ""
+    return signed(float(value)) if _is_number(value) else ""
 
 
 def _voted_pair() -> VotedPair | None:
@@ -544,7 +549,7 @@ def _group(stage: str) -> Group | None:
             Attempt(
                 text=attempt.text,
                 correct=bool(attempt.extra.get("correct")),
-                advantage=f"{float(attempt.extra['advantage'] or 0):+.2f}",
+                advantage=_score(attempt.extra["advantage"]),
             )
             for attempt in attempts
             if attempt.prompt == newest.prompt
