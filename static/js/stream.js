@@ -78,10 +78,10 @@ export function openStream(conversationId, { onToken, onEnd, onError = () => {},
       seen.delete(frame.message);
       onEnd(frame);
       restWhenIdle();
-    } else if (comesAfter(frame.id, seen.get(frame.message))) {
+    } else if (frame.after === seen.get(frame.message)) {
       seen.set(frame.message, frame.id);
       onToken(frame);
-    }
+    } // Otherwise it answers an earlier request; what follows the last id seen is on its way.
   }
 
   function restWhenIdle() {
@@ -102,20 +102,10 @@ export function openStream(conversationId, { onToken, onEnd, onError = () => {},
     stop(message) {
       send({ type: "stop", message });
     },
-    forget(message) {
-      seen.delete(message);
-    },
     close() {
       closed = true;
       clearTimeout(timer);
       socket?.close();
     },
   };
-}
-
-/** Whether event id `a` ("milliseconds-number") is later than `b`. */
-function comesAfter(a, b) {
-  const [aTime, aNumber = 0] = a.split("-").map(Number);
-  const [bTime, bNumber = 0] = b.split("-").map(Number);
-  return aTime > bTime || (aTime === bTime && aNumber > bNumber);
 }

@@ -5,11 +5,12 @@ answer's log, however often the socket breaks. The server keeps nothing about a 
 
     → {"type": "attach", "message": <uuid>, "after": <event id, "0" for all>}
     → {"type": "stop", "message": <uuid>}
-    ← {"type": "token", "message": <uuid>, "id": <event id>, "text": …}
+    ← {"type": "token", "message": <uuid>, "after": <event id before>, "id": <event id>, "text": …}
     ← {"type": "end", "message": <uuid>, "state", "finish_reason", "text", "html", "error"}
     ← {"type": "error", "text": one sentence}
 
-A frame that makes no sense is answered with an error and forgotten. A socket whose session or
+"after" chains the pieces of one answer, so a page that asks again while text is on its way can tell
+which pieces belong to what it shows. A frame that makes no sense is answered with an error and forgotten. A socket whose session or
 conversation is gone is closed with 4404 within RECHECK_S; a conversation that does not exist and
 one that is somebody else's are refused alike.
 """
@@ -82,6 +83,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels ha
         self.conversation_id: uuid.UUID = self.scope["url_route"]["kwargs"]["conversation_id"]
         self.followers: dict[uuid.UUID, asyncio.Task[None]] = {}
         self.guard: asyncio.Task[None] | None = None
+        self.withdrawn = False
         if not await self._may_read():
             await self.close(code=REFUSED)
             return
@@ -117,6 +119,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels ha
     async def _watch_rights(self) -> None:
         while await self._may_read():
             await asyncio.sleep(RECHECK_S)
+        self.withdrawn = True  # also for a frame that is being handled right now
         for follower in self.followers.values():
             follower.cancel()
         await self.close(code=REFUSED)
@@ -149,7 +152,10 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels ha
 
     async def _send_answer(self, message_id: uuid.UUID, generation: Generation, after: str) -> None:
         try:
-            if not generation.is_final:
+            if generation.is_final:
+                for entry in await asyncio.to_thread(streams.read, generation.stream_key, after):
+                    after = await self._send_token(message_id, after, entry)
+            else:
                 await self._send_tokens(message_id, generation, after)
             await self._send_end(message_id, generation)
         except redis.RedisError:
@@ -164,10 +170,16 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels ha
                 await database_sync_to_async(revive_generation)(generation)
                 if generation.is_final:
                     return
-            elif entry[1]["type"] == "token":
-                await self._send(
-                    {"type": "token", "message": str(message_id), "id": entry[0], "text": entry[1]["text"]}
-                )
+            else:
+                after = await self._send_token(message_id, after, entry)
+
+    async def _send_token(self, message_id: uuid.UUID, after: str, entry: tuple[str, streams.Event]) -> str:
+        """Send a piece of text; returns the id of the event it was."""
+        event_id, event = entry
+        if event["type"] == "token":
+            place = {"message": str(message_id), "after": after, "id": event_id}
+            await self._send({"type": "token", **place, "text": event["text"]})
+        return event_id
 
     async def _send_end(self, message_id: uuid.UUID, generation: Generation) -> None:
         """The answer as the database has it, which is what every later page load shows."""
@@ -185,4 +197,5 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels ha
         )
 
     async def _send(self, frame: dict[str, Any]) -> None:
-        await self.send(text_data=json.dumps(frame))
+        if not self.withdrawn:
+            await self.send(text_data=json.dumps(frame))
