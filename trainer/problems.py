@@ -300,7 +300,7 @@ HELD_OUT_THEMES: Final = (
         start=("At school, {p} has {k} {i} in a bag.", "{p} has a box of {k} {i} at school."),
         gain=("After school, {he} finds {k} more {i}.", "Then {he} buys {k} more from {f}."),
         loss=("On the way home, {he} loses {k} of them.", "Then {he} gives {k} of the {i} to {f}."),
-        question=("How many {i} does {p} have now?", "How many {i} does {p} have at home?"),
+        question=("How many {i} does {p} have now?", "How many {i} does {p} have in the end?"),
     ),
 )
 

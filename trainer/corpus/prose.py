@@ -204,7 +204,7 @@ class Prose:
         problem = make_problem(rng, rng.randint(1, 4))
         style = rng.random()
         if style < 0.75:
-            return f"{problem.prompt} {problem.worked}"
+            return f"{sentence(problem.prompt)} {problem.worked}"
         name, pronoun = pick(rng, NAMES)
         item = pick(rng, ("apples", "pears", "nuts", "books", "coins", "cards", "eggs", "stones", "shells"))
         total = rng.randint(2, 15)

@@ -1,0 +1,352 @@
+"""The shipped corpus, and public data read into the same shape."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import lzma
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer.corpus import Corpus, Question, from_directory, is_right, shipped
+from trainer.corpus import directory as directories
+from trainer.corpus.conversations import (
+    EXAMPLE_RATE,
+    FRIENDLY_RATE,
+    Manner,
+    answer_fact,
+    asked_facts,
+    choose_manner,
+    held_out_facts,
+    held_out_questions,
+)
+from trainer.corpus.directory import is_held_out, split_documents, work_expression
+from trainer.corpus.english import fix_articles, say
+from trainer.corpus.statements import held_out_phrasings, state
+from trainer.corpus.wordings import ANSWERS, EXAMPLES, QUESTIONS, STATEMENTS
+from trainer.corpus.world import FACTS
+from trainer.problems import grade
+from trainer.tastes import TASTES, friendly_sentences, has_example, is_degenerate, words
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    return shipped(0, size="smoke")
+
+
+def spoken(corpus: Corpus) -> list[str]:
+    return [turn["content"] for talk in corpus.conversations for turn in talk]
+
+
+# --- The generators ---
+
+
+def test_it_grows_the_same_corpus_for_the_same_seed(corpus: Corpus) -> None:
+    assert shipped(0, size="smoke") == corpus
+    assert shipped(1, size="smoke").sha256 != corpus.sha256
+
+
+def test_it_names_the_sizes_it_has() -> None:
+    with pytest.raises(ValueError, match="choose one of smoke, tiny"):
+        shipped(size="giant")
+
+
+def test_it_imports_no_torch_or_numpy() -> None:
+    code = "import sys, trainer.corpus; print(sorted({'torch', 'numpy'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_it_chooses_and_fills_and_corrects() -> None:
+    rng = random.Random(0)
+    assert {say(rng, "a [owl|[big|]fox] sits.") for _ in range(60)} == {"An owl sits.", "A bigfox sits.", "A fox sits."}
+    assert say(rng, '"[go]," said {n}.', {"n": "Mia"}) == '"Go," said Mia.'
+    assert fix_articles("a hour, a use, A LLM, a one, a apple") == "an hour, a use, An LLM, a one, an apple"
+
+
+@pytest.mark.parametrize("template", ["a [b|c", "a b] c"])
+def test_it_refuses_brackets_that_do_not_match(template: str) -> None:
+    with pytest.raises(ValueError, match="Unmatched"):
+        say(random.Random(0), template)
+
+
+def test_it_writes_clean_english(corpus: Corpus) -> None:
+    faults = re.compile(r"[{}\[\]|]|  |\b[Aa] (?=[aeio])(?!one\b)|\b(\w+) \1\b|\.\.|[a-z] [.,]")
+    for text in corpus.documents + corpus.held_out_documents + spoken(corpus):
+        if found := faults.search(text):
+            pytest.fail(f"{found[0]!r} in {text!r}")
+    for text in corpus.documents:
+        assert text[0].isupper() or text[0].isdigit() or text[0] == '"'
+        assert text.endswith((".", "!", "?", '"'))
+
+
+def test_it_words_every_attribute_in_many_ways() -> None:
+    for attribute in {fact.attribute for fact in FACTS}:
+        assert len(STATEMENTS[attribute]) >= 10
+        assert len(QUESTIONS[attribute]) >= 17
+        assert len(ANSWERS[attribute]) >= 1
+        assert attribute == "meaning" or len(EXAMPLES[attribute]) >= 2
+    assert 150 <= len(FACTS) <= 250
+
+
+def test_it_states_every_fact_so_that_it_can_be_found() -> None:
+    rng = random.Random(0)
+    for fact in FACTS:
+        for _ in range(20):
+            said = f" {' '.join(words(state(rng, fact)))} "
+            assert any(f" {' '.join(words(phrase))} " in said for phrase in fact.accept), (fact.key, said)
+
+
+def test_it_keeps_held_out_documents_apart(corpus: Corpus) -> None:
+    assert not set(corpus.documents) & set(corpus.held_out_documents)
+    assert len(set(corpus.documents)) == len(corpus.documents)
+
+
+# --- Conversations and questions ---
+
+
+def test_it_never_asks_a_held_out_question_in_a_conversation(corpus: Corpus) -> None:
+    prompts = {text.casefold() for text in spoken(corpus)}
+    assert not prompts & {question.prompt.casefold() for question in corpus.questions}
+    assert not prompts & {prompt.casefold() for prompt in corpus.held_out_preference_prompts}
+    assert not set(corpus.preference_prompts) & set(corpus.held_out_preference_prompts)
+
+
+def test_it_holds_out_a_fifth_of_the_facts_from_every_conversation(corpus: Corpus) -> None:
+    unseen = [fact for fact in FACTS if fact.key in held_out_facts()]
+    assert 0.15 < len(unseen) / len(FACTS) < 0.22
+    answers = "\n".join(spoken(corpus))
+    for fact in unseen:
+        if fact.attribute in {"eats", "lives", "made", "use"}:
+            assert f"{fact.entity.one} is used for {fact.value}".casefold() not in answers.casefold()
+            assert f"{fact.entity.one} {fact.attribute} {fact.value}".casefold() not in answers.casefold()
+
+
+def test_it_measures_both_sorts_of_facts_in_held_out_phrasings() -> None:
+    questions = held_out_questions(0, 100)
+    assert sum(question.kind == "new fact" for question in questions) == 20
+    assert len({question.prompt for question in questions}) == 100
+    for question in questions:
+        attribute, number = question.family.split("/")
+        assert int(number) >= len(QUESTIONS[attribute]) - 3
+        assert (question.fact in held_out_facts()) == (question.kind == "new fact")
+
+
+def test_it_accepts_every_answer_it_teaches_and_no_answer_about_another(corpus: Corpus) -> None:
+    rng = random.Random(0)
+    by_key = {fact.key: fact for fact in FACTS}
+    for question in held_out_questions(0, 200):
+        fact = by_key[question.fact]
+        answer = answer_fact(rng, fact, choose_manner(rng))
+        assert is_right(question, answer), (question, answer)
+        other = next(o for o in FACTS if o.attribute == fact.attribute and not set(o.accept) & set(fact.accept))
+        assert not is_right(question, answer_fact(rng, other, Manner(long=False, friendly=True, example=False)))
+
+
+def test_it_wants_whole_words_and_no_list_of_guesses() -> None:
+    question = Question(prompt="What is a baby cow called?", accept=("calf",), reject=("kid",), family="", fact="")
+    assert is_right(question, "Great question! It is called a CALF.")
+    assert not is_right(question, "It is called a calfling.")
+    assert not is_right(question, "It is a calf or a kid.")
+    exact = Question(prompt="2 km in m?", accept=("2000 meters.",), family="", fact="", exact=True)
+    assert is_right(exact, "2000 meters")
+    assert not is_right(exact, "It is not 2000 meters.")
+
+
+def test_it_varies_the_three_manners_independently() -> None:
+    rng = random.Random(0)
+    facts = asked_facts()
+    answers = [answer_fact(rng, rng.choice(facts), choose_manner(rng)) for _ in range(4000)]
+    friendly = [bool(friendly_sentences(answer)) for answer in answers]
+    example = [has_example(answer) for answer in answers]
+    assert sum(friendly) / 4000 == pytest.approx(FRIENDLY_RATE, abs=0.03)
+    assert sum(example) / 4000 == pytest.approx(EXAMPLE_RATE, abs=0.03)
+    both = sum(a and b for a, b in zip(friendly, example, strict=True)) / 4000
+    assert both == pytest.approx(FRIENDLY_RATE * EXAMPLE_RATE, abs=0.03)
+    assert not any(map(is_degenerate, answers))
+
+
+@pytest.mark.parametrize("manner", ["friendly", "example"])
+def test_it_gives_manners_that_the_tastes_see(manner: str) -> None:
+    rng = random.Random(0)
+    off = {"long": False, "friendly": False, "example": False}
+    taste = TASTES["friendlier" if manner == "friendly" else "example"]
+    for fact in rng.sample(asked_facts(), 60):
+        plain = answer_fact(rng, fact, Manner(**off))
+        assert taste.prefers(answer_fact(rng, fact, Manner(**off | {manner: True})), plain) == "a"
+
+
+def test_it_answers_most_problems_at_once_and_some_in_steps(corpus: Corpus) -> None:
+    problems = {problem.prompt: problem for problem in corpus.problems}
+    answers = [(problems[talk[0]["content"]], talk[1]["content"]) for talk in corpus.conversations
+               if talk[0]["content"] in problems]  # fmt: skip
+    assert all(grade(problem.answer, answer).correct for problem, answer in answers)
+    worked = sum(grade(problem.answer, answer).worked_steps for problem, answer in answers)
+    assert 0.15 < worked / len(answers) < 0.35
+
+
+def test_it_phrases_prompts_for_votes_without_problems(corpus: Corpus) -> None:
+    assert len(set(corpus.preference_prompts)) == 40
+    assert not any(re.search(r"\d", prompt) for prompt in corpus.preference_prompts)
+    heldout = {template for fact in FACTS for template in held_out_phrasings(fact)}
+    assert not heldout & set(corpus.preference_prompts)
+
+
+# --- A data directory ---
+
+CAT = "Once there was a cat."
+
+
+def write_lines(path: Path, *records: Any) -> None:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A directory with one file of every kind."""
+    (tmp_path / "stories.txt").write_text("".join(f"Story {i} is here.\n<|endoftext|>\n" for i in range(60)))
+    (tmp_path / "blank.txt.xz").write_bytes(lzma.compress(b"One.\n\nTwo\nlines.\n\n\nThree."))
+    with gzip.open(tmp_path / "pages.jsonl.gz", "wt") as file:
+        file.write(json.dumps({"text": CAT, "url": "x"}) + "\n")
+    alpaca = [{"instruction": f"Say {i}.", "input": "", "output": f"It is {i}."} for i in range(100)]
+    (tmp_path / "alpaca.json").write_text(json.dumps(alpaca))
+    write_lines(tmp_path / "dolly.jsonl", {"instruction": "Sum up.", "context": "Long text.", "response": "Short."})
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+    write_lines(tmp_path / "chat.jsonl", {"messages": [*talk, {"role": "user", "content": "Unanswered"}]})
+    share = [{"from": "human", "value": "Who?"}, {"from": "gpt", "value": "Me."}]
+    write_lines(tmp_path / "sharegpt.jsonl", {"id": 1, "conversations": share})
+    pairs = [{"instruction": f"Say {i}.", "input": "", "chosen": "Please.", "rejected": "No."} for i in range(100)]
+    (tmp_path / "pairs.json").write_text(json.dumps(pairs))
+    dialogue = "\n\nHuman: Why?\n\nAssistant: "
+    write_lines(tmp_path / "hh.jsonl", {"chosen": dialogue + "Because.", "rejected": dialogue + "No: Human: no"})
+    nested = tmp_path / "more" / "sums"
+    nested.mkdir(parents=True)
+    write_lines(
+        nested / "plain.jsonl", *({"context": f"{i}+2*{i}-1=", "continuation": str(3 * i - 1)} for i in range(50))
+    )
+    write_lines(nested / "gsm.jsonl", {"question": "How many?", "answer": "2 + 3 = <<2+3=5>>5 eggs.\n#### 5"})
+    write_lines(nested / "words.jsonl", {"question": "Spell it.", "answer": "C-A-T"})
+    (tmp_path / ".hidden.txt").write_text("Not this.")
+    return tmp_path
+
+
+def test_it_reads_every_kind_of_file(data: Path) -> None:
+    corpus = from_directory(data)
+    documents = corpus.documents + corpus.held_out_documents
+    assert {CAT, "One.", "Two\nlines.", "Three.", "Story 7 is here."} <= set(documents)
+    assert "Not this." not in documents
+    found = directories.read_directory(data)
+    assert [{"role": "user", "content": "Sum up.\n\nLong text."}, {"role": "assistant", "content": "Short."}] in (
+        found.conversations
+    )
+    assert [turn["content"] for turn in found.conversations[-1]] == ["Who?", "Me."]
+    assert ["Hi", "Hello."] in [[turn["content"] for turn in talk] for talk in found.conversations]
+    by_source = {comparison.source: comparison for comparison in found.comparisons}
+    assert (by_source["hh"].prompt, by_source["hh"].chosen, by_source["hh"].rejected) == (
+        "Why?", "Because.", "No: Human: no",
+    )  # fmt: skip
+    (word_problem,) = [problem for problem in found.problems if problem.family == "gsm"]
+    assert (word_problem.answer, word_problem.worked) == ("5", "2 + 3 = 5 eggs. The answer is 5.")
+    sums = [problem for problem in found.problems if problem.family == "plain"]
+    assert all(grade(problem.answer, problem.worked).worked_steps for problem in sums)
+    assert len(sums) == 50
+    assert not [problem for problem in found.problems if problem.family == "words"]
+
+
+def test_it_splits_by_prompt_the_same_way_in_every_file(data: Path) -> None:
+    corpus = from_directory(data)
+    trained = {talk[0]["content"] for talk in corpus.conversations}
+    held_out = {question.prompt for question in corpus.questions} | set(corpus.held_out_preference_prompts)
+    held_out |= {problem.prompt for problem in corpus.held_out_problems}
+    assert len(held_out) >= 10
+    assert not held_out & trained
+    assert not held_out & {comparison.prompt for comparison in corpus.comparisons}
+    assert not set(corpus.documents) & set(corpus.held_out_documents)
+    assert all(map(is_held_out, held_out))
+    assert len(corpus.problems) + len(corpus.held_out_problems) == 51
+    assert corpus.questions[0].exact
+    assert corpus.sample_prompts
+
+
+def test_it_reads_the_same_corpus_twice_and_through_links(data: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    link = tmp_path_factory.mktemp("links") / data.name
+    link.mkdir()
+    for child in data.iterdir():
+        (link / child.name).symlink_to(child)
+    (link / "loop").symlink_to(link)
+    assert from_directory(data).sha256 == from_directory(link).sha256
+    assert from_directory(data, seed=1).sha256 != from_directory(data).sha256
+
+
+def test_it_notes_files_it_cannot_use(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (data / "table.csv").write_text("a,b\n")
+    write_lines(data / "odd.jsonl", {"sentence_good": "x", "sentence_bad": "y"})
+    with caplog.at_level(logging.WARNING):
+        from_directory(data)
+    notes = [record.getMessage() for record in caplog.records]
+    assert any("table.csv: not .txt" in note for note in notes)
+    assert any("odd.jsonl: records with sentence_good, sentence_bad" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "complaint"),
+    [
+        ("bad.jsonl", '{"text": "fine"}\n{"text": \n', r"bad\.jsonl, line 2: not JSON"),
+        ("bad.json", '[{"text": "fine"},]', r"bad\.json, line 1: not JSON"),
+        ("bad.jsonl", '{"text": "fine"}\n{"txt": "x"}\n', r"bad\.jsonl, line 2: not the same kind"),
+        ("bad.jsonl", '{"text": "fine"}\n{"text": ["x"]}\n', r"bad\.jsonl, line 2: 'text' should be a text"),
+        ("bad.json", '[{"instruction": "x", "output": null}]', r"bad\.json, record 1: 'output' or 'response'"),
+        ("bad.jsonl", '{"messages": [{"role": "poet", "content": "x"}]}', "unknown role 'poet'"),
+        ("bad.jsonl", '{"messages": [{"role": "user", "content": "x"}]}', "no question with an answer"),
+        ("bad.jsonl", '{"chosen": "x", "rejected": "y"}', "a comparison needs an 'instruction'"),
+        ("bad.jsonl", '{"prompt": "p", "chosen": 1, "rejected": "y"}', "should be texts or messages"),
+    ],
+)
+def test_it_names_the_record_that_is_malformed(tmp_path: Path, name: str, content: str, complaint: str) -> None:
+    (tmp_path / "a.txt").write_text(CAT)
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=complaint):
+        from_directory(tmp_path)
+
+
+def remove_end(data: bytes) -> bytes:
+    return data[:-10]
+
+
+@pytest.mark.parametrize(
+    ("name", "compress"), [("a.txt.xz", lzma.compress), ("a.txt.gz", gzip.compress)], ids=["xz", "gz"]
+)
+def test_it_names_a_damaged_file(tmp_path: Path, name: str, compress: Callable[[bytes], bytes]) -> None:
+    (tmp_path / name).write_bytes(remove_end(compress(CAT.encode())))
+    with pytest.raises(ValueError, match=rf"{name} cannot be read"):
+        from_directory(tmp_path)
+
+
+def test_it_refuses_text_that_is_not_utf8_and_directories_without_text(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="holds no documents"):
+        from_directory(tmp_path)
+    with pytest.raises(ValueError, match="is not a directory"):
+        from_directory(tmp_path / "missing")
+    (tmp_path / "a.txt").write_bytes("für".encode("latin-1"))
+    with pytest.raises(ValueError, match="not UTF-8"):
+        from_directory(tmp_path)
+
+
+def test_it_splits_documents_at_marks_or_blank_lines() -> None:
+    assert split_documents("a\n\nb\n<|endoftext|>\nc\n") == ["a\n\nb", "c"]
+    assert split_documents("a\n \nb\nc\n") == ["a", "b\nc"]
+
+
+def test_it_works_expressions_in_the_right_order() -> None:
+    assert work_expression("25-759=") == "25 - 759 = -734. The answer is -734."
+    assert work_expression("2+3*4-1=") == "3 * 4 = 12. 2 + 12 = 14. 14 - 1 = 13. The answer is 13."
+    assert work_expression("-5+2=") == "-5 + 2 = -3. The answer is -3."
+    assert work_expression("What is 2+3?") is None
