@@ -458,3 +458,18 @@ def test_reading_changes_nothing(visitor_client: Client, chat: Conversation, enq
     for name in MESSAGE_POSTS:
         assert visitor_client.get(reverse(f"chat:{name}", args=[answer_of(chat).pk])).status_code == 405
     assert rows() == before
+
+
+# -- staff ------------------------------------------------------------------------------------------
+
+
+def test_staff_read_conversations_and_change_nothing(owner_client: Client, chat: Conversation) -> None:
+    finish(answer_of(chat), "<script>alert(1)</script>")
+    listed = owner_client.get(reverse("admin:chat_conversation_changelist")).content.decode()
+    assert "Foxes" in listed
+    address = reverse("admin:chat_conversation_change", args=[chat.pk])
+    page = owner_client.get(address).content.decode()
+    assert "&lt;script&gt;alert(1)" in page
+    assert "<script>alert(1)" not in page
+    assert owner_client.post(address, {"title": "x"}).status_code == 403
+    assert owner_client.get(reverse("admin:chat_conversation_add")).status_code == 403

@@ -10,7 +10,9 @@ answer's log, however often the socket breaks. The server keeps nothing about a 
     ← {"type": "error", "text": one sentence}
 
 "after" chains the pieces of one answer, so a page that asks again while text is on its way can tell
-which pieces belong to what it shows. A frame that makes no sense is answered with an error and forgotten. A socket whose session or
+which pieces belong to what it shows.
+
+A frame that makes no sense is answered with an error and forgotten. A socket whose session or
 conversation is gone is closed with 4404 within RECHECK_S; a conversation that does not exist and
 one that is somebody else's are refused alike.
 """
