@@ -41,12 +41,13 @@ def append(key: str, event: Event) -> str:
 
 def read(key: str, after: str = "0") -> list[tuple[str, Event]]:
     """Every event after the id `after`, as (id, event); empty when the log is gone."""
-    return [(str(entry), json.loads(fields["event"])) for entry, fields in client().xrange(key, f"({after}")]
+    entries: Any = client().xrange(key, f"({after}")
+    return [(str(entry), json.loads(fields["event"])) for entry, fields in entries]
 
 
 def last_id(key: str) -> str:
     """Where the log stands: following from here misses nothing that comes later. "0" when it is empty or gone."""
-    newest = client().xrevrange(key, count=1)
+    newest: Any = client().xrevrange(key, count=1)
     return str(newest[0][0]) if newest else "0"
 
 

@@ -9,6 +9,7 @@ import { announce } from "./site.js";
 const page = document.getElementById("run-script").dataset;
 const HEIGHT = 200;
 const SMOOTHING = 0.9;
+const WHOLE_STEPS = Array.from({ length: 24 }, (_, i) => [1, 2, 5][i % 3] * 10 ** Math.floor(i / 3));
 const FRAGMENTS = ["run-head", "run-facts", "run-samples", "run-log"];
 
 // -- figures ------------------------------------------------------------------------------------
@@ -153,7 +154,7 @@ function drawChart(name, chart) {
         x: { time: false },
         y: logScale.checked ? { distr: 3 } : { range: (plot, low, high) => clippedRange(plot, low, high) },
       },
-      axes: [{ ...axis, size: 28 }, { ...axis, size: 56, values: (plot, ticks) => ticks.map((tick) => (tick == null ? "" : format(tick))) }],
+      axes: [{ ...axis, size: 28, incrs: WHOLE_STEPS }, { ...axis, size: 56, values: (plot, ticks) => ticks.map((tick) => (tick == null ? "" : format(tick))) }],
       series: [{}, raw, ...(smoothed ? [bold] : [])],
       hooks: { setCursor: [() => showValue(name, chart)] },
     },

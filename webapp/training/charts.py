@@ -14,14 +14,28 @@ TITLES = {
     "bits_per_byte": "Held-out bits per byte",
     "instruction_accuracy": "Held-out questions answered right",
     "agreement": "Agreement with held-out votes",
-    "accuracy": "Agreement with the votes in training",
+    "length_only_agreement": "Agreement by length alone",
+    "batch_agreement": "Agreement with the votes in training",
+    "margin": "Score of the chosen above the rejected",
     "reward": "Reward",
-    "kl": "KL to the reference, nats per answer",
+    "held_out_reward": "Reward on held-out prompts",
+    "held_out_win_rate": "Wins over its parent, by the reward model",
     "solved": "Problems solved",
-    "pass_at_1": "Held-out problems solved, greedy",
-    "win_rate": "Wins over its parent",
+    "pass_at_1": "Held-out problems solved at the first try",
+    "mean_reward": "Reward",
+    "kl": "KL to the reference, nats per answer",
+    "kl_weight": "Weight of the KL penalty",
     "entropy": "Entropy, nats per token",
     "length": "Tokens per answer",
+    "ended": "Answers that end by themselves",
+    "repetition": "Repetition",
+    "worked": "Solved with worked steps",
+    "zero_variance": "Groups without a signal",
+    "level": "Difficulty",
+    "policy_loss": "Policy loss",
+    "value_loss": "Value loss",
+    "explained_variance": "Reward the critic foresees",
+    "clip_fraction": "Clipped updates",
     "lr": "Learning rate",
     "tokens_per_s": "Tokens per second",
     "grad_norm": "Gradient norm",
@@ -29,13 +43,32 @@ TITLES = {
 }
 """Names a person reads; a figure without one is shown under its own name."""
 
-SMOOTHED = frozenset({"loss", "reward", "kl", "solved", "entropy", "length", "grad_norm", "tokens_per_s", "accuracy"})
+SMOOTHED = frozenset(
+    (
+        "loss",
+        "batch_agreement",
+        "margin",
+        "reward",
+        "mean_reward",
+        "solved",
+        "worked",
+        "kl",
+        "entropy",
+        "length",
+        "ended",
+        "policy_loss",
+        "value_loss",
+        "tokens_per_s",
+        "grad_norm",
+        "step_s",
+    )
+)
 """Noisy from step to step: drawn faint as they are, and bold as a moving average."""
 
 SHOWN_FIRST = {
-    PPO: ("reward", "kl", "entropy", "tokens_per_s"),
-    GRPO: ("solved", "reward", "entropy", "tokens_per_s"),
-    REWARD: ("loss", "accuracy", "agreement", "lr"),
+    REWARD: ("loss", "agreement", "batch_agreement", "lr"),
+    PPO: ("reward", "held_out_win_rate", "kl", "length"),
+    GRPO: ("solved", "pass_at_1", "mean_reward", "length"),
 }
 """Charts open at first, by stage; the others start with the loss."""
 SHOWN_OTHERWISE = ("loss", "bits_per_byte", "instruction_accuracy", "lr", "tokens_per_s")
