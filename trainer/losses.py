@@ -215,7 +215,10 @@ def whiten(values: Tensor, is_response: Tensor, *, eps: float = 1e-8) -> Tensor:
 
 
 class PolicyLoss(NamedTuple):
-    """What a clipped policy update reports; every entry is []."""
+    """What a clipped policy update reports; every entry is [].
+
+    With a `denominator`, the means of the pieces of a minibatch add up to its mean.
+    """
 
     loss: Tensor
     clip_fraction: Tensor
@@ -245,22 +248,28 @@ def _clipped_surrogate(
     with torch.no_grad():
         return PolicyLoss(
             loss=loss,
-            clip_fraction=masked_mean((clipped > unclipped).float(), is_response),
-            approx_kl=masked_mean(ratio - 1.0 - log_ratio, is_response),
+            clip_fraction=masked_mean((clipped > unclipped).float(), is_response, denominator=denominator),
+            approx_kl=masked_mean(ratio - 1.0 - log_ratio, is_response, denominator=denominator),
             max_ratio_error=(ratio - 1.0).abs().amax(),
         )
 
 
 def ppo_policy_loss(
-    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, is_response: Tensor, *, clip: float
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    is_response: Tensor,
+    *,
+    clip: float,
+    denominator: Tensor | float | None = None,
 ) -> PolicyLoss:
-    """Clipped surrogate (Schulman et al. 2017, eq. 7), all arguments [B, T].
+    """Clipped surrogate (Schulman et al. 2017, eq. 7), all tensors [B, T].
 
     -min(ρA, clip(ρ, 1-ε, 1+ε)A) with ρ = exp(logprobs - old_logprobs), averaged over the response tokens
-    of the minibatch.
+    of the minibatch; `denominator` is their number when the minibatch comes in pieces.
     """
     return _clipped_surrogate(
-        logprobs, old_logprobs, advantages, is_response, clip_low=clip, clip_high=clip, denominator=None
+        logprobs, old_logprobs, advantages, is_response, clip_low=clip, clip_high=clip, denominator=denominator
     )
 
 
@@ -271,18 +280,27 @@ class ValueLoss(NamedTuple):
 
 
 def ppo_value_loss(
-    values: Tensor, old_values: Tensor, returns: Tensor, is_response: Tensor, *, clip: float
+    values: Tensor,
+    old_values: Tensor,
+    returns: Tensor,
+    is_response: Tensor,
+    *,
+    clip: float,
+    denominator: Tensor | float | None = None,
 ) -> ValueLoss:
     """0.5 · max((V - R)², (clip(V, V_old ± ε) - R)²), averaged over response tokens. All [B, T].
+
+    `denominator` is their number when the minibatch comes in pieces.
 
     (Huang et al. 2022, "The 37 implementation details of PPO", detail 9.)
     """
     values, old_values, returns = (x.where(is_response, 0.0) for x in (values, old_values, returns))
     clipped_values = old_values + (values - old_values).clamp(-clip, clip)
     error, clipped_error = (values - returns).square(), (clipped_values - returns).square()
-    loss = 0.5 * masked_mean(torch.maximum(error, clipped_error), is_response)
+    loss = 0.5 * masked_mean(torch.maximum(error, clipped_error), is_response, denominator=denominator)
     with torch.no_grad():
-        return ValueLoss(loss=loss, clip_fraction=masked_mean((clipped_error > error).float(), is_response))
+        clip_fraction = masked_mean((clipped_error > error).float(), is_response, denominator=denominator)
+    return ValueLoss(loss=loss, clip_fraction=clip_fraction)
 
 
 # --- GRPO ------------------------------------------------------------------------------------------

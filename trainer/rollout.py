@@ -16,7 +16,6 @@ import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from torch import Tensor
@@ -29,8 +28,8 @@ from trainer.model import LanguageModel, ScalarModel
 from trainer.prompting import prompt_ids
 from trainer.tokenizer import Tokenizer
 
-SCORE_BATCH: Final = 64
-"""Sequences per forward pass when nothing is learnt from it."""
+CPU_PIECE, GPU_PIECE = 16, 64
+"""Rows per forward pass. On a CPU few rows of nearly one length beat many with padding between them."""
 
 
 @dataclass(kw_only=True)
@@ -193,15 +192,26 @@ def score_values(critic: ScalarModel, batch: Batch) -> Tensor:
 
 def _in_pieces(batch: Batch, compute: Callable[[Batch], Tensor]) -> Tensor:
     result = torch.zeros_like(batch.old_logprobs)
-    ends = batch.is_response.shape[1] - batch.is_response.flip(1).float().argmax(1)
-    for rows in by_length(ends.tolist(), size=SCORE_BATCH // 4):
+    for rows in pieces(batch, range(len(batch.tokens))):
         found = compute(batch.pick(rows))
         result[rows, : found.shape[1]] = found
     return result
 
 
-def by_length(lengths: Sequence[int], *, size: int = SCORE_BATCH) -> list[list[int]]:
-    """Indices in batches of at most `size`, shortest first, so that little of a batch is padding."""
+def pieces(batch: Batch, rows: Sequence[int]) -> list[list[int]]:
+    """These rows of the batch, shortest first, in hands small enough for one forward pass."""
+    columns = batch.is_response.shape[1]
+    ends = (columns - batch.is_response.flip(1).float().argmax(1)).tolist()
+    hands = by_length([ends[row] for row in rows], size=piece_size(batch.tokens.device))
+    return [[rows[index] for index in hand] for hand in hands]
+
+
+def piece_size(device: torch.device | str) -> int:
+    return CPU_PIECE if torch.device(device).type == "cpu" else GPU_PIECE
+
+
+def by_length(lengths: Sequence[int], *, size: int) -> list[list[int]]:
+    """Indices in hands of at most `size`, shortest first, so that little of a hand is padding."""
     order = sorted(range(len(lengths)), key=lambda index: lengths[index])
     return [order[start : start + size] for start in range(0, len(order), size)]
 
@@ -237,7 +247,7 @@ def end_scores(model: ScalarModel, sequences: Sequence[list[int]], *, pad_id: in
     """The model's number at the last token of each sequence, never at padding: [N] on the CPU."""
     device = next(model.parameters()).device
     scores = torch.empty(len(sequences))
-    for rows in by_length([len(sequence) for sequence in sequences]):
+    for rows in by_length([len(sequence) for sequence in sequences], size=piece_size(device)):
         with torch.no_grad():
             scores[rows] = last_values(model, [sequences[row] for row in rows], pad_id=pad_id, device=device).cpu()
     return scores

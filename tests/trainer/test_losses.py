@@ -298,6 +298,35 @@ def test_it_clips_the_policy_update_on_the_pessimistic_side() -> None:
     close(result.max_ratio_error, 0.5)
 
 
+def test_it_adds_up_when_a_minibatch_comes_in_pieces() -> None:
+    ratio, advantages = torch.tensor([[1.5, 0.5], [1.5, 0.5]]), torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+    rows = [
+        losses.ppo_policy_loss(
+            ratio[row : row + 1].log(),
+            torch.zeros(1, 2),
+            advantages[row : row + 1],
+            torch.tensor([[True, row == 0]]),
+            clip=0.2,
+            denominator=3,
+        )
+        for row in range(2)
+    ]
+    close(rows[0].loss + rows[1].loss, (-1.2 + 0.8 + 1.5) / 3)
+    close(rows[0].clip_fraction + rows[1].clip_fraction, 2 / 3)
+    values = [
+        losses.ppo_value_loss(
+            torch.tensor([[1.0]]),
+            torch.zeros(1, 1),
+            torch.tensor([[goal]]),
+            torch.tensor([[True]]),
+            clip=9,
+            denominator=2,
+        ).loss
+        for goal in (3.0, 5.0)
+    ]
+    close(values[0] + values[1], 0.5 * (4 + 16) / 2)
+
+
 def test_it_gives_a_clipped_token_no_gradient() -> None:
     logprobs = torch.tensor([[math.log(1.5), math.log(1.1)]], requires_grad=True)
     result = losses.ppo_policy_loss(

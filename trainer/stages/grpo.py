@@ -62,6 +62,7 @@ from trainer.rollout import (
     fitting_prompts,
     minibatches,
     pad,
+    pieces,
     response_logprobs,
     score_logprobs,
 )
@@ -257,27 +258,32 @@ def _step(
     batch: Batch, policy: LanguageModel, reference: LanguageModel, config: GRPOConfig, optimizer: torch.optim.Optimizer
 ) -> Metrics:
     """One optimiser step, the gradient's norm clipped to 1."""
-    logprobs = response_logprobs(policy, batch, temperature=config.temperature)
-    result = losses.grpo_token_loss(
-        logprobs,
-        batch.old_logprobs,
-        _token_advantages(batch, reference, config),
-        batch.is_response,
-        is_complete=batch.is_complete,
-        clip_low=config.clip_low,
-        clip_high=config.clip_high,
-    )
-    result.loss.backward()  # type: ignore[no-untyped-call]
+    tokens = int(batch.lengths[batch.is_complete].sum())
+    results = []
+    for rows in pieces(batch, range(len(batch.tokens))):
+        piece = batch.pick(rows)
+        result = losses.grpo_token_loss(
+            response_logprobs(policy, piece, temperature=config.temperature),
+            piece.old_logprobs,
+            _token_advantages(piece, reference, config),
+            piece.is_response,
+            is_complete=piece.is_complete,
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+            denominator=tokens,
+        )
+        result.loss.backward()  # type: ignore[no-untyped-call]
+        results.append(result)
     norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
     if not torch.isfinite(norm):
         raise Diverged(f"The gradient became {norm.item()}. Lower the learning rate and start again.")
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return {
-        "loss": result.loss.item(),
-        "clip_fraction": result.clip_fraction.item(),
-        "approx_kl": result.approx_kl.item(),
-        "ratio_error": result.max_ratio_error.item(),
+        "loss": sum(result.loss.item() for result in results),
+        "clip_fraction": sum(result.clip_fraction.item() for result in results),
+        "approx_kl": sum(result.approx_kl.item() for result in results),
+        "ratio_error": max(result.max_ratio_error.item() for result in results),
         "grad_norm": norm.item(),
     }
 

@@ -62,6 +62,7 @@ from trainer.rollout import (
     fitting_prompts,
     minibatches,
     pad,
+    pieces,
     response_logprobs,
     response_values,
     score_logprobs,
@@ -102,6 +103,18 @@ class Experience:
     advantages: Tensor
     """Whitened."""
     returns: Tensor
+
+    def pick(self, rows: Sequence[int]) -> Experience:
+        """These rows, no wider than the longest of them."""
+        batch = self.batch.pick(rows)
+        columns = batch.is_response.shape[1]
+        return Experience(
+            batch=batch,
+            kl=self.kl[rows],
+            old_values=self.old_values[rows, :columns],
+            advantages=self.advantages[rows, :columns],
+            returns=self.returns[rows, :columns],
+        )
 
 
 def train(config: PPOConfig, inputs: Inputs, out_dir: Path, report: Report, should_stop: Callable[[], bool]) -> Path:
@@ -253,52 +266,77 @@ def update(
     is_policy_done = critic_only
     for _ in range(config.epochs):
         for rows in minibatches(len(experience.kl), config.minibatch, generator=order):
-            minibatch = experience.batch.pick(rows)
-            columns = minibatch.is_response.shape[1]
-            old_values, advantages, returns = (
-                whole[rows, :columns] for whole in (experience.old_values, experience.advantages, experience.returns)
-            )
+            minibatch = [experience.pick(piece) for piece in pieces(experience.batch, rows)]
             if not is_policy_done:
-                found = _policy_step(minibatch, advantages, models.policy, config, optimizers["policy"])
+                found = _policy_step(minibatch, models.policy, config, optimizers["policy"])
                 is_policy_done = "grad_norm" not in found
                 _append(figures, found)
-            _append(figures, _critic_step(minibatch, old_values, returns, models.critic, config, optimizers["critic"]))
+            _append(figures, _critic_step(minibatch, models.critic, config, optimizers["critic"]))
     first_ratio = 1.0 + figures.pop("ratio_error", [0.0])[0]
     metrics = {name: sum(values) / len(values) for name, values in figures.items()}
     return metrics | {"first_ratio": first_ratio, "stopped_early": float(is_policy_done and not critic_only)}
 
 
 def _policy_step(
-    minibatch: Batch, advantages: Tensor, policy: LanguageModel, config: PPOConfig, optimizer: Optimizer
+    minibatch: Sequence[Experience], policy: LanguageModel, config: PPOConfig, optimizer: Optimizer
 ) -> Metrics:
     """One clipped step; no step (and no "grad_norm") once the KL to the sampling policy is too large."""
-    logprobs = response_logprobs(policy, minibatch, temperature=config.temperature)
-    result = losses.ppo_policy_loss(
-        logprobs, minibatch.old_logprobs, advantages, minibatch.is_response, clip=config.clip
-    )
+    tokens = _response_tokens(minibatch)
+    results = []
+    for piece in minibatch:
+        logprobs = response_logprobs(policy, piece.batch, temperature=config.temperature)
+        result = losses.ppo_policy_loss(
+            logprobs,
+            piece.batch.old_logprobs,
+            piece.advantages,
+            piece.batch.is_response,
+            clip=config.clip,
+            denominator=tokens,
+        )
+        result.loss.backward()  # type: ignore[no-untyped-call]
+        results.append(result)
     figures = {
-        "policy_loss": result.loss.item(),
-        "clip_fraction": result.clip_fraction.item(),
-        "approx_kl": result.approx_kl.item(),
-        "ratio_error": result.max_ratio_error.item(),
+        "policy_loss": sum(result.loss.item() for result in results),
+        "clip_fraction": sum(result.clip_fraction.item() for result in results),
+        "approx_kl": sum(result.approx_kl.item() for result in results),
+        "ratio_error": max(result.max_ratio_error.item() for result in results),
     }
-    if figures["approx_kl"] <= config.max_kl_nats:
-        figures["grad_norm"] = _step(result.loss, policy, optimizer)
-    return figures
+    if figures["approx_kl"] > config.max_kl_nats:
+        optimizer.zero_grad(set_to_none=True)
+        return figures
+    return figures | {"grad_norm": _step(policy, optimizer)}
 
 
 def _critic_step(
-    minibatch: Batch, old_values: Tensor, returns: Tensor, critic: ScalarModel, config: PPOConfig, optimizer: Optimizer
+    minibatch: Sequence[Experience], critic: ScalarModel, config: PPOConfig, optimizer: Optimizer
 ) -> Metrics:
-    values = response_values(critic, minibatch)
-    result = losses.ppo_value_loss(values, old_values, returns, minibatch.is_response, clip=config.value_clip)
-    _step(config.value_weight * result.loss, critic, optimizer)
-    return {"value_loss": result.loss.item(), "value_clip_fraction": result.clip_fraction.item()}
+    tokens = _response_tokens(minibatch)
+    results = []
+    for piece in minibatch:
+        result = losses.ppo_value_loss(
+            response_values(critic, piece.batch),
+            piece.old_values,
+            piece.returns,
+            piece.batch.is_response,
+            clip=config.value_clip,
+            denominator=tokens,
+        )
+        (config.value_weight * result.loss).backward()  # type: ignore[no-untyped-call]
+        results.append(result)
+    _step(critic, optimizer)
+    return {
+        "value_loss": sum(result.loss.item() for result in results),
+        "value_clip_fraction": sum(result.clip_fraction.item() for result in results),
+    }
 
 
-def _step(loss: Tensor, model: torch.nn.Module, optimizer: Optimizer) -> float:
+def _response_tokens(minibatch: Sequence[Experience]) -> int:
+    """The denominator of a minibatch that comes in pieces."""
+    return sum(int(piece.batch.lengths.sum()) for piece in minibatch)
+
+
+def _step(model: torch.nn.Module, optimizer: Optimizer) -> float:
     """One optimiser step with the gradient's norm clipped to 1; returns the norm before clipping."""
-    loss.backward()  # type: ignore[no-untyped-call]
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     if not torch.isfinite(norm):
         raise Diverged(f"The gradient became {norm.item()}. Lower the learning rate and start again.")
