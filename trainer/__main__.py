@@ -69,6 +69,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code."""
+    # Threads that wait for each other must sleep, not spin: on cores shared with a chat, spinning makes a
+    # step ten times slower. Read when torch is loaded, so it is set before.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     options = build_parser().parse_args(arguments)
     try:
         if options.command == "run":
