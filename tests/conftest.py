@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
@@ -22,6 +24,35 @@ from django.test import Client
 from webapp import embedded_redis
 
 PASSWORD = "correct horse battery staple"
+
+
+# -- browser ---------------------------------------------------------------------------------------
+
+
+def find_chromium() -> str | None:
+    """A Chromium or Chrome on this system; $CHROMIUM names another."""
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+    mac = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
+    found = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    return found or (mac if Path(mac).exists() else None)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Without a browser its tests are skipped, except in CI, where one is installed."""
+    if find_chromium() or os.environ.get("CI") == "true":
+        return
+    reason = "no Chromium or Chrome found; install one, or set CHROMIUM to its path"
+    for item in items:
+        if item.get_closest_marker("browser"):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Path of the browser that `browser` tests drive."""
+    path = find_chromium()
+    assert path, "CI=true, but no Chromium or Chrome is installed"
+    return path
 
 
 # -- Redis -----------------------------------------------------------------------------------------

@@ -50,10 +50,15 @@ def tick(worker: Any) -> None:
     try:
         client = streams.client()
         for queue in worker.app.amqp.queues.consume_from:
-            client.set(f"worker:{queue}:{worker.hostname}", 1, ex=ALIVE_S)
+            client.set(alive_key(queue, worker.hostname), 1, ex=ALIVE_S)
         send_due(worker.app, client)
     except redis.RedisError as error:
         logger.warning("periodic tasks wait for Redis: %s", error)
+
+
+def alive_key(queue: str, node: str) -> str:
+    """The Redis key that is there while a worker ticks."""
+    return f"worker:{queue}:{node}"
 
 
 def send_due(app: Any, client: redis.Redis) -> list[str]:
@@ -70,4 +75,4 @@ def send_due(app: Any, client: redis.Redis) -> list[str]:
 
 def count_workers(client: redis.Redis, queue: str) -> int:
     """How many workers of a queue have ticked within ALIVE_S."""
-    return sum(1 for _ in client.scan_iter(f"worker:{queue}:*"))
+    return sum(1 for _ in client.scan_iter(alive_key(queue, "*")))

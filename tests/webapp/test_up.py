@@ -74,18 +74,14 @@ def get(url: str) -> tuple[int, str]:
 
 def children(run: Watched) -> dict[str, psutil.Process]:
     """Name -> process of the site's long-lived children."""
-    found = {}
-    for process in psutil.Process(run.process.pid).children():
-        line = " ".join(process.cmdline())
-        for name, mark in {
-            "web": "webapp.web",
-            "generate": "-Q generate",
-            "train": "-Q train",
-            "redis": "redis",
-        }.items():
-            if mark in line.replace("valkey", "redis") and "first_start" not in line:
-                found.setdefault(name, process)
-    return found
+    marks = {
+        "web": "webapp.web",
+        "generate": "webapp.worker generate",
+        "train": "webapp.worker train",
+        "redis": "redis.sock",
+    }
+    lines = {process: " ".join(process.cmdline()) for process in psutil.Process(run.process.pid).children()}
+    return {name: process for process, line in lines.items() for name, mark in marks.items() if mark in line}
 
 
 # -- running ---------------------------------------------------------------------------------------
@@ -101,6 +97,9 @@ def test_it_starts_serves_restarts_and_stops(site: Site, data_dir: Path) -> None
     assert redis_socket.is_socket()
     family = children(run)
     assert set(family) == CHILDREN
+
+    web_check = [sys.executable, "-m", "webapp.web", "--port", address.rpartition(":")[2], "--check"]
+    assert subprocess.run(web_check, cwd=ROOT).returncode == 0
 
     family["web"].kill()
     run.wait_for(r"web +\| ended \(killed by SIGKILL\); starting it again")

@@ -33,8 +33,6 @@ from webapp.supervisor import Program, Supervisor
 
 NEEDED_PACKAGES = ("torch", "numpy", "tokenizers", "safetensors", "uvicorn", "websockets")
 """What the children import and this process does not."""
-CHAT_THREADS = 64
-"""Answers one generate worker writes at the same time; its engine batches them."""
 
 
 class Command(BaseCommand):
@@ -232,17 +230,11 @@ def site_programs(environment: dict[str, str], listener: int) -> list[Program]:
             env=environment,
             pass_fds=(listener,),
         ),
-        Program(name="generate", command=worker_command("generate", threads=CHAT_THREADS), env=environment),
-        Program(name="train", command=worker_command("train", threads=1), env=environment),
+        *(
+            Program(name=queue, command=[sys.executable, "-m", "webapp.worker", queue], env=environment)
+            for queue in ("generate", "train")
+        ),
     ]
-
-
-def worker_command(queue: str, *, threads: int) -> list[str]:
-    """A Celery worker in threads: its process is the one that holds the engine, or watches the trainer."""
-    options = f"-Q {queue} -n {queue}@%h --pool threads -c {threads} --loglevel INFO"
-    quiet = "--without-gossip --without-mingle --without-heartbeat"
-    celery = [sys.executable, "-m", "celery", "--quiet", "-A", "webapp.celery", "worker"]
-    return [*celery, *options.split(), *quiet.split()]
 
 
 def first_start_program(environment: dict[str, str], options: dict[str, Any]) -> Program:

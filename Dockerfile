@@ -1,0 +1,38 @@
+# The site's one image: web server, workers and commands differ only in what they run.
+#
+#   docker build -t stagecraft .
+#   docker build -t stagecraft --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cu128 .   # for a GPU
+
+ARG PYTHON_VERSION=3.11
+
+FROM python:${PYTHON_VERSION}-slim AS build
+ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+RUN python -m venv /opt/venv
+WORKDIR /build
+COPY requirements.lock pyproject.toml ./
+# torch first, from its own index: pulled in by another package it resolves to another build.
+RUN /opt/venv/bin/pip install --index-url "${TORCH_INDEX_URL}" --extra-index-url https://pypi.org/simple \
+        "$(grep '^torch==' requirements.lock)"
+# What runs, at the versions of the lock, and nothing of what only tests and lints.
+RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+        print(*project['dependencies'], *project['optional-dependencies']['data'], sep='\n')" > run.txt \
+    && /opt/venv/bin/pip install --constraint requirements.lock --requirement run.txt
+
+FROM python:${PYTHON_VERSION}-slim
+RUN useradd --uid 10001 --create-home stagecraft \
+    && install --directory --owner stagecraft --group stagecraft --mode 0700 /data
+COPY --from=build /opt/venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 DATA_DIR=/data
+WORKDIR /app
+COPY manage.py ./
+COPY trainer trainer
+COPY webapp webapp
+COPY templates templates
+COPY static static
+RUN python -m compileall -q trainer webapp
+USER stagecraft
+VOLUME /data
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+CMD ["python", "-m", "webapp.web", "--host", "0.0.0.0", "--port", "8000"]

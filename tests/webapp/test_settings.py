@@ -1,0 +1,110 @@
+"""Settings are read by a fresh interpreter each time: they are made at import."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+KEY = "k" * 50
+OURS = ("SECRET_KEY", "DATA_DIR", "REDIS_URL", "DATABASE_URL", "DEBUG", "ALLOWED_HOSTS", "STAGECRAFT_LOCAL", "HTTPS")
+
+
+def run(data_dir: Path, code: str, **env: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if name not in OURS}
+    environment = {**kept, "DATA_DIR": str(data_dir), "DJANGO_SETTINGS_MODULE": "webapp.settings", **env}
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+def value(data_dir: Path, expression: str, **env: str) -> object:
+    ran = run(data_dir, f"import json; from webapp import settings; print(json.dumps({expression}))", **env)
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout)
+
+
+def refusal(data_dir: Path, **env: str) -> str:
+    ran = run(data_dir, "import webapp.settings", **env)
+    assert ran.returncode == 1
+    last = ran.stderr.strip().splitlines()[-1]
+    assert last.startswith("django.core.exceptions.ImproperlyConfigured: ")
+    return last.partition(": ")[2]
+
+
+@pytest.mark.parametrize(
+    ("env", "message"),
+    [
+        ({}, "SECRET_KEY is not set"),
+        ({"SECRET_KEY": ""}, "SECRET_KEY is not set"),
+        ({"SECRET_KEY": "short"}, "at least 40 characters"),
+        ({"SECRET_KEY": "change-me" + KEY}, "long random string"),
+        ({"SECRET_KEY": KEY, "DEBUG": "1"}, "DEBUG=1 shows visitors"),
+        ({"SECRET_KEY": KEY, "ALLOWED_HOSTS": "*"}, "ALLOWED_HOSTS=* accepts any name"),
+        ({"SECRET_KEY": KEY, "DEBUG": "maybe"}, "DEBUG='maybe': write 1 or 0"),
+    ],
+)
+def test_a_server_refuses_to_start_unsafely(tmp_path: Path, env: dict[str, str], message: str) -> None:
+    assert message in refusal(tmp_path, **env)
+
+
+def test_the_key_in_env_example_is_refused(tmp_path: Path) -> None:
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    (example,) = [line.partition("=")[2] for line in lines if line.startswith("SECRET_KEY=")]
+    assert "SECRET_KEY" in refusal(tmp_path, SECRET_KEY=example)
+
+
+def test_a_laptop_gets_one_private_key_and_keeps_it(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    first = value(data_dir, "settings.SECRET_KEY", STAGECRAFT_LOCAL="1")
+    assert isinstance(first, str)
+    assert len(first) >= 50
+    assert value(data_dir, "settings.SECRET_KEY", STAGECRAFT_LOCAL="1") == first
+    assert stat.S_IMODE((data_dir / "secret_key").stat().st_mode) == 0o600
+    assert [path.name for path in data_dir.iterdir()] == ["secret_key"]
+
+
+@pytest.mark.parametrize(
+    ("redis_url", "broker_url"),
+    [
+        ("redis://:secret@redis:6379/2", "redis://:secret@redis:6379/2"),
+        ("unix:///run/r.sock?db=3", "redis+socket:///run/r.sock?virtual_host=3"),
+        ("unix:///run/r.sock", "redis+socket:///run/r.sock?virtual_host=0"),
+    ],
+)
+def test_the_broker_is_the_same_redis(tmp_path: Path, redis_url: str, broker_url: str) -> None:
+    expression = "[settings.REDIS_URL, settings.CELERY_BROKER_URL]"
+    assert value(tmp_path, expression, SECRET_KEY=KEY, REDIS_URL=redis_url) == [redis_url, broker_url]
+
+
+def test_commands_find_the_redis_of_the_running_site(tmp_path: Path) -> None:
+    (tmp_path / "redis_url").write_text("unix:///tmp/here/redis.sock?db=0")
+    assert value(tmp_path, "settings.REDIS_URL", SECRET_KEY=KEY) == "unix:///tmp/here/redis.sock?db=0"
+
+
+def test_sqlite_waits_for_its_turn_and_postgres_pools(tmp_path: Path) -> None:
+    sqlite = value(tmp_path, "settings.DATABASES['default']['OPTIONS']", SECRET_KEY=KEY)
+    assert sqlite == {
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 20,
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+    }
+    options = value(
+        tmp_path,
+        "settings.DATABASES['default']['OPTIONS']",
+        SECRET_KEY=KEY,
+        DATABASE_URL="postgres://u:p@db/name",
+        DATABASE_POOL="5",
+    )
+    assert options == {"pool": {"min_size": 1, "max_size": 5, "timeout": 20}}
+
+
+def test_a_deployment_passes_djangos_own_check(tmp_path: Path) -> None:
+    code = "from django.core.management import execute_from_command_line as run; run(['x', 'check', '--deploy'])"
+    ran = run(tmp_path, code, SECRET_KEY="aB3" + "k3y!" * 15, HTTPS="1", ALLOWED_HOSTS="stagecraft.example.org")
+    assert ran.returncode == 0
+    assert "no issues (0 silenced)" in ran.stdout, ran.stderr
