@@ -39,7 +39,9 @@ def make_pair(
 
 def make_vote(pair: Pair, visitor: Visitor | None = None, choice: str = "a", **fields: Any) -> Vote:
     """A vote as the database would hold it, whoever may have been allowed to cast it."""
-    return Vote.objects.create(pair=pair, visitor=visitor or Visitor.objects.create(), choice=choice, **fields)
+    vote = Vote.objects.create(pair=pair, visitor=visitor or Visitor.objects.create(), choice=choice, **fields)
+    Pair.objects.filter(pk=pair.pk).update(is_open=pair.votes.decided().count() < pair.wanted_votes)
+    return vote
 
 
 def make_prompts(count: int) -> list[Prompt]:

@@ -269,24 +269,22 @@ def test_a_pair_with_its_vote_is_not_served_to_others_but_a_skipped_one_is(
     make_checkpoint: Any, visitor: Visitor
 ) -> None:
     sft = make_checkpoint("sft")
-    make_vote(make_pair(sft), choice="tie")
+    pair = make_pair(sft)
+    services.record_vote(pair=pair, visitor=Visitor.objects.create(), choice="skip")
+    assert next_pair(visitor) == pair
+    services.record_vote(pair=pair, visitor=Visitor.objects.create(), choice="tie")
     assert next_pair(visitor) is None
-    skipped = make_pair(sft)
-    make_vote(skipped, choice="skip")
-    assert next_pair(visitor) == skipped
 
 
-def test_a_begun_pair_that_wants_three_voters_comes_first_until_it_has_them(
+def test_a_pair_that_wants_three_voters_comes_first_until_it_has_them(
     make_checkpoint: Any, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(services, "SERVED_WINDOW", 1)
     sft = make_checkpoint("sft")
     plain, wanting = make_pair(sft), make_pair(sft, wanted_votes=3)
-    assert next_pair(visitor) == plain
-    make_vote(wanting)
-    assert next_pair(visitor) == wanting
-    make_vote(wanting)
-    make_vote(wanting)
+    for _ in range(3):
+        assert next_pair(visitor) == wanting
+        services.record_vote(pair=wanting, visitor=Visitor.objects.create(), choice="a")
     assert next_pair(visitor) == plain
 
 

@@ -137,8 +137,9 @@ def test_twenty_submits_at_once_leave_one_vote(pair: Pair, visitor: Visitor) -> 
 def test_a_vote_is_undone_and_its_pair_served_again(pair: Pair, visitor: Visitor) -> None:
     record_vote(pair=pair, visitor=visitor, choice="a")
     assert next_pair(visitor) is None
+    assert next_pair(None) is None
     assert undo_vote(pair=pair, visitor=visitor)
-    assert next_pair(visitor) == pair
+    assert next_pair(visitor) == next_pair(None) == pair
     assert record_vote(pair=pair, visitor=visitor, choice="b").choice == "b"
 
 

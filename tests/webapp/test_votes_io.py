@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
@@ -177,6 +178,10 @@ def _line(**changes: Any) -> dict[str, Any]:
         (json.dumps(_line(checkpoints={"chosen": "abc"})), "SHA-256"),
         (json.dumps(_line(stages={"chosen": "reward"})), '"stages" must be among'),
         (json.dumps(_line(sampling={"chosen": 1})), '"sampling" must hold'),
+        (json.dumps(_line(sampling={"chosen": {"seed": math.nan}})), '"sampling" must hold'),
+        (json.dumps(_line(chosen=[{"role": "assistant", "content": "a\0b"}])), "holds a NUL"),
+        (json.dumps(_line(voter="\ud800")), "half a surrogate pair"),
+        (json.dumps(_line(time="0001-01-01T00:00:00+00:00")), '"time" must be an ISO 8601'),
         (json.dumps(_line(taste="x" * 33)), '"taste" must be'),
         (json.dumps(_line(reasons="clear")), '"reasons" must be a list'),
         (json.dumps(_line(time="yesterday")), '"time" must be an ISO 8601'),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import uuid
 from collections.abc import Iterable
@@ -130,6 +131,8 @@ def import_votes(path: Path) -> tuple[int, int]:
 def _check(comparison: Comparison) -> _Line:
     """The line behind a comparison; files from elsewhere may leave out everything in `extra`."""
     extra = comparison.extra
+    for text in (*(message["content"] for message in comparison.messages), comparison.chosen, comparison.rejected):
+        _check_text(text)
     if comparison.source not in Vote.Source.values:
         raise ValueError(f'"source" must be {" or ".join(Vote.Source.values)}')
     chosen, rejected = _answer(comparison, "chosen"), _answer(comparison, "rejected")
@@ -141,6 +144,8 @@ def _check(comparison: Comparison) -> _Line:
         raise ValueError('"taste" must be a text of at most 32 characters')
     if not isinstance(reasons, list) or not all(isinstance(reason, str) for reason in reasons):
         raise ValueError('"reasons" must be a list of texts')
+    for text in (taste, comparison.voter, *reasons):
+        _check_text(text)
     return _Line(
         pair_id=_uuid(extra["pair"], "pair") if "pair" in extra else _pair_id(comparison),
         visitor_id=_voter_id(comparison.voter),
@@ -167,10 +172,20 @@ def _answer(comparison: Comparison, which: str) -> _Answer:
         raise ValueError('"checkpoints" must name SHA-256 hashes')
     if stage not in CHAT_STAGES:
         raise ValueError(f'"stages" must be among {", ".join(CHAT_STAGES)}')
-    if not isinstance(sampling, dict):
-        raise ValueError('"sampling" must hold an object of settings')
+    if not isinstance(sampling, dict) or not all(map(_is_plain, sampling.values())):
+        raise ValueError('"sampling" must hold an object of numbers')
     text = comparison.chosen if which == "chosen" else comparison.rejected
     return _Answer(text=text, sha256=sha256, stage=stage, sampling=sampling)
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and math.isfinite(value))
+
+
+def _check_text(text: str) -> None:
+    """Refuse what JSON can spell but no database keeps."""
+    if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("a text holds a NUL or half a surrogate pair")
 
 
 def _uuid(value: Any, name: str) -> uuid.UUID:
@@ -199,7 +214,7 @@ def _time(value: Any) -> datetime:
         time = datetime.fromisoformat(value)
     except (TypeError, ValueError):
         time = None
-    if time is None or time.tzinfo is None:
+    if time is None or time.tzinfo is None or not 1970 <= time.year <= 9000:
         raise ValueError('"time" must be an ISO 8601 time with its offset, such as 2026-01-31T12:00:00+00:00')
     return time
 
@@ -270,6 +285,7 @@ def _store_pairs(lines: Iterable[_Line]) -> None:
                 a=sides[0],
                 b=sides[1],
                 wanted_votes=0,  # it has its votes; nobody here is asked
+                is_open=False,
             )
         )
     Generation.objects.bulk_create(generations, batch_size=_BATCH)

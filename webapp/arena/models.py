@@ -6,8 +6,7 @@ import math
 import uuid
 
 from django.db import models
-from django.db.models import Count, F, OuterRef, Q, Subquery
-from django.db.models.functions import Coalesce
+from django.db.models import F, Q
 from django.utils import timezone
 
 from trainer.config import REWARD
@@ -42,7 +41,7 @@ class PairQuerySet(models.QuerySet["Pair"]):
 
     def unseen(self) -> PairQuerySet:
         """Pairs nobody has voted on or skipped."""
-        return self.filter(votes=None)
+        return self.filter(is_open=True, votes=None)
 
     def visible_to(self, visitor: Visitor | None) -> PairQuerySet:
         """Pairs this person may look at and vote on at /vote/, whether or not they have already."""
@@ -51,10 +50,8 @@ class PairQuerySet(models.QuerySet["Pair"]):
         )
 
     def wanted_from(self, visitor: Visitor | None) -> PairQuerySet:
-        """Visible pairs that still want a vote, and this person's in particular; begun ones first, then the oldest."""
-        decided = Vote.objects.decided().filter(pair=OuterRef("pk")).order_by().values("pair").annotate(n=Count("pk"))
-        pairs = self.visible_to(visitor).annotate(decided_votes=Coalesce(Subquery(decided.values("n")), 0))
-        pairs = pairs.filter(decided_votes__lt=F("wanted_votes")).order_by("-decided_votes", "created_at", "pk")
+        """Visible pairs that still want a vote, and this person's in particular: those for several voters first."""
+        pairs = self.visible_to(visitor).filter(is_open=True).order_by("-wanted_votes", "created_at", "pk")
         return pairs.exclude(pk__in=Vote.objects.filter(visitor=visitor).values("pair")) if visitor else pairs
 
     def on(self, checkpoint: Checkpoint) -> PairQuerySet:
@@ -88,6 +85,7 @@ class Pair(models.Model):
     wanted_votes = models.PositiveSmallIntegerField(
         default=1, help_text="A tenth of pairs goes to several voters; an imported pair wants none."
     )
+    is_open = models.BooleanField(default=True, help_text="It has fewer votes than it wants.")
     repeat_of = models.ForeignKey(
         "self", models.SET_NULL, null=True, blank=True, related_name="repeats",
         help_text="The pair this one shows again to its owner, sides swapped.",
@@ -102,7 +100,7 @@ class Pair(models.Model):
             models.UniqueConstraint(fields=["a", "b"], name="one_pair_per_answers_and_sides"),
             models.CheckConstraint(condition=~Q(a=F("b")), name="two_different_answers"),
         ]
-        indexes = [models.Index(fields=["state", "created_at"], name="pairs_to_serve")]
+        indexes = [models.Index(fields=["state", "created_at"], name="open_pairs", condition=Q(is_open=True))]
 
     def __str__(self) -> str:
         return f"pair {self.id}"

@@ -143,19 +143,19 @@ class VoteQuality:
 
 def vote_quality() -> VoteQuality:
     """The figures over all people's votes."""
-    votes = Vote.objects.human().comparisons()
+    votes = Vote.objects.human().comparisons().order_by()
+    sides = dict(votes.values_list("choice").annotate(Count("pk")))
+    shared = votes.values("pair").annotate(voters=Count("pk")).filter(voters__gt=1)
     choices: dict[Any, list[str]] = defaultdict(list)
-    for pair, choice in votes.order_by().values_list("pair", "choice"):
+    for pair, choice in votes.filter(pair__in=shared.values("pair")).values_list("pair", "choice"):
         choices[pair].append(choice)
-    overlapping = [values for values in choices.values() if len(values) > 1]
-    sides = Counter(choice for values in choices.values() for choice in values)
-    decided = sides[Vote.Choice.A] + sides[Vote.Choice.B]
+    chose_a, chose_b = sides.get(Vote.Choice.A, 0), sides.get(Vote.Choice.B, 0)
     return VoteQuality(
         votes=sum(sides.values()),
-        voters=votes.order_by().values("visitor").distinct().count(),
-        alpha=stats.krippendorff_alpha(overlapping),
-        overlapping=len(overlapping),
-        chose_a=stats.wilson(sides[Vote.Choice.A], decided),
+        voters=votes.values("visitor").distinct().count(),
+        alpha=stats.krippendorff_alpha(choices.values()),
+        overlapping=len(choices),
+        chose_a=stats.wilson(chose_a, chose_a + chose_b),
         consistency=consistency(),
     )
 

@@ -318,6 +318,7 @@ def record_vote(
                 "revealed_at": None if human and not pair.from_chat else now,
             },
         )
+        _open_or_close(pair)
         if human and vote.is_decided and pair.repeat_of_id is None:
             _plan_repeat(visitor)
     return vote
@@ -328,6 +329,12 @@ def _require_votable(pair: Pair, visitor: Visitor) -> None:
     shown = pair.from_chat or (pair.state == Pair.State.READY and pair.wanted_votes > 0)
     if not (theirs and shown):
         raise VoteRefused("This pair is not yours to vote on.")
+
+
+def _open_or_close(pair: Pair) -> None:
+    """Keep `is_open` true to the votes there are. Two votes at once may leave it open: that is one vote more."""
+    decided = pair.votes.decided().count()
+    Pair.objects.filter(pk=pair.pk).update(is_open=decided < pair.wanted_votes)
 
 
 def _plan_repeat(visitor: Visitor) -> None:
@@ -354,7 +361,10 @@ def _plan_repeat(visitor: Visitor) -> None:
 
 def undo_vote(*, pair: Pair, visitor: Visitor) -> bool:
     """Take back a vote that has not been revealed; False when it is too late or there is none."""
-    deleted, _ = Vote.objects.filter(pair=pair, visitor=visitor, revealed_at=None).delete()
+    with transaction.atomic():
+        deleted, _ = Vote.objects.filter(pair=pair, visitor=visitor, revealed_at=None).delete()
+        if deleted:
+            _open_or_close(pair)
     return bool(deleted)
 
 
