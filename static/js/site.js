@@ -10,15 +10,22 @@ export function announce(text) {
   document.getElementById("status").textContent = text;
 }
 
-const NEXT_THEME = { light: "dark", dark: "system", system: "light" };
+/** What the theme button does next: away from the system's theme, to its own, and back to following it. */
+function themeAfter(theme) {
+  const order = matchMedia("(prefers-color-scheme: dark)").matches
+    ? ["system", "light", "dark"]
+    : ["system", "dark", "light"];
+  return order[(order.indexOf(theme) + 1) % order.length];
+}
 
 for (const form of document.querySelectorAll("[data-theme-form]")) {
   const button = form.querySelector("button");
+  button.value = themeAfter(document.documentElement.dataset.theme || "system");
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
     const theme = button.value;
     document.documentElement.dataset.theme = theme === "system" ? "" : theme;
-    button.value = NEXT_THEME[theme];
+    button.value = themeAfter(theme);
     button.title = `Theme: ${theme}`;
     form.querySelector("[data-theme-name]").textContent = theme;
     announce(`Theme: ${theme}`);
