@@ -149,27 +149,40 @@ TALK = [
 
 
 def test_before_instruction_tuning_the_prompt_is_the_bare_text(tokenizer: Tokenizer) -> None:
-    ids, written = render_prompt(tokenizer, TALK[:1], stage="pretrain", room=64)
+    ids = render_prompt(tokenizer, TALK[:1], stage="pretrain", room=64)
     assert ids == [tokenizer.document_end_id, *tokenizer.encode("What does a fox eat?")]
-    assert written == ""
 
 
 def test_from_sft_on_it_is_the_chat_template(tokenizer: Tokenizer) -> None:
-    ids, _ = render_prompt(tokenizer, TALK, stage="sft", room=200)
+    ids = render_prompt(tokenizer, TALK, stage="sft", room=200)
     assert ids == tokenizer.render_chat(TALK, add_generation_prompt=True)[0]
 
 
 def test_a_long_conversation_loses_its_oldest_turns_whole(tokenizer: Tokenizer) -> None:
     last_only = tokenizer.render_chat(TALK[2:], add_generation_prompt=True)[0]
-    ids, _ = render_prompt(tokenizer, TALK, stage="sft", room=len(last_only) + 3)
+    ids = render_prompt(tokenizer, TALK, stage="sft", room=len(last_only) + 3)
     assert ids == last_only
 
 
 def test_a_continued_answer_stays_open(tokenizer: Tokenizer) -> None:
-    ids, written = render_prompt(tokenizer, TALK[:2], stage="sft", room=200)
+    ids = render_prompt(tokenizer, TALK[:2], stage="sft", room=200)
     question = tokenizer.render_chat(TALK[:1], add_generation_prompt=True)[0]
     assert ids == [*question, *tokenizer.encode("Mice.")]
-    assert written == "Mice."
+
+
+def test_an_answer_that_fills_the_context_is_kept_and_not_continued(
+    engines: Engines, checkpoint: Callable[[], Checkpoint]
+) -> None:
+    written = "9" * 60
+    generation = Generation.objects.create(
+        checkpoint=checkpoint(),
+        messages=[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": written}],
+        sampling=services.clean_sampling({"max_new_tokens": 20}),
+    )
+    answering.write_answer(generation_id=str(generation.pk))
+    generation.refresh_from_db()
+    assert generation.text == written
+    assert generation.error == "This answer fills all the 64 tokens the model can take in."
 
 
 # -- the whole way ---------------------------------------------------------------------------------
@@ -183,7 +196,7 @@ def ask(checkpoint: Checkpoint, **sampling: Any) -> Generation:
 
 def answer_alone(engine: LoadedEngine, generation: Generation) -> str:
     """What the engine says when driven by hand."""
-    request, _ = engine.submit(generation.messages, generation.sampling)
+    request = engine.submit(generation.messages, generation.sampling)
     return engine.tokenizer.decode([token for token, _ in request.events()])
 
 

@@ -203,11 +203,13 @@ def _draft_answer(generation: Generation, draft: Draft) -> str:
     checkpoint = generation.checkpoint
     if not connection.in_atomic_block:
         connection.close()  # the answer takes seconds, and the next query opens another
+    last = generation.messages[-1]
+    if last["role"] == "assistant":
+        draft.add(last["content"])  # continued: the answer begins with what there is
     with engines.borrow(checkpoint) as engine:
-        request, written = engine.submit(generation.messages, generation.sampling)
+        request = engine.submit(generation.messages, generation.sampling)
         watch.add(str(generation.pk), request)
         try:
-            draft.add(written)
             _drain(request.events(), TextDecoder(engine.tokenizer), draft)
         finally:
             request.stop()

@@ -49,28 +49,26 @@ class LoadedEngine:
     users: int = 0
     """Answers being written right now; a model in use is never dropped."""
 
-    def submit(self, messages: list[dict[str, str]], sampling: Mapping[str, Any]) -> tuple[Request, str]:
-        """Start an answer. Returns the request and the text it continues (empty but for a continuation).
+    def submit(self, messages: list[dict[str, str]], sampling: Mapping[str, Any]) -> Request:
+        """Start an answer; a conversation that ends with the assistant's turn has that turn continued.
 
         The oldest turns are left out when the conversation does not fit beside the answer.
-        ValueError when even the last message is too long.
+        ValueError when even the last message is too long, or nothing more fits after a continued turn.
         """
         how = Sampling(**sampling)
         room = self.config.context - min(how.max_new_tokens, self.config.context // 2)
-        prompt, written = render_prompt(self.tokenizer, messages, stage=self.stage, room=room)
-        return self.service.submit(prompt, how), written
+        prompt = render_prompt(self.tokenizer, messages, stage=self.stage, room=room)
+        if len(prompt) >= self.config.context:
+            raise ValueError(f"This answer fills all the {self.config.context} tokens the model can take in.")
+        return self.service.submit(prompt, how)
 
 
-def render_prompt(
-    tokenizer: Tokenizer, messages: list[dict[str, str]], *, stage: str, room: int
-) -> tuple[list[int], str]:
-    """Prompt ids, and the text of the assistant's unfinished turn when `messages` ends with one."""
-    if messages[-1]["role"] != "assistant":
-        return prompt_ids(tokenizer, messages, stage=stage, room=room), ""
-    written = messages[-1]["content"]
-    tail = tokenizer.encode(written)
-    prompt = prompt_ids(tokenizer, messages[:-1], stage=stage, room=max(room - len(tail), 1))
-    return [*prompt, *tail], written
+def render_prompt(tokenizer: Tokenizer, messages: list[dict[str, str]], *, stage: str, room: int) -> list[int]:
+    """Prompt ids, at most `room` of them before an unfinished turn of the assistant's, which stays open."""
+    *before, last = messages
+    if last["role"] != "assistant":
+        return prompt_ids(tokenizer, messages, stage=stage, room=room)
+    return [*prompt_ids(tokenizer, before, stage=stage, room=room), *tokenizer.encode(last["content"])]
 
 
 def load(directory: Path, *, stage: str) -> LoadedEngine:
