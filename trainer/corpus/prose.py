@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
+from trainer.corpus.conversations import ADVICE_HELD_OUT, Manner, answer_fact
 from trainer.corpus.english import pick, say, sentence, shuffled
 from trainer.corpus.statements import FRIENDS, ask, asked, fact_slots, state
 from trainer.corpus.stories import choose_cast, write_story
@@ -28,6 +29,14 @@ HELD_OUT_SHARE: Final = 0.1
 def is_held_out(*key: str) -> bool:
     """Whether a combination belongs to the held-out documents: a fixed tenth, by hash, whatever the seed."""
     return hashlib.sha256("/".join(key).encode()).digest()[0] < 256 * HELD_OUT_SHARE
+
+
+def punctuate(prompt: str) -> str:
+    """What a person typed, as it stands in print: a capital letter, and a question mark or full stop."""
+    text = sentence(prompt)
+    if text.endswith(("?", ".")):
+        return text
+    return text + ("." if text.startswith(("Tell", "I want", "Please", "Explain")) else "?")
 
 
 class Deck:
@@ -56,8 +65,8 @@ class Prose:
             group = fact.attribute if fact.attribute != "meaning" else fact.entity.kind
             self.by_attribute.setdefault(group, []).append(fact)
         kinds: list[tuple[int, Callable[[], str]]] = [
-            (8, self.story), (5, self.article), (5, self.survey), (5, self.lesson), (4, self.mixture),
-            (2, self.model_page), (2, self.handbook), (7, self.sums), (8, self.problems),
+            (7, self.story), (4, self.article), (3, self.survey), (5, self.lesson), (9, self.quiz), (2, self.mixture),
+            (2, self.model_page), (2, self.handbook), (5, self.sums), (9, self.problems),
         ]  # fmt: skip
         self._kinds = [make for weight, make in kinds for _ in range(weight)]
 
@@ -130,13 +139,23 @@ class Prose:
 
     def _exchange(self, fact: Fact, child: str, other: str) -> str:
         rng = self.rng
-        question = sentence(ask(rng, fact, pick(rng, asked(fact))))
+        question = punctuate(ask(rng, fact, pick(rng, asked(fact))))
         answer = say(rng, pick(rng, ANSWERS[fact.attribute]), fact_slots(rng, fact))[:-1]
-        is_wish = question.startswith(("Tell", "I want", "Please", "Explain"))
-        question = question.rstrip("?.")
-        if is_wish:
-            return f'"{question}," said {child}. "{answer}," said {other}.'
-        return f'"{question}?" asked {child}. "{answer}," {pick(rng, ("said", "answered"))} {other}.'
+        if question.endswith("."):
+            return f'"{question[:-1]}," said {child}. "{answer}," said {other}.'
+        return f'"{question}" asked {child}. "{answer}," {pick(rng, ("said", "answered"))} {other}.'
+
+    def quiz(self) -> str:
+        """A page of questions with their answers, as in a puzzle book: how a fact comes to answer a question."""
+        rng = self.rng
+        lines = []
+        for _ in range(rng.randint(5, 8)):
+            fact = self.deck.deal()
+            question = punctuate(ask(rng, fact, pick(rng, asked(fact))))
+            roll = rng.random()
+            manner = Manner(long=roll < 0.15, friendly=False, example=roll > 0.8)
+            lines.append(f"{question} {answer_fact(rng, fact, manner)}")
+        return "\n".join(lines)
 
     def mixture(self) -> str:
         """Single facts in a row, each in any wording."""
@@ -160,10 +179,10 @@ class Prose:
         lines = []
         for name in rng.sample(tuple(ADVICE), 2):
             topic = ADVICE[name]
-            opening = (
-                "[how can you {vp}?|many people want to {vp}.|there is a [simple|good] way to {vp}.|to {vp}, do this.]"
-            )
-            lines.append(say(rng, opening, {"vp": name}))
+            if rng.random() < 0.5:
+                lines.append(punctuate(pick(rng, topic.questions[:-ADVICE_HELD_OUT])))
+            else:
+                lines.append(say(rng, "[many|some|all] people want to {vp}.", {"vp": name}))
             lines += [pick(rng, topic.cores), *rng.sample(topic.details, rng.randint(1, 3))]
             if rng.random() < 0.5:
                 lines.append(f"{pick(rng, ('For example', 'For instance'))}, {pick(rng, topic.examples)}")
