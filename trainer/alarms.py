@@ -22,8 +22,8 @@ REPETITION: Final = 0.3
 """Share of repeated word triples that no normal answer reaches."""
 RATIO_ERROR: Final = 0.01
 """Largest |ratio - 1| at the first minibatch that rounding may explain."""
-WIN_RATE_DROP: Final = 0.05
-"""Fall of the held-out win rate between evaluations that counts."""
+WIN_RATE_DROP: Final = 0.15
+"""Fall of the held-out win rate from its best that chance does not explain on some sixty prompts."""
 
 
 def new_alarms(metrics: Mapping[str, float], state: dict[str, Any], *, kl_target: float | None = None) -> list[str]:
@@ -37,14 +37,16 @@ def new_alarms(metrics: Mapping[str, float], state: dict[str, Any], *, kl_target
 
 
 def new_evaluation_alarms(reward: float, win_rate: float, state: dict[str, Any]) -> list[str]:
-    """The same for an evaluation: reward going up while the win rate on held-out prompts goes down."""
-    before = state.get("evaluation")
-    state["evaluation"] = [reward, win_rate]
+    """The same for an evaluation: a higher reward than at the best win rate on held-out prompts, but fewer wins."""
+    best = state.get("best")
+    if best is None or win_rate >= best[1]:
+        state["best"] = [reward, win_rate]
+        return _risen("evaluation", {}, state)
     found: dict[str, str] = {}
-    if before is not None and reward > before[0] and win_rate < before[1] - WIN_RATE_DROP:
+    if reward > best[0] and win_rate < best[1] - WIN_RATE_DROP:
         found["over-optimised"] = (
-            f"The reward rose from {before[0]:.2f} to {reward:.2f} while the win rate on held-out prompts fell from "
-            f"{before[1]:.0%} to {win_rate:.0%}: the model may be exploiting the reward model."
+            f"The reward rose from {best[0]:.2f} to {reward:.2f} while the win rate on held-out prompts fell from "
+            f"{best[1]:.0%} to {win_rate:.0%}: the model may be exploiting the reward model."
         )
     return _risen("evaluation", found, state)
 

@@ -52,10 +52,13 @@ def test_it_needs_no_kl_target() -> None:
 def test_it_sees_reward_rise_while_held_out_wins_fall() -> None:
     state: dict[str, Any] = {}
     assert new_evaluation_alarms(0.0, 0.5, state) == []
-    assert new_evaluation_alarms(1.0, 0.7, state) == []
+    assert new_evaluation_alarms(1.0, 0.8, state) == []
+    assert new_evaluation_alarms(0.9, 0.4, state) == []  # the reward fell too: no exploit, just worse
+    assert new_evaluation_alarms(1.5, 0.7, state) == []  # as chance may have it
     [alarm] = new_evaluation_alarms(2.0, 0.6, state)
-    assert "from 70% to 60%" in alarm
-    assert new_evaluation_alarms(1.5, 0.4, state) == []  # the reward fell too: no exploit, just worse
+    assert "from 80% to 60%" in alarm
+    assert new_evaluation_alarms(2.1, 0.55, state) == []  # said already
+    assert new_evaluation_alarms(2.2, 0.85, state) == []
 
 
 def test_it_counts_repeated_triples() -> None:
