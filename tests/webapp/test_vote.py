@@ -336,6 +336,20 @@ def test_a_shower_of_votes_is_held_back(pair: Pair, visitor_client: Client, monk
     assert not Vote.objects.exists()
 
 
+def test_dropping_the_cookie_does_not_get_around_the_limit(make_checkpoint: Any) -> None:
+    pair = make_pair(make_checkpoint("sft"), wanted_votes=1000)
+    codes = [Client().post(cast(pair), {"choice": "a"}).status_code for _ in range(61)]
+    assert codes == [302] * 60 + [429]
+
+
+def test_a_refused_newcomer_leaves_no_row_behind(pair: Pair, client: Client) -> None:
+    client.post(cast(pair), {"choice": "c"})
+    client.post(reverse("arena:cast", args=[uuid.uuid4()]), {"choice": "a"})
+    for name in ("undo", "reveal"):
+        assert client.post(reverse(f"arena:{name}", args=[pair.pk])).status_code == 404
+    assert not Visitor.objects.exists()
+
+
 def test_undo_brings_the_pair_back(pair: Pair, visitor: Visitor, visitor_client: Client) -> None:
     record_vote(pair=pair, visitor=visitor, choice="a")
     address = reverse("arena:undo", args=[pair.pk])

@@ -31,13 +31,6 @@ def _is_htmx(request: HttpRequest) -> bool:
     return bool(getattr(request, "htmx", False))
 
 
-def _voter(request: HttpRequest) -> Visitor:
-    """The person voting; a newcomer's visitor is made on the first vote."""
-    visitor = visitor_for(request, create=True)
-    assert visitor is not None
-    return visitor
-
-
 def _own_pair(visitor: Visitor | None, pair_id: uuid.UUID) -> Pair:
     """A pair this person may vote on; missing, foreign and withdrawn ones are the same 404."""
     pair = Pair.objects.visible_to(visitor).select_related("a", "b").filter(pk=pair_id).first()
@@ -46,12 +39,13 @@ def _own_pair(visitor: Visitor | None, pair_id: uuid.UUID) -> Pair:
     return pair
 
 
-def _voted_pair(visitor: Visitor | None, pair_id: uuid.UUID) -> Pair:
-    """A pair this person voted on at /vote/; anything else is the same 404."""
+def _voted_pair(request: HttpRequest, pair_id: uuid.UUID) -> tuple[Visitor, Pair]:
+    """This person, and a pair they voted on at /vote/; anything else is the same 404."""
+    visitor = visitor_for(request, create=False)
     pair = Pair.objects.filter(pk=pair_id, votes__visitor=visitor, from_chat=False).first() if visitor else None
-    if pair is None:
+    if visitor is None or pair is None:
         raise Http404("There is no such vote.")
-    return pair
+    return visitor, pair
 
 
 def _page(
@@ -96,20 +90,20 @@ def vote(request: HttpRequest) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 def cast(request: HttpRequest, pair_id: uuid.UUID) -> HttpResponse:
     """Show one pair (again, after an undo), or take the vote on it and go on to the next."""
+    visitor = visitor_for(request, create=False)
+    pair = _own_pair(visitor, pair_id)
     if request.method == "GET":
-        visitor = visitor_for(request, create=False)
-        pair = _own_pair(visitor, pair_id)
         if visitor and visitor.votes.filter(pair=pair).exists():
             return redirect("arena:vote")
         return _page(request, visitor=visitor, pair=pair)
-    voter = _voter(request)
-    pair = _own_pair(voter, pair_id)
-    again = partial(_page, request, visitor=voter, pair=pair)
-    if not limits.allow("vote", str(voter.pk)):
+    again = partial(_page, request, visitor=visitor, pair=pair)
+    if not limits.allow("vote", limits.identity_of(request)):
         return again(error="That was quicker than anyone reads. Please wait a moment.", status=429)
     form = VoteForm(request.POST)
     if not form.is_valid():
         return again(error="Please choose one of the five buttons.", status=400)
+    voter = visitor or visitor_for(request, create=True)
+    assert voter is not None
     try:
         recorded = services.record_vote(pair=pair, visitor=voter, **form.cleaned_data)
     except PermissionDenied as error:
@@ -123,8 +117,7 @@ def cast(request: HttpRequest, pair_id: uuid.UUID) -> HttpResponse:
 @require_POST
 def undo(request: HttpRequest, pair_id: uuid.UUID) -> HttpResponse:
     """Take the last vote back and show its pair again, unless it was revealed already."""
-    voter = _voter(request)
-    pair = _voted_pair(voter, pair_id)
+    voter, pair = _voted_pair(request, pair_id)
     undone = services.undo_vote(pair=pair, visitor=voter)
     late = "" if undone else "Too late to undo: you have been told which model wrote which."
     if not _is_htmx(request):
@@ -138,8 +131,8 @@ def undo(request: HttpRequest, pair_id: uuid.UUID) -> HttpResponse:
 @require_POST
 def reveal(request: HttpRequest, pair_id: uuid.UUID) -> HttpResponse:
     """Lock the vote and say which checkpoint wrote which answer."""
-    voter = _voter(request)
-    revealed = services.reveal_vote(pair=_voted_pair(voter, pair_id), visitor=voter)
+    voter, pair = _voted_pair(request, pair_id)
+    revealed = services.reveal_vote(pair=pair, visitor=voter)
     if not _is_htmx(request):
         return redirect("arena:vote")
     return render(request, "arena/_vote_made.html", {"vote": revealed})
@@ -152,7 +145,7 @@ def vote_in_chat(request: HttpRequest, message_id: uuid.UUID) -> HttpResponse:
     form = VoteForm(request.POST)
     if visitor is None:
         raise Http404("There is no such question.")
-    if not limits.allow("vote", str(visitor.pk)):
+    if not limits.allow("vote", limits.identity_of(request)):
         return HttpResponse("That was quicker than anyone reads. Please wait a moment.", status=429)
     if not form.is_valid():
         return HttpResponse("Please choose one of the buttons.", status=400)
