@@ -1,0 +1,133 @@
+"""Every public page in a real browser: readable by everyone, on a desk and on a phone, in light and dark."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Page, async_playwright
+
+from trainer.config import CHAT_STAGES, STAGES
+from webapp.arena.models import Pair, Prompt
+from webapp.chat.models import Conversation, Message
+from webapp.checkpoints.models import Checkpoint, Generation
+from webapp.training.models import TrainingRun
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
+]
+
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+LONG = "A long unbroken word such as " + "x" * 120 + " must not widen the page."
+
+
+def _answer(checkpoint: Checkpoint, text: str, **fields: Any) -> Generation:
+    sampling = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": 64, "seed": 1}
+    asked = [{"role": "user", "content": "What is an LLM?"}]
+    return Generation.objects.create(
+        checkpoint=checkpoint, messages=asked, sampling=sampling, state="done", finish_reason="end", text=text, **fields
+    )
+
+
+def _conversation(visitor: Any, kind: str, checkpoints: list[Checkpoint]) -> Conversation:
+    conversation = Conversation.objects.create(
+        visitor=visitor, kind=kind, checkpoint=checkpoints[-1], title="What is an LLM?", sampling={}
+    )
+    question = Message.objects.create(conversation=conversation, role="user", text="What is an LLM?")
+    for checkpoint in checkpoints:
+        answer = _answer(checkpoint, f"# Heading\n\n{LONG}\n\n```\n{LONG}\n```", visitor=visitor)
+        conversation.leaf = Message.objects.create(
+            conversation=conversation, parent=question, role="assistant", generation=answer
+        )
+    conversation.save()
+    return conversation
+
+
+@pytest.fixture
+def paths(transactional_db: None, visitor: Any, make_checkpoint: Callable[..., Checkpoint]) -> list[str]:
+    """A site with something on every page; returns the pages."""
+    checkpoints: dict[str, Checkpoint] = {}
+    parent: Checkpoint | None = None
+    for stage in STAGES:
+        metrics = {"bits_per_byte": 2.5, "agreement": 0.8, "agreement_interval": [0.7, 0.9]}
+        checkpoints[stage] = make_checkpoint(stage, parent=parent, metrics=metrics)
+        run = TrainingRun.objects.create(
+            stage=stage, preset="smoke", parent=parent, state="done", step=2, total_steps=2
+        )
+        for step in range(3):
+            figures = {
+                "loss",
+                "bits_per_byte",
+                "instruction_accuracy",
+                "reward",
+                "kl",
+                "held_out_win_rate",
+                "pass_at_1",
+            }
+            run.metrics.create(step=step, values=dict.fromkeys(figures, step / 4))
+            extra = {"advantage": 1.0, "correct": True} if stage == "grpo" else {}
+            run.samples.create(step=step, prompt="What is an LLM?", text=LONG, extra=extra)
+        run.log.create(text=LONG, level="alarm")
+        if stage in CHAT_STAGES:
+            _answer(checkpoints[stage], LONG)
+        parent = checkpoints[stage] if stage != "reward" else parent
+    prompt = Prompt.objects.create(text=LONG, source="shipped")
+    a, b = (_answer(checkpoints["grpo"], text) for text in (LONG, "Short."))
+    Pair.objects.create(prompt=prompt, kind="self", state="ready", a=a, b=b)
+    TrainingRun.objects.create(
+        stage="grpo", preset="smoke", parent=checkpoints["ppo"], state="running", step=1, total_steps=4
+    )
+    speakers = [checkpoints[stage] for stage in CHAT_STAGES]
+    return [
+        *("/", "/compare/", "/chat/", "/vote/", "/leaderboard/", "/runs/", "/login/", "/signup/", "/nothing-here/"),
+        *(f"/stages/{slug}/" for slug in STAGES),
+        TrainingRun.objects.order_by("pk")[1].get_absolute_url(),
+        f"/compare/{_conversation(visitor, 'compare', speakers).pk}/",
+        f"/chat/{_conversation(visitor, 'chat', speakers[-1:]).pk}/",
+    ]
+
+
+@pytest.fixture
+async def open_page(visitor_client: Any, live_server: Any) -> AsyncIterator[Callable[..., Any]]:
+    """Opens a browser page that is the visitor's own, with a theme and a width."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+        async def opened(theme: Any, width: int) -> Page:
+            # The policy would stop axe itself from being injected; test_pages.py checks the policy.
+            context = await browser.new_context(
+                base_url=live_server.url,
+                color_scheme=theme,
+                viewport={"width": width, "height": 844},
+                reduced_motion="reduce",
+                bypass_csp=True,
+            )
+            session = visitor_client.cookies["sessionid"].value
+            await context.add_cookies([{"name": "sessionid", "value": session, "url": live_server.url}])
+            return await context.new_page()
+
+        yield opened
+        await browser.close()
+
+
+@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 390)])
+async def test_every_page_is_accessible_and_fits(
+    open_page: Callable[..., Any], paths: list[str], theme: str, width: int
+) -> None:
+    page = await open_page(theme, width)
+    problems: list[str] = []
+    page.on("pageerror", lambda error: problems.append(f"{page.url}: {error}"))
+    for path in paths:
+        await page.goto(path)
+        found = await Axe().run(page, options={"runOnly": RULES})
+        problems += [f"{path}: {one['id']}: {one['nodes'][0]['html'][:200]}" for one in found.response["violations"]]
+        if await page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+            problems.append(f"{path}: wider than the window")
+
+    assert problems == []
