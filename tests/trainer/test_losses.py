@@ -430,3 +430,63 @@ def test_it_spreads_an_advantage_less_kl_over_the_tokens() -> None:
         kl_weight=0.1,
     )
     close(spread, [[2.0 - 0.2, 2.0 + 0.1, 0.0]])
+
+
+# --- a peer's numbers -------------------------------------------------------------------------------
+#
+# Recorded once by running TRL 1.12.0's own lines (trl/experimental/ppo/ppo_trainer.py, trl/trainer/
+# grpo_trainer.py, reward_trainer.py and utils.py) on these inputs with torch 2.13.0. TRL's whitening divides
+# the variance by n - 1, ours by n.
+
+IS_RESPONSE = torch.tensor([[True, True, True, False], [True, True, False, False]])
+VALUES = torch.tensor([[0.4, 0.1, 0.9, 0.0], [-0.3, 0.2, 0.0, 0.0]])
+OLD_LOGPROBS = torch.tensor([[-1.3, -0.5, -1.6, 0.0], [-0.7, -2.1, 0.0, 0.0]])
+LOGPROBS = torch.tensor([[-1.0, -0.4, -2.2, 0.0], [-0.7, -3.0, 0.0, 0.0]])
+
+
+def test_it_agrees_with_trl_on_advantages() -> None:
+    rewards = torch.tensor([[-0.02, 0.05, 1.3, 0.0], [0.01, -0.6, 0.0, 0.0]])
+    advantages, returns = losses.gae(rewards, VALUES, IS_RESPONSE, gamma=0.98, lam=0.9)
+    close(returns, [[1.12299347, 1.28479993, 1.29999995, 0.0], [-0.49959999, -0.60000002, 0.0, 0.0]])
+    theirs = torch.tensor([[0.59264612, 1.18587244, 0.17773584, 0.0], [-0.59249699, -1.36375761, 0.0, 0.0]])
+    close(losses.whiten(advantages, IS_RESPONSE), theirs * math.sqrt(5 / 4))
+
+
+def test_it_agrees_with_trl_on_the_ppo_losses() -> None:
+    advantages = torch.tensor([[0.5, -1.1, 0.8, 0.0], [-0.2, 1.4, 0.0, 0.0]])
+    policy = losses.ppo_policy_loss(LOGPROBS, OLD_LOGPROBS, advantages, IS_RESPONSE, clip=0.2)
+    close(policy.loss, -0.03851174)
+    close(policy.clip_fraction, 0.2)
+    values = torch.tensor([[0.9, 0.15, 0.5, 0.0], [-0.1, 0.9, 0.0, 0.0]])
+    returns = torch.tensor([[1.2, 1.0, 1.3, 0.0], [-0.5, -0.6, 0.0, 0.0]])
+    value = losses.ppo_value_loss(values, VALUES, returns, IS_RESPONSE, clip=0.2)
+    close(value.loss, 0.41324997)
+    close(value.clip_fraction, 0.2)
+
+
+def test_it_agrees_with_trl_on_grpo() -> None:
+    rewards = torch.tensor([[1.0, 0.0, 1.1, 0.0], [0.0, 0.0, 0.0, 1.0]])
+    close(
+        losses.group_advantages(rewards).advantages,
+        [[0.78164744, -0.86392605, 0.94620484, -0.86392605], [-0.49990001, -0.49990001, -0.49990001, 1.49970007]],
+    )
+    loss = losses.grpo_token_loss(
+        LOGPROBS,
+        OLD_LOGPROBS,
+        torch.tensor([1.3, -0.7]),
+        IS_RESPONSE,
+        is_complete=torch.tensor([True, True]),
+        clip_low=0.2,
+        clip_high=0.28,
+    ).loss
+    close(loss, -0.51083541)
+
+
+def test_it_agrees_with_trl_on_reward_models_and_log_probs() -> None:
+    three = torch.ones(3, dtype=torch.bool)
+    loss = losses.preference_loss(
+        torch.tensor([1.2, -0.3, 0.4]), torch.tensor([0.7, 0.5, -2.0]), is_win=three, is_tie=~three, centering=0.01
+    )
+    close(loss, 0.59803790)
+    logits = torch.tensor([[[0.3, -1.2, 2.0], [0.0, 0.5, -0.5]]])
+    close(losses.token_logprobs(logits, torch.tensor([[1, 0]]), temperature=0.7), [[-4.66537952, -1.26194048]])
