@@ -9,6 +9,7 @@ from django.db.models import Count, QuerySet
 from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
+from django.utils.text import Truncator
 
 from webapp.arena import reports
 from webapp.arena.models import Pair, Prompt, Vote
@@ -58,6 +59,7 @@ class PairAdmin(ReadOnlyAdmin):
     list_filter = ("state", "kind", "from_chat")
     list_select_related = ("prompt", "a__checkpoint", "b__checkpoint")
     date_hierarchy = "created_at"
+    ordering = ("-created_at",)
     fields = (
         "id", "kind", "state", "prompt", "a_checkpoint", "a_text", "b_checkpoint", "b_text",
         "from_chat", "wanted_votes", "repeat_of", "created_at",
@@ -82,11 +84,16 @@ class PairAdmin(ReadOnlyAdmin):
 
 @admin.register(Vote)
 class VoteAdmin(ReadOnlyAdmin):
-    list_display = ("created_at", "choice", "kind", "source", "taste", "visitor", "pair")
+    list_display = ("created_at", "choice", "question", "kind", "source", "taste", "visitor")
     list_filter = ("choice", "source", "taste", "pair__kind", "pair__from_chat")
-    list_select_related = ("pair", "visitor__user")
+    list_select_related = ("pair__a", "visitor__user")
     date_hierarchy = "created_at"
+    ordering = ("-created_at",)
     change_list_template = "arena/admin_votes.html"
+
+    @admin.display
+    def question(self, vote: Vote) -> str:
+        return Truncator(vote.pair.a.prompt).chars(60)
 
     @admin.display(ordering="pair__kind")
     def kind(self, vote: Vote) -> str:
