@@ -1,11 +1,12 @@
 """How long a run will take and what room it needs, before it starts. Imports no torch.
 
-The idea: count the floating point operations of a stage, divide by the matmul rate this machine was
-measured at (`python -m trainer measure`) and by the share of it a small model reaches. Sampling is
-bound by steps, not by operations, so it is counted in tokens written one after another.
+The idea: a training step costs its matrix products, at the rate this machine was measured at
+(`python -m trainer measure`), plus moving every activation through memory a few hundred times, which
+is what a small model mostly does. Sampling is bound by steps, not by operations, so it is counted in
+tokens written one after another.
 
-Simplification: three constants for every machine, fitted on 2 CPU cores; a site that has finished a
-run of the same stage and preset shows that run's own time instead.
+Simplification: a handful of constants for every machine, fitted on 2 CPU cores; a site that has
+finished a run of the same stage and preset shows that run's own time instead.
 """
 
 from __future__ import annotations
@@ -17,8 +18,14 @@ from typing import Any
 
 from trainer.config import GRPO, INIT, PPO, PRETRAIN, REWARD, SFT, Preset, check_stage
 
-TRAIN_SHARE = 0.4
-"""Share of the measured matmul rate that training reaches."""
+MATMUL_SHARE = 0.7
+"""Share of the measured matmul rate that a model's own, smaller products reach."""
+TOUCHES = 200
+"""How often each activation of a block is read or written, forward and backward."""
+LOGIT_TOUCHES = 10
+"""How often each logit is."""
+CPU_BYTES_PER_S, GPU_BYTES_PER_S = 8e9, 1e12
+"""Memory bandwidth assumed; it is not measured."""
 LAYER_STEP_S = 0.0006
 """Least time one block needs for one sampled token, however small it is."""
 START_S = 6.0
@@ -46,12 +53,14 @@ def estimate(stage: str, preset: Preset, machine: Mapping[str, Any] | None = Non
     """What one run of `stage` takes; `machine` is what `python -m trainer measure` printed."""
     check_stage(stage)
     rate, measured = _rate(machine)
+    bytes_per_s = CPU_BYTES_PER_S if (machine or {}).get("device", "cpu") == "cpu" else GPU_BYTES_PER_S
+    model_s = _flops_per_token(stage, preset) / (rate * MATMUL_SHARE) + _bytes_per_token(preset) / bytes_per_s
     parameters = preset.model.parameters
     models, trained = _models(stage)
     # float32 weights for every model; gradient and two moments for those that learn.
     memory = RUNTIME_BYTES + 4 * parameters * (models + 3 * trained) + _activation_bytes(stage, preset)
     return Estimate(
-        seconds=START_S + _flops(stage, preset, votes) / (rate * TRAIN_SHARE) + _sampling_s(stage, preset, rate),
+        seconds=START_S + _tokens_trained(stage, preset, votes) * model_s + _sampling_s(stage, preset, rate),
         memory_bytes=memory,
         disk_bytes=4 * parameters * (1 + (3 * trained if trained else 0)),
         measured=measured,
@@ -92,12 +101,17 @@ def _tokens_trained(stage: str, preset: Preset, votes: int) -> float:
     return 0
 
 
-def _flops(stage: str, preset: Preset, votes: int) -> float:
-    """6 operations per parameter and token, and attention's 12 · layers · width · length per token."""
+def _flops_per_token(stage: str, preset: Preset) -> float:
+    """6 operations per parameter, and attention's 12 · layers · width · length."""
     model = preset.model
     length = {PRETRAIN: preset.pretrain.sequence, SFT: preset.sft.sequence}.get(stage, ANSWER_TOKENS)
-    per_token = 6 * model.parameters + 12 * model.layers * model.width * length
-    return per_token * _tokens_trained(stage, preset, votes)
+    return 6 * model.parameters + 12 * model.layers * model.width * length
+
+
+def _bytes_per_token(preset: Preset) -> float:
+    """float32 values moved through memory for one token."""
+    model = preset.model
+    return 4 * (TOUCHES * model.layers * model.width + LOGIT_TOUCHES * model.vocab_size)
 
 
 def _sampling_s(stage: str, preset: Preset, rate: float) -> float:
@@ -109,7 +123,7 @@ def _sampling_s(stage: str, preset: Preset, rate: float) -> float:
         steps, batch, length = grpo.steps, grpo.problems * grpo.group, grpo.max_new_tokens
     else:
         return 0.0
-    one_token_s = max(preset.model.layers * LAYER_STEP_S, batch * 2 * preset.model.parameters / (rate * TRAIN_SHARE))
+    one_token_s = max(preset.model.layers * LAYER_STEP_S, batch * 2 * preset.model.parameters / (rate * MATMUL_SHARE))
     return steps * length * one_token_s
 
 

@@ -27,9 +27,9 @@ LOG_LINES = 50
 
 @admin.register(TrainingRun)
 class TrainingRunAdmin(admin.ModelAdmin[TrainingRun]):
-    list_display = ("title", "stage", "preset", "state", "progress_text", "parent", "checkpoint", "created_at")
-    list_filter = ("state", "stage", "preset", "curriculum")
-    list_select_related = ("parent", "checkpoint")
+    list_display = ("title", "stage", "preset", "state", "progress_text", "made", "created_at")
+    list_filter = ("state", "stage")
+    list_select_related = ("checkpoint",)
     fieldsets = (
         (None, {"fields": ("stage", "preset", "parent", "reward_model", "votes_used", "seed", "checkpoint")}),
         ("When", {"fields": ("created_at", "requested_by", "curriculum", "started_at", "finished_at")}),
@@ -47,6 +47,10 @@ class TrainingRunAdmin(admin.ModelAdmin[TrainingRun]):
     @admin.display(description="Run", ordering="pk")
     def title(self, run: TrainingRun) -> str:
         return f"Run {run.pk}"
+
+    @admin.display(description="Made")
+    def made(self, run: TrainingRun) -> str:
+        return run.checkpoint.name if run.checkpoint else ""
 
     @admin.display(description="Progress")
     def progress_text(self, run: TrainingRun) -> SafeString:

@@ -50,9 +50,9 @@ class TrainingRun(models.Model):
         QUEUED = "queued"
         RUNNING = "running"
         DONE = "done"
-        STOPPED = "stopped", "stopped, can be resumed"
+        STOPPED = "stopped", "Stopped, can be resumed"
         FAILED = "failed"
-        INTERRUPTED = "interrupted", "interrupted, will be resumed"
+        INTERRUPTED = "interrupted", "Interrupted, will be resumed"
         DISCARDED = "discarded"
 
     class StopRequest(models.TextChoices):
