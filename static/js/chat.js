@@ -68,6 +68,15 @@ function attachAll() {
   showWhetherLive();
 }
 
+/** A thread has come onto the page: follow what is live, and show where the reading goes on. */
+function showThread() {
+  attachAll();
+  const offer = document.querySelector("[data-offer]");
+  if (offer) offer.scrollIntoView({ block: "start" });
+  else toBottom();
+  if (liveTurns().length) announce("Generating");
+}
+
 function showWhetherLive() {
   const live = liveTurns().length > 0;
   sendButton.hidden = live;
@@ -147,11 +156,7 @@ document.addEventListener("htmx:afterSwap", (event) => {
   const sent = event.detail.requestConfig.path === composer.getAttribute("action");
   if (sent) draft.value = "";
   composer.elements.checkpoint.value = thread().dataset.checkpoint;
-  attachAll();
-  if (liveTurns().length) {
-    toBottom();
-    announce("Generating");
-  }
+  showThread();
 });
 
 // -- copying -------------------------------------------------------------------------------------
@@ -214,7 +219,7 @@ if (keysDialog) {
 
 document.addEventListener("keydown", (event) => {
   if (!draft || event.ctrlKey || event.metaKey || event.altKey || event.repeat || keysDialog?.open) return;
-  if (keysDialog && !keysOn.checked) return;
+  if (!keysAreOn()) return;
   if (event.key === "Escape" && liveTurns().length) {
     event.preventDefault();
     stopAll();
@@ -234,12 +239,4 @@ document.addEventListener("keydown", (event) => {
   }
 });
 
-if (stream) {
-  attachAll();
-  if (liveTurns().length) {
-    toBottom();
-    announce("Generating");
-  } else if (document.querySelector(".turn")) {
-    toBottom();
-  }
-}
+if (stream && document.querySelector(".turn")) showThread();

@@ -13,8 +13,8 @@ from webapp.checkpoints.admin import ReadOnlyAdmin
 
 class MessageInline(admin.TabularInline):  # type: ignore[type-arg]  # not generic at run time
     model = Message
-    fields = ["created_at", "role", "content", "side", "chosen"]
-    readonly_fields = fields
+    readonly_fields = ["created_at", "role", "content", "side", "chosen"]
+    fields = [*readonly_fields]
     ordering = ["created_at"]
     extra = 0
     can_delete = False
