@@ -113,9 +113,9 @@ def simulate_votes(writer: Path, corpus: Corpus, taste: Taste, *, preset: str, s
     voter = SimulatedVoter(taste, seed=seed)
     prompts = corpus.preference_prompts
     comparisons: list[Comparison] = []
-    for attempt in range(20):
+    for attempt in range(100):  # a barely trained model seldom ends its answers
         order = random_generator(seed, "vote prompts", attempt)
-        picked = [prompts[i] for i in torch.randperm(len(prompts), generator=order)[: wanted - len(comparisons)].tolist()]
+        picked = [prompts[i] for i in torch.randperm(len(prompts), generator=order)[:wanted].tolist()]
         answers = ask(
             engine,
             loaded.tokenizer,
@@ -197,7 +197,9 @@ def render_card(card: Mapping[str, Any]) -> str:
         values = [(entry.get(field), form) for _, field, form in _COLUMNS]
         rows.append(["" if value is None else form.format(value) for value, form in values])
     widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
+    ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
     head = (
         f"Report card: preset {card['preset']}, seed {card['seed']}, corpus {card['corpus']['name']}, "

@@ -124,6 +124,8 @@ def test_it_doubts_a_model_that_could_be_lucky_or_only_counts_words() -> None:
     assert "could be luck" in text
     [text] = reward.doubts(agreement(length_only_agreement=0.95))
     assert "length of the answers alone would reach 95%" in text
+    [text] = reward.doubts(agreement(comparisons=0))
+    assert "nobody knows" in text
 
 
 def test_it_reports_agreement_apart_for_pairs_voters_differ_on(model: LanguageModel, tokenizer: Tokenizer) -> None:

@@ -205,6 +205,8 @@ def by_votes(model: ScalarModel, tokenizer: Tokenizer, held_out: Sequence[Compar
 
 def doubts(judged: Agreement) -> list[str]:
     """What a person should know before PPO optimises against this model, in plain language."""
+    if judged.comparisons == 0:
+        return ["No held-out vote has a winner, so nobody knows what it learnt. Collect more votes before PPO."]
     share = f"{judged.agreement:.0%} of {judged.comparisons} held-out votes"
     texts = []
     if not judged.beats_chance:
