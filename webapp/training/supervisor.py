@@ -222,6 +222,7 @@ class _Supervisor:
 
     def _conclude(self, code: int, errors_start: int) -> None:
         """Record how it ended: the exit code first, then what people asked for."""
+        self.stop_wanted = self._persist(lambda: services.wanted_stop(self.run))  # perhaps only just now
         if self.stop_wanted == TrainingRun.StopRequest.DISCARD:
             self._persist(lambda: services.drop_run(run=self.run))
         elif code == EXIT_DONE:
