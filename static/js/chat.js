@@ -96,9 +96,9 @@ const isNearBottom = () =>
   window.innerHeight + window.scrollY >= document.documentElement.scrollHeight - NEAR_BOTTOM_PX;
 const toBottom = () => window.scrollTo({ top: document.documentElement.scrollHeight });
 
-/** Change the page; a reader at the bottom stays there, one further up is only told. */
+/** Change the page; a reader at the bottom stays there, one further up (or comparing two answers) is only told. */
 function keepingPlace(change) {
-  const follow = isNearBottom();
+  const follow = isNearBottom() && !document.querySelector("[data-offer]");
   change();
   if (follow) toBottom();
   else if (!isNearBottom()) jump.hidden = false;
