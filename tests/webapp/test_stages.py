@@ -30,6 +30,11 @@ MakeCheckpoint = Callable[..., Checkpoint]
 PROMPT = SAMPLE_PROMPTS[0]
 
 
+def read(client: Client, path: str) -> str:
+    """A page's markup, with plain spaces."""
+    return client.get(path).content.decode().replace("\u00a0", " ")
+
+
 def rail() -> dict[str, RailItem]:
     return {item.slug: item for item in build_rail()}
 
@@ -292,7 +297,7 @@ def test_it_says_which_stages_are_still_to_come(client: Client, make_checkpoint:
     page = client.get(client.post("/compare/", {"text": "Hello"}).headers["Location"]).content.decode()
 
     assert page.count("Still to come.") == 3
-    assert "In training, 25 %" in page
+    assert "In training, 25\u00a0%" in page
     assert run.get_absolute_url() in page
 
 
@@ -376,7 +381,7 @@ def test_an_unknown_stage_is_not_there(client: Client) -> None:
 @pytest.mark.parametrize("slug", STAGES)
 def test_a_stage_without_data_says_so(client: Client, slug: str) -> None:
     assert not stage_report(slug).figures
-    assert 'class="empty"' in client.get(f"/stages/{slug}/").content.decode()
+    assert 'class="empty"' in read(client, f"/stages/{slug}/")
 
 
 @pytest.mark.parametrize(
@@ -402,7 +407,7 @@ def test_it_draws_what_the_sites_own_run_measured(
     make_checkpoint("init", preset="smoke")
     run_of(source, rows)
 
-    page = client.get(f"/stages/{slug}/").content.decode()
+    page = read(client, f"/stages/{slug}/")
 
     assert words in page
     assert page.count('<svg class="fig"') == 1
@@ -430,7 +435,7 @@ def test_it_shows_a_reward_models_agreement_beside_the_ruler(client: Client, mak
         metrics={"agreement": 0.84, "agreement_interval": [0.72, 0.91], "length_only_agreement": 0.66},
     )
 
-    page = client.get("/stages/reward/").content.decode()
+    page = read(client, "/stages/reward/")
 
     assert "agrees with 84 % of the votes it has not seen: between 72 % and 91 %" in page
     assert "Length alone" in page
@@ -490,7 +495,7 @@ def test_it_shows_one_group_with_verdicts_and_advantages(client: Client) -> None
         ("attempt at 2", True, "+1.73"),
         ("attempt at 2", False, "−0.58"),
     ]
-    assert "✓ right" in client.get("/stages/grpo/").content.decode()
+    assert "✓ right" in read(client, "/stages/grpo/")
 
 
 def test_it_thins_a_long_timeline_and_keeps_both_ends() -> None:
@@ -518,7 +523,7 @@ def test_it_lists_checkpoints_with_their_figures(client: Client, make_checkpoint
     checkpoint = make_checkpoint("sft", metrics={"instruction_accuracy": 0.91, "secret": 1}, name="My model")
     make_checkpoint("sft", archived=True, name="Hidden model")
 
-    page = client.get("/stages/sft/").content.decode()
+    page = read(client, "/stages/sft/")
 
     assert "My model" in page
     assert "91 %" in page

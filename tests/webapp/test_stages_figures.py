@@ -51,7 +51,8 @@ def test_it_ticks_at_round_numbers(low: float, high: float, expected: list[float
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0.25, "0.25"), (1200, "1200"), (12_000, "12k"), (2_100_000, "2.1M"), (0.123456, "0.1235")]
+    ("value", "text"),
+    [(0.25, "0.25"), (1200, "1200"), (12_000, "12k"), (2_100_000, "2.1M"), (139_584, "140k"), (0.123456, "0.1235")],
 )
 def test_it_writes_numbers_short(value: float, text: str) -> None:
     assert figures.number(value) == text

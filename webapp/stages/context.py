@@ -43,7 +43,7 @@ class RailItem:
     @property
     def state_text(self) -> str:
         if self.run and self.state == "running":
-            return f"{self.run.percent} %"
+            return f"{self.run.percent}\u00a0%"
         return {"done": "ready", "queued": "queued", "waiting": "to come"}[self.state]
 
     @property

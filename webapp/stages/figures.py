@@ -76,15 +76,15 @@ def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A tick or table value, short: 1 200 000 → 1.2M, 0.250 → 0.25."""
+    """A tick or table value, short: 1 234 567 → 1.23M, 0.250 → 0.25."""
     for limit, letter in ((1e6, "M"), (1e4, "k")):
         if abs(value) >= limit:
-            return f"{value / (1e6 if letter == 'M' else 1e3):g}{letter}"
+            return f"{value / (1e6 if letter == 'M' else 1e3):.3g}{letter}"
     return f"{value:.4g}"
 
 
 def percent(value: float) -> str:
-    return f"{100 * value:.0f} %"
+    return f"{100 * value:.0f}\u00a0%"  # the space does not break
 
 
 @dataclass(frozen=True)

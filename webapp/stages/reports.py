@@ -119,6 +119,8 @@ class Group:
     prompt: str
     expected: str
     attempts: Sequence[Attempt]
+    has_signal: bool
+    """False when all attempts were rewarded alike, so that there was nothing to compare."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -539,7 +541,8 @@ def _group(stage: str) -> Group | None:
     newest = _last_sample(stage, extra__has_key="advantage")
     if newest is None:
         return None
-    attempts = Sample.objects.filter(run=newest.run_id, step=newest.step, extra__has_key="advantage").order_by("id")
+    samples = Sample.objects.filter(run=newest.run_id, step=newest.step, extra__has_key="advantage").order_by("id")
+    attempts = [sample for sample in samples if sample.prompt == newest.prompt]
     return Group(
         run=newest.run_id,
         step=newest.step,
@@ -552,8 +555,8 @@ def _group(stage: str) -> Group | None:
                 advantage=_score(attempt.extra["advantage"]),
             )
             for attempt in attempts
-            if attempt.prompt == newest.prompt
         ],
+        has_signal=any(attempt.extra["advantage"] for attempt in attempts),
     )
 
 
