@@ -11,6 +11,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from trainer.config import STAGES
+from trainer.tastes import SimulatedVoter
 from webapp.arena.models import Pair, Prompt, Vote
 from webapp.arena.services import seed_prompts
 from webapp.checkpoints.models import Checkpoint, Generation
@@ -170,9 +171,22 @@ def test_the_demo_walks_every_stage_alone(work: Any, django_capture_on_commit_ca
     work()
     assert set(Checkpoint.objects.values_list("stage", flat=True)) == set(STAGES)
     assert curriculum.next_step().state == "done"
-    assert set(Vote.objects.values_list("source", "taste")) == {("simulated", "friendlier")}
+    assert set(Vote.objects.values_list("source", "taste")) == {("simulated", "shorter")}
     row = Curriculum.objects.get()
     assert (row.votes_wanted, row.voting_until, row.error) == (0, None, "")
+
+
+def test_the_demo_stops_at_votes_that_decide_nothing(
+    work: Any, django_capture_on_commit_callbacks: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SimulatedVoter, "vote", lambda self, a, b: "tie")
+    first_start(django_capture_on_commit_callbacks, demo=True)
+    work()
+    curriculum.advance()
+    assert not TrainingRun.objects.filter(stage="reward").exists()
+    assert "no taste to learn" in Curriculum.objects.get().error
+    with pytest.raises(ValueError, match="no taste to learn"):
+        curriculum.perform_next_step()
 
 
 def test_a_simulated_voter_can_stand_in(work: Any, django_capture_on_commit_callbacks: Any) -> None:

@@ -189,8 +189,8 @@ def advance() -> None:
     if curriculum is None or curriculum.automatic == Automatic.OFF:
         return
     step = next_step()
-    demo = curriculum.automatic == Automatic.DEMO
-    if demo and step.may_simulate and not curriculum.error:
+    demo = curriculum.automatic == Automatic.DEMO and not curriculum.error
+    if demo and step.may_simulate:
         start_simulated_votes(taste=curriculum.taste)
     elif step.is_action and (demo or step.stage in (PRETRAIN, SFT)):
         if TrainingRun.objects.filter(stage=step.stage).exists():
@@ -241,7 +241,8 @@ def prepare_first_start(*, demo: bool, curriculum: bool) -> None:
     get_preset(settings.CURRICULUM_PRESET)
     if not Checkpoint.objects.filter(stage=INIT).exists():
         register_checkpoint(directory=_write_init_checkpoint())
-    row, _ = Curriculum.objects.get_or_create(pk=1, defaults={"preset": settings.CURRICULUM_PRESET})
+    preset = settings.CURRICULUM_PRESET
+    row, _ = Curriculum.objects.get_or_create(pk=1, defaults={"preset": preset, "taste": _demo_taste(preset)})
     if not curriculum:
         row.automatic = Automatic.OFF
     elif demo:
@@ -251,6 +252,11 @@ def prepare_first_start(*, demo: bool, curriculum: bool) -> None:
     resume_voting()
     advance()
     measure_machine()
+
+
+def _demo_taste(preset: str) -> str:
+    """What the demo's voter likes. All that a smoke model's gibberish can differ in is its length."""
+    return "shorter" if preset == "smoke" else "friendlier"
 
 
 def _write_init_checkpoint() -> Path:
@@ -309,8 +315,9 @@ def cast_simulated_votes() -> bool:
         Curriculum.objects.filter(pk=row.pk).update(votes_cast=cast, voting_until=_voting_lease())
         return True
     # A reason here also keeps a demo from asking for the same votes again and again.
-    usable = services.training_votes("all").count() >= settings.VOTES_PER_REWARD_MODEL
-    problem = "" if usable else f"Too few of the {cast} simulated votes can be learnt from; collect some from people."
+    problem = services.votes_problem()
+    if not problem and services.training_votes("all").count() < settings.VOTES_PER_REWARD_MODEL:
+        problem = f"Too few of the {cast} simulated votes can be learnt from; collect some from people."
     Curriculum.objects.filter(pk=row.pk).update(votes_wanted=0, votes_cast=cast, voting_until=None, error=problem)
     advance()
     return False

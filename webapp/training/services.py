@@ -123,8 +123,8 @@ def check_run(
         _check_reward_model(reward_model, parent)
     if votes not in VOTE_SOURCES:
         raise ValueError(f"Unknown votes {votes!r}; choose one of {', '.join(VOTE_SOURCES)}.")
-    if stage == stages.REWARD and not training_votes(votes).exists():
-        raise ValueError("There are no votes to learn from yet; collect some at /vote/ or use a simulated voter.")
+    if stage == stages.REWARD and (problem := votes_problem(votes)):
+        raise ValueError(problem)
     if TrainingRun.objects.active().filter(stage=stage, parent=parent).exists():
         raise ValueError(_already_active(stage, parent))
 
@@ -133,6 +133,16 @@ def training_votes(votes: str) -> VoteQuerySet:
     """The votes a reward model would learn from: all of them, or one source's."""
     chosen = Vote.objects.for_training()
     return chosen if votes == "all" else chosen.filter(source=votes)
+
+
+def votes_problem(votes: str = "all") -> str:
+    """Why no reward model can learn from these votes; empty when one can."""
+    chosen = training_votes(votes)
+    if not chosen.exists():
+        return "There are no votes to learn from yet; collect some at /vote/ or use a simulated voter."
+    if not chosen.filter(choice__in=(Vote.Choice.A, Vote.Choice.B)).exists():
+        return "No vote prefers one answer to the other yet, so there is no taste to learn; collect more votes."
+    return ""
 
 
 def _check_size(preset: stages.Preset, parent: Checkpoint | None) -> None:
