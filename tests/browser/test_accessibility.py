@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Page, async_playwright
 
 from trainer.config import CHAT_STAGES, STAGES
 from webapp.arena.models import Pair, Prompt
@@ -16,12 +14,7 @@ from webapp.chat.models import Conversation, Message
 from webapp.checkpoints.models import Checkpoint, Generation
 from webapp.training.models import TrainingRun
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
-]
+pytestmark = pytest.mark.browser
 
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 LONG = "A long unbroken word such as " + "x" * 120 + " must not widen the page."
@@ -93,34 +86,12 @@ def paths(transactional_db: None, visitor: Any, make_checkpoint: Callable[..., C
     ]
 
 
-@pytest.fixture
-async def open_page(visitor_client: Any, live_server: Any) -> AsyncIterator[Callable[..., Any]]:
-    """Opens a browser page that is the visitor's own, with a theme and a width."""
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-
-        async def opened(theme: Any, width: int) -> Page:
-            # The policy would stop axe itself from being injected; test_pages.py checks the policy.
-            context = await browser.new_context(
-                base_url=live_server.url,
-                color_scheme=theme,
-                viewport={"width": width, "height": 844},
-                reduced_motion="reduce",
-                bypass_csp=True,
-            )
-            session = visitor_client.cookies["sessionid"].value
-            await context.add_cookies([{"name": "sessionid", "value": session, "url": live_server.url}])
-            return await context.new_page()
-
-        yield opened
-        await browser.close()
-
-
 @pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 390)])
 async def test_every_page_is_accessible_and_fits(
     open_page: Callable[..., Any], paths: list[str], theme: str, width: int
 ) -> None:
-    page = await open_page(theme, width)
+    # The policy would keep axe itself from being injected; test_pages.py checks the policy.
+    page = await open_page(theme, width, bypass_csp=True)
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(f"{page.url}: {error}"))
     for path in paths:

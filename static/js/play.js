@@ -1,0 +1,51 @@
+// Two small things to play with on the stage pages. Both compute what the formula above them says;
+// without this script they stay hidden and the formula stands for itself.
+
+/** Reward: two scores in, the share of people expected to prefer A out (Bradley–Terry). */
+function playPreference(box) {
+  const [a, b] = box.querySelectorAll("input[type=range]");
+  const show = () => {
+    const share = 1 / (1 + Math.exp(b.valueAsNumber - a.valueAsNumber));
+    for (const input of [a, b]) input.nextElementSibling.value = signed(input.valueAsNumber, 1);
+    box.querySelector("[data-share]").value = `${Math.round(100 * share)} %`;
+    box.querySelector("progress").value = share;
+  };
+  box.addEventListener("input", show);
+  show();
+}
+
+/** GRPO: a group of attempts that can be marked right or wrong, and everyone's advantage. */
+function playGroup(box) {
+  const attempts = [...box.querySelectorAll("button")];
+  const show = () => {
+    const rewards = attempts.map((attempt) => Number(attempt.getAttribute("aria-pressed") === "true"));
+    const mean = rewards.reduce((sum, reward) => sum + reward, 0) / rewards.length;
+    const squares = rewards.reduce((sum, reward) => sum + (reward - mean) ** 2, 0);
+    const spread = Math.sqrt(squares / (rewards.length - 1));
+    attempts.forEach((attempt, index) => {
+      attempt.querySelector("[data-verdict]").textContent = rewards[index] ? "✓ right" : "✗ wrong";
+      attempt.querySelector("[data-advantage]").textContent = spread ? signed((rewards[index] - mean) / spread, 2) : "0";
+    });
+    box.querySelector("[data-result]").value = spread
+      ? "Right attempts become likelier, wrong ones less likely, in proportion to these advantages."
+      : "All alike: there is nothing to compare, and the group is dropped.";
+  };
+  for (const attempt of attempts) {
+    attempt.addEventListener("click", () => {
+      attempt.setAttribute("aria-pressed", String(attempt.getAttribute("aria-pressed") !== "true"));
+      show();
+    });
+  }
+  show();
+}
+
+function signed(value, digits) {
+  return (value < 0 ? "−" : "+") + Math.abs(value).toFixed(digits);
+}
+
+const PLAYS = { preference: playPreference, group: playGroup };
+
+for (const box of document.querySelectorAll("[data-play]")) {
+  PLAYS[box.dataset.play](box);
+  box.hidden = false;
+}

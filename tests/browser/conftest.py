@@ -1,0 +1,36 @@
+"""A headless browser on the running test site."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+from playwright.async_api import Page, async_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture
+async def open_page(visitor_client: Any, live_server: Any) -> AsyncIterator[Callable[..., Any]]:
+    """Opens a browser page that is the visitor's own, with a theme and a width."""
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+
+        async def opened(theme: Any = "light", width: int = 1280, *, bypass_csp: bool = False) -> Page:
+            context = await browser.new_context(
+                base_url=live_server.url,
+                color_scheme=theme,
+                viewport={"width": width, "height": 844},
+                reduced_motion="reduce",
+                bypass_csp=bypass_csp,
+            )
+            session = visitor_client.cookies["sessionid"].value
+            await context.add_cookies([{"name": "sessionid", "value": session, "url": live_server.url}])
+            return await context.new_page()
+
+        yield opened
+        await browser.close()

@@ -1,0 +1,85 @@
+"""What the stage pages' scripts do, under the site's real content policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.async_api import expect
+
+from trainer.corpus import SAMPLE_PROMPTS
+from webapp.checkpoints.models import Checkpoint, Generation
+from webapp.stages.services import HOME_SAMPLING
+
+pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
+
+
+async def test_a_groups_advantages_follow_its_verdicts(open_page: Callable[..., Any]) -> None:
+    page = await open_page()
+    await page.goto("/stages/grpo/")
+    attempts = page.locator("[data-play=group] button")
+
+    # One right of eight: mean 1/8, sample deviation √(1/8), so (7/8)/√(1/8) = 2.47 and −(1/8)/√(1/8) = −0.35.
+    await expect(attempts.nth(0)).to_contain_text("✓ right +2.47")
+    await expect(attempts.nth(1)).to_contain_text("✗ wrong −0.35")
+
+    await attempts.nth(0).click()
+
+    await expect(attempts.nth(0)).to_have_attribute("aria-pressed", "false")
+    await expect(page.locator("[data-result]")).to_contain_text("the group is dropped")
+
+
+async def test_equal_scores_are_a_coin_toss(open_page: Callable[..., Any]) -> None:
+    page = await open_page()
+    await page.goto("/stages/reward/")
+    share = page.locator("[data-share]")
+
+    await expect(share).to_have_text("73 %")  # σ(1)
+    await page.get_by_label("Score of A").fill("0")
+
+    await expect(share).to_have_text("50 %")
+
+
+@pytest.mark.parametrize(("system", "first"), [("light", "dark"), ("dark", "light")])
+async def test_the_theme_button_starts_with_the_other_theme(
+    open_page: Callable[..., Any], system: str, first: str
+) -> None:
+    page = await open_page(system)
+    await page.goto("/")
+    html, button = page.locator("html"), page.locator("[data-theme-form] button")
+
+    async with page.expect_response("**/theme/"):
+        await button.click()
+    await page.reload()
+
+    await expect(html).to_have_attribute("data-theme", first)  # kept by the server
+    await button.click()
+    await expect(html).to_have_attribute("data-theme", system)
+    await button.click()
+    await expect(html).to_have_attribute("data-theme", "")
+
+
+@pytest.fixture
+def generation(transactional_db: None, make_checkpoint: Callable[..., Checkpoint]) -> Generation:
+    """An answer to the first of the home page's questions that is being written."""
+    asked = [{"role": "user", "content": SAMPLE_PROMPTS[0]}]
+    return Generation.objects.create(
+        checkpoint=make_checkpoint("init"), messages=asked, sampling=HOME_SAMPLING, state="running"
+    )
+
+
+async def test_the_home_page_shows_an_answer_as_soon_as_it_is_there(
+    open_page: Callable[..., Any], generation: Generation
+) -> None:
+    page = await open_page()
+    await page.goto("/")
+    row = page.locator(".ladder-step.stage-init")
+    await expect(row).to_contain_text("Writing …")
+    await row.locator(".ladder-name").focus()
+
+    generation.state, generation.text = "done", "gibberish, as promised"
+    await generation.asave()
+
+    await expect(row).to_contain_text("gibberish, as promised")
+    await expect(row.locator(".ladder-name")).to_be_focused()  # the refresh gave it back
