@@ -195,6 +195,7 @@ CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     # Sent by the workers themselves (webapp/periodic.py). Never to the train queue, where a chore
     # would wait behind a run of an hour.
     "keep-pairs-ready": {"task": "webapp.arena.tasks.keep_pairs_ready", "schedule": 5.0},
+    "look-after-answers": {"task": "webapp.checkpoints.tasks.look_after_answers", "schedule": 30.0},
     "look-after-runs": {
         "task": "webapp.training.tasks.look_after_runs",
         "schedule": 20.0,

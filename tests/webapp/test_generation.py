@@ -15,7 +15,7 @@ from tests.conftest import Enqueued
 from webapp import streams
 from webapp.checkpoints import answering, services
 from webapp.checkpoints.models import Generation
-from webapp.checkpoints.tasks import generate_answer
+from webapp.checkpoints.tasks import generate_answer, look_after_answers
 
 State = Generation.State
 QUESTION = [{"role": "user", "content": "What does a fox eat?"}]
@@ -376,6 +376,12 @@ def test_a_forgotten_answer_is_enqueued_again_but_not_by_every_reader(
 
 def _set_without_expiry(client: Any, key: str, value: Any, *, nx: bool = False, ex: int | None = None) -> Any:
     return client.execute_command("SET", key, value, *(["NX"] if nx else []))
+
+
+def test_an_answer_nobody_reads_is_looked_after_too(running: Generation) -> None:
+    look_after_answers()
+    running.refresh_from_db()
+    assert running.state == State.FAILED
 
 
 def test_a_starting_worker_settles_what_the_last_one_left(

@@ -7,8 +7,6 @@ import uuid
 from django.db import models
 from django.db.models import Q
 
-from webapp.checkpoints.models import Generation
-
 
 class ConversationQuerySet(models.QuerySet["Conversation"]):
     def of(self, visitor_id: uuid.UUID) -> ConversationQuerySet:
@@ -52,10 +50,6 @@ class MessageQuerySet(models.QuerySet["Message"]):
         """Turns of a visitor's own conversations that are not deleted."""
         conversations = Conversation.objects.filter(visitor_id=visitor_id, deleted_at=None)
         return self.filter(conversation__in=conversations).select_related("conversation", "generation__checkpoint")
-
-    def being_written(self) -> MessageQuerySet:
-        """Answers that are not finished."""
-        return self.filter(generation__state__in=(Generation.State.QUEUED, Generation.State.RUNNING))
 
 
 class Message(models.Model):

@@ -73,6 +73,12 @@ class Checkpoint(models.Model):
         return line
 
 
+class GenerationQuerySet(models.QuerySet["Generation"]):
+    def unfinished(self) -> GenerationQuerySet:
+        """Answers that wait or are being written."""
+        return self.filter(state__in=(Generation.State.QUEUED, Generation.State.RUNNING))
+
+
 class Generation(models.Model):
     """One answer, from the moment it is asked for. The text is final once `state` is final."""
 
@@ -101,6 +107,8 @@ class Generation(models.Model):
     created_at = models.DateTimeField(auto_now_add=True)
     first_token_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
+
+    objects = GenerationQuerySet.as_manager()
 
     def __str__(self) -> str:
         return f"generation {self.id} ({self.state})"

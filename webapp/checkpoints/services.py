@@ -292,6 +292,12 @@ def fail_if_dead(generation: Generation) -> bool:
     )
 
 
+def revive_generations() -> None:
+    """`revive_generation` for every unfinished answer, read by someone or not."""
+    for generation in Generation.objects.unfinished():
+        revive_generation(generation)
+
+
 def recover_generations() -> None:
     """What a starting generate worker does first: end dead answers, enqueue forgotten ones."""
     for generation in Generation.objects.filter(state=Generation.State.RUNNING):

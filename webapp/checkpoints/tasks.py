@@ -17,6 +17,14 @@ def generate_answer(generation_id: str) -> None:
     write_answer(generation_id=generation_id)
 
 
+@shared_task
+def look_after_answers() -> None:
+    """End the answers of dead workers and enqueue forgotten ones; comes round all the time."""
+    from webapp.checkpoints.services import revive_generations
+
+    revive_generations()
+
+
 @worker_ready.connect
 def prepare_worker(sender: Any, **_: Any) -> None:
     """A generate worker loads torch and the newest checkpoint before the first question comes."""
