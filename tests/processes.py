@@ -16,14 +16,23 @@ class Watched:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
         self.lines: list[str] = []
+        self._unmatched: list[str] = []
 
     def wait_for(self, pattern: str) -> re.Match[str]:
-        """The next line that matches; fails when the output ends first."""
+        """The first line that matches and has not been waited for yet; fails when the output ends first.
+
+        Lines of different children come in any order, so what was passed over is looked at again.
+        """
+        for line in self._unmatched:
+            if match := re.search(pattern, line):
+                self._unmatched.remove(line)
+                return match
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.lines.append(line.rstrip("\n"))
-            if match := re.search(pattern, line):
+            if match := re.search(pattern, self.lines[-1]):
                 return match
+            self._unmatched.append(self.lines[-1])
         raise AssertionError(f"no line matches {pattern!r} in: {self.lines}")
 
     def finish(self) -> int:
