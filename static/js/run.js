@@ -333,5 +333,6 @@ function receive(event) {
   }
 }
 
+document.getElementById("run-table")?.removeAttribute("open"); // it stands in for the charts without scripts
 updatePicker();
 if (page.active === "1") listen();

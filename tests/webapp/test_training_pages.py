@@ -19,6 +19,7 @@ from webapp.asgi import application
 from webapp.training import consumers, services
 from webapp.training.events import Logged, Measured, Sampled, Started
 from webapp.training.models import LogLine, TrainingRun
+from webapp.training.templatetags.training_format import notes
 
 State = TrainingRun.State
 
@@ -97,6 +98,25 @@ def test_the_list_costs_no_query_per_run(client: Any, make_checkpoint: Any, djan
 
 def test_a_run_that_does_not_exist_is_not_found(client: Any, db: None) -> None:
     assert client.get(reverse("training:run", args=[4711])).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ({}, []),
+        ({"reward": 0.5, "surprise": 3}, ["score 0.5", "surprise 3"]),
+        ({"correct": True, "expected": "5", "worked_steps": True, "ended": True}, ["right", "worked in steps"]),
+        ({"correct": False, "expected": "5", "worked_steps": False, "ended": False}, ["wrong: it is 5", "cut off"]),
+        ({"advantage": -1.25, "group": 3}, ["advantage -1.25"]),
+        (
+            {"rejected": "No.", "outcome": "win", "reward": 1.0, "rejected_reward": -0.5},
+            ["score 1", "the rejected one scores -0.5"],
+        ),
+        ({"outcome": "tie", "reward": None}, ["a tie"]),
+    ],
+)
+def test_what_comes_with_a_sample_is_put_in_words(extra: dict[str, Any], words: list[str]) -> None:
+    assert notes(extra) == words
 
 
 # -- acting --------------------------------------------------------------------------------------

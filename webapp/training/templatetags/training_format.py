@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 from django import template
 
@@ -35,3 +36,30 @@ def figure(value: float | None) -> str:
 def trim(text: str) -> str:
     """Without the spaces around it: a continuation begins with one."""
     return text.strip()
+
+
+@register.filter
+def notes(extra: dict[str, Any]) -> list[str]:
+    """What came with a sample, in words; what a page shows elsewhere ("rejected") or not at all is left out."""
+    found: list[str] = []
+    for name, value in extra.items():
+        match name, value:
+            case ("rejected" | "group" | "expected", _) | ("outcome", "win") | (_, None):
+                continue
+            case "outcome", _:
+                found.append({"tie": "a tie", "both_bad": "both bad"}.get(str(value), str(value)))
+            case "correct", bool():
+                found.append("right" if value else f"wrong: it is {extra.get('expected', 'something else')}")
+            case "worked_steps", bool():
+                found += ["worked in steps"] if value else []
+            case "ended", bool():
+                found += [] if value else ["cut off"]
+            case "reward", float() | int():
+                found.append(f"score {value:.3g}")
+            case "rejected_reward", float() | int():
+                found.append(f"the rejected one scores {value:.3g}")
+            case "advantage", float() | int():
+                found.append(f"advantage {value:+.3g}")
+            case _:
+                found.append(f"{name.replace('_', ' ')} {value}")
+    return found
