@@ -61,7 +61,7 @@ def pid_of(run: Watched, name: str = "child0") -> int:
 
 def test_it_prefixes_every_line_with_the_childs_name() -> None:
     with supervised("print('one\\ntwo\\nno line end', end='') # once", WAITS) as run:
-        pid_of(run, "child1")
+        run.wait_for(r"child0 \| no line end")
         run.process.terminate()
         assert run.finish() == 0
         assert [line for line in run.lines if line.startswith("child0")] == [
