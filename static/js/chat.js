@@ -22,12 +22,24 @@ const liveTurns = () => [...document.querySelectorAll("[data-message]")].filter(
 
 // -- live answers --------------------------------------------------------------------------------
 
+const unshown = new Map(); // answer id -> text that came since the last frame was drawn
+
+function showText() {
+  if (!unshown.size) return;
+  keepingPlace(() => {
+    for (const [message, text] of unshown) turnOf(message)?.querySelector("[data-answer]").append(text);
+    unshown.clear();
+  });
+}
+
 const stream = thread()
   ? openStream(thread().dataset.conversation, {
       onToken({ message, text }) {
-        keepingPlace(() => turnOf(message)?.querySelector("[data-answer]").append(text));
+        if (!unshown.size) requestAnimationFrame(showText);
+        unshown.set(message, (unshown.get(message) ?? "") + text);
       },
       onEnd(frame) {
+        unshown.delete(frame.message); // the end carries the whole text
         keepingPlace(() => finish(turnOf(frame.message), frame));
         showWhetherLive();
         announce(endSentence(frame));
@@ -70,6 +82,7 @@ function attachAll() {
 
 /** A thread has come onto the page: follow what is live, and show where the reading goes on. */
 function showThread() {
+  unshown.clear(); // it belonged to what was here before
   attachAll();
   const offer = document.querySelector("[data-offer]");
   if (offer) offer.scrollIntoView({ block: "start" });
