@@ -31,7 +31,9 @@ ALSO = ["async-timeout==5.0.1 ; python_full_version < '3.11.3'"]
 def resolve(requirements: list[str]) -> dict[str, str]:
     """Name -> version of everything these requirements need; torch without its build's suffix."""
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-"]
-    report: dict[str, Any] = json.loads(subprocess.run([*command, *requirements], check=True, capture_output=True).stdout)
+    report: dict[str, Any] = json.loads(
+        subprocess.run([*command, *requirements], check=True, capture_output=True).stdout
+    )
     metadata = [item["metadata"] for item in report["install"]]
     return {item["name"].lower().replace("_", "-"): item["version"].partition("+")[0] for item in metadata}
 
