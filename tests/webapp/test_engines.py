@@ -208,7 +208,7 @@ def test_the_stored_answer_is_what_the_engine_sampled(engines: Engines, checkpoi
     assert generation.state == Generation.State.DONE
     assert generation.error == ""
     with engines.borrow(one) as engine:
-        assert generation.text == answer_alone(engine, generation).replace("\0", "\ufffd")
+        assert generation.text == answer_alone(engine, generation).translate(answering.UNSTORABLE)
 
 
 def test_the_same_seed_repeats_and_another_differs(engines: Engines, checkpoint: Callable[[], Checkpoint]) -> None:
@@ -240,7 +240,7 @@ def test_many_answers_at_once_share_the_engine_and_do_not_mix(
         for generation in generations:
             generation.refresh_from_db()
             assert generation.state == Generation.State.DONE
-            assert generation.text == answer_alone(engine, generation).replace("\0", "\ufffd")
+            assert generation.text == answer_alone(engine, generation).translate(answering.UNSTORABLE)
     assert engines.loaded() == [one.pk]
 
 

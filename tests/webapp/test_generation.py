@@ -189,8 +189,8 @@ def test_no_piece_splits_a_character() -> None:
 
 def test_broken_bytes_end_as_replacement_characters() -> None:
     decoder = answering.TextDecoder(Bytes())
-    pieces = [decoder.push(token) for token in b"ok\xff\x00"]
-    assert "".join(pieces) + decoder.finish() == "ok\ufffd\ufffd"
+    pieces = [decoder.push(token) for token in b"ok\r\xff\x00"]
+    assert "".join(pieces) + decoder.finish() == "ok\n\ufffd\ufffd"
 
     decoder = answering.TextDecoder(Bytes())
     assert "".join(decoder.push(0x9F) for _ in range(20)) + decoder.finish() == "\ufffd" * 20

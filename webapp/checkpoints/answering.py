@@ -38,6 +38,8 @@ COALESCE_S = 0.04
 """Tokens that come within this time travel as one event."""
 WATCH_S = 0.25
 BROKEN = "\N{REPLACEMENT CHARACTER}"
+UNSTORABLE = str.maketrans({"\0": BROKEN, "\r": "\n"})
+"""PostgreSQL stores no NUL and HTML knows no carriage return; noise (a random model's answer) has both."""
 HELD_TOKENS = 8
 """Tokens waited for before broken UTF-8 is shown as broken; no character has more bytes than four."""
 FINAL_STATE = {"end": Generation.State.DONE, "length": Generation.State.DONE, "stopped": Generation.State.STOPPED}
@@ -81,7 +83,7 @@ class TextDecoder:
         # Keep only the ids of this piece: enough context for the next one.
         self._ids = self._ids[self._shown :]
         self._shown = len(self._ids)
-        return text[len(before) :].replace("\0", BROKEN)  # PostgreSQL stores no NUL
+        return text[len(before) :].translate(UNSTORABLE)
 
 
 class Watch:
