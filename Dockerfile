@@ -1,19 +1,20 @@
 # The site's one image: web server, workers and commands differ only in what they run.
 #
 #   docker build -t stagecraft .
-#   docker build -t stagecraft --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cu128 .   # for a GPU
+#   docker build -t stagecraft --build-arg TORCH_INDEX_URL=… .   # torch from an index that offers CPU builds: smaller
 
 ARG PYTHON_VERSION=3.11
 
 FROM python:${PYTHON_VERSION}-slim AS build
-ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+# Where torch comes from; without it, from where pip takes everything else.
+ARG TORCH_INDEX_URL
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/venv
 WORKDIR /build
 COPY requirements.lock pyproject.toml ./
-# torch first, from its own index: pulled in by another package it resolves to another build.
-RUN /opt/venv/bin/pip install --index-url "${TORCH_INDEX_URL}" --extra-index-url https://pypi.org/simple \
-        "$(grep '^torch==' requirements.lock)"
+# torch first and by itself: pulled in by another package it resolves to another build.
+RUN /opt/venv/bin/pip install ${TORCH_INDEX_URL:+--index-url "${TORCH_INDEX_URL}"} \
+        "$(sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements.lock)"
 # What runs, at the versions of the lock, and nothing of what only tests and lints.
 RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
         print(*project['dependencies'], *project['optional-dependencies']['data'], sep='\n')" > run.txt \

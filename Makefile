@@ -11,8 +11,8 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	if $$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; \
 	then echo $$python; break; fi; done)
 
-# Which build of torch: pip's own settings decide, or set an index here, for instance
-#   make run TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+# Which build of torch: pip's own settings decide, or TORCH_INDEX_URL names an index, for instance one that
+# offers CPU builds.
 TORCH_SPEC ?= $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements.lock)
 TORCH_INDEX_URL ?=
 PIP_ARGS ?=
