@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.model import LanguageModel, rotate
+from trainer.model import Block, LanguageModel, rotate
 
 END, LENGTH, STOPPED = "end", "length", "stopped"
 CACHE_CHUNK = 64
@@ -104,8 +104,9 @@ class Engine:
     @torch.no_grad()
     def refresh(self) -> None:
         """Re-read the model's weights. `generate` does it, because training changes them in place."""
-        self._layers = []
+        self._layers: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         for block in self.model.decoder.layers:
+            assert isinstance(block, Block)
             attention, mlp = block.self_attn, block.mlp
             before, after = block.input_layernorm.weight, block.post_attention_layernorm.weight
             self._layers.append(
@@ -125,9 +126,7 @@ class Engine:
             raise ValueError("The prompt is empty.")
         room = self.config.context - len(prompt)
         if room < 1:
-            raise ValueError(
-                f"The prompt has {len(prompt)} tokens; this model's context holds {self.config.context}."
-            )
+            raise ValueError(f"The prompt has {len(prompt)} tokens; this model's context holds {self.config.context}.")
         limit = min(sampling.max_new_tokens, room)
         generator = torch.Generator().manual_seed(sampling.seed)
         uniforms = torch.rand(limit, generator=generator, dtype=torch.float64).tolist()
@@ -161,7 +160,7 @@ class Engine:
             raise RuntimeError("generate() needs the engine to itself.")
         self.refresh()
         rows = [self.add(prompt, how) for prompt, how in zip(prompts, sampling, strict=True)]
-        while self.busy:
+        while self._rows or self._waiting:
             self.step()
         self._cache = None
         return [row.completion for row in rows]
@@ -212,11 +211,11 @@ class Engine:
         first = len(self._rows)
         self._rows += fresh
         self._reserve(len(self._rows), length + 1)
-        index = torch.tensor(which, device=device)
-        hidden = self._prefill(tokens.to(device), index, first)
+        prompt_of_row = torch.tensor(which, device=device)
+        hidden = self._prefill(tokens.to(device), prompt_of_row, first)
         ends = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
         last = hidden[torch.arange(len(prompts), device=device), ends]  # (U, C)
-        self._sample(fresh, last[index])
+        self._sample(fresh, last[prompt_of_row])
         return fresh
 
     def _reserve(self, rows: int, length: int) -> None:
@@ -276,9 +275,7 @@ class Engine:
             values[row_index, :, positions] = heads[:, config.heads + config.kv_heads :]
             # The query heads of a group stand where a sequence would: they share keys and need no causality.
             q = turned[:, : config.heads].view(rows, config.kv_heads, groups, config.head_dim)
-            y = F.scaled_dot_product_attention(
-                q, keys[:rows, :, :longest], values[:rows, :, :longest], attn_mask=seen
-            )
+            y = F.scaled_dot_product_attention(q, keys[:rows, :, :longest], values[:rows, :, :longest], attn_mask=seen)
             x = x + F.linear(y.reshape(rows, -1), out)
             x = x + self._feed_forward(x, gate_up, down)
         return self._norm(x)
@@ -327,8 +324,8 @@ class Engine:
                 probabilities[index] = _truncate(probabilities[index], how.top_k, how.top_p)
         cumulative = probabilities.double().cumsum(dim=-1)
         target = uniforms * cumulative[:, -1]
-        return torch.searchsorted(cumulative, target.unsqueeze(1), right=True).squeeze(1).clamp_max_(
-            logprobs.shape[1] - 1
+        return (
+            torch.searchsorted(cumulative, target.unsqueeze(1), right=True).squeeze(1).clamp_max_(logprobs.shape[1] - 1)
         )
 
 

@@ -125,12 +125,12 @@ def run_steps(
         metrics["step_s"] = time.perf_counter() - started
         _check_finite(metrics, step)
         done = step + 1
-        samples = None
+        said: list[SampleDict] | None = None
         if evaluate is not None and done in evaluated:
-            extra, samples = evaluate(done)
+            extra, said = evaluate(done)
             metrics |= extra
         state["seconds"] = time.monotonic() - begun_at
-        report(done, metrics, samples)
+        report(done, metrics, said)
         if done == steps:
             break
         stopping = should_stop()

@@ -16,7 +16,8 @@ from torch.optim import Optimizer
 
 def muon_and_adamw(model: nn.Module, *, matrix_lr: float, embedding_lr: float) -> dict[str, Optimizer]:
     """Muon for the blocks' matrices, AdamW for everything else, with no weight decay on the latter."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         inside_block = ".layers." in name and parameter.ndim == 2
         (matrices if inside_block else others).append(parameter)

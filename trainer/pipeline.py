@@ -62,7 +62,11 @@ def run_all(
     init = run(INIT, INIT)
     pretrain = run(PRETRAIN, PRETRAIN, parent=init)
     sft = run(SFT, SFT, parent=pretrain)
-    entries = [(init, {}), (pretrain, {"parent": init}), (sft, {"parent": pretrain})]
+    entries: list[tuple[Path, dict[str, Any]]] = [
+        (init, {}),
+        (pretrain, {"parent": init}),
+        (sft, {"parent": pretrain}),
+    ]
     for number, branch in enumerate(branches):
         main = number == 0
         suffix = "" if main else f"-{branch}"
@@ -82,6 +86,12 @@ def run_all(
                 entries.append((run(GRPO, GRPO, parent=ppo), {"parent": ppo, **judged}))
             entries[2] = (sft, {"parent": pretrain, "reward_model": reward})
 
+    judgements = [
+        _rounded(evaluate_checkpoint(path, corpus=corpus, seed=derive_seed(seed, "evaluate") % 2**31, **how))
+        for path, how in entries
+    ]
+    for entry in judgements:
+        entry["path"] = str(Path(entry["path"]).relative_to(out_dir))
     card = {
         "preset": preset,
         "seed": seed,
@@ -89,14 +99,9 @@ def run_all(
         "corpus": {"name": corpus.name, "sha256": corpus.sha256},
         "xz_bits_per_byte": xz_bits_per_byte(corpus.documents, corpus.held_out_documents),
         "tastes": branches,
-        "checkpoints": [
-            _rounded(evaluate_checkpoint(path, corpus=corpus, seed=derive_seed(seed, "evaluate") % 2**31, **how))
-            for path, how in entries
-        ],
+        "checkpoints": judgements,
+        "training_seconds": round(sum(entry["seconds"] or 0.0 for entry in judgements), 1),
     }
-    for entry in card["checkpoints"]:
-        entry["path"] = str(Path(entry["path"]).relative_to(out_dir))
-    card["training_seconds"] = round(sum(entry["seconds"] or 0.0 for entry in card["checkpoints"]), 1)
     write_json(out_dir / "report.json", card)
     say(render_card(card))
     return card

@@ -37,9 +37,7 @@ def greedy_samples(
 ) -> list[dict[str, str]]:
     """What the model says to fixed prompts, greedily: the samples shown while it trains."""
     room = max(1, engine.config.context - max_new_tokens)
-    ids = [
-        prompt_ids(tokenizer, [{"role": "user", "content": prompt}], stage=stage, room=room) for prompt in prompts
-    ]
+    ids = [prompt_ids(tokenizer, [{"role": "user", "content": prompt}], stage=stage, room=room) for prompt in prompts]
     how = Sampling(temperature=0.0, max_new_tokens=max_new_tokens)
     completions = engine.generate(ids, [how] * len(ids))
     return [

@@ -49,14 +49,15 @@ class Tokenizer:
 
     def __init__(self, backend: tokenizers.Tokenizer) -> None:
         self.backend = backend
-        missing = [token for token in SPECIAL if backend.token_to_id(token) is None]
+        ids = {token: id for token in SPECIAL if (id := backend.token_to_id(token)) is not None}
+        missing = [token for token in SPECIAL if token not in ids]
         if missing:
             raise ValueError(f"The tokenizer lacks {', '.join(missing)}; a chat needs them.")
         self.vocab_size: int = backend.get_vocab_size()
-        self.document_end_id: int = backend.token_to_id(DOCUMENT_END)
-        self.turn_start_id: int = backend.token_to_id(TURN_START)
-        self.end_id: int = backend.token_to_id(TURN_END)
-        self.pad_id: int = backend.token_to_id(PAD)
+        self.document_end_id: int = ids[DOCUMENT_END]
+        self.turn_start_id: int = ids[TURN_START]
+        self.end_id: int = ids[TURN_END]
+        self.pad_id: int = ids[PAD]
         # Text people type must never become a control token, so plain text is encoded apart from them.
         self._headers = {role: self._plain(f"{role}\n") for role in ROLES}
         self._newline = self._plain("\n")
