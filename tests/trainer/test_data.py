@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,12 @@ import torch
 from trainer.data import ChatBatches, DocumentBatches
 from trainer.tokenizer import Tokenizer
 
-DOCUMENTS = [f"Document {i} tells of {i} foxes, {7 * i} hens and {i * i} very old trees." for i in range(40)]
+# Words of random letters: wherever the text is cut, no two rows of it are the same.
+LETTERS = random.Random(0)
+DOCUMENTS = [
+    " ".join("".join(LETTERS.choices("abcdefghijklmnoprstuvw", k=LETTERS.randint(3, 8))) for _ in range(12))
+    for _ in range(40)
+]
 CHATS = [
     [{"role": "user", "content": f"How many {i}?"}, {"role": "assistant", "content": f"There are {i}."}]
     for i in range(30)
