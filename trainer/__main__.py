@@ -21,11 +21,13 @@ from pathlib import Path
 from types import FrameType
 
 EXIT_DONE, EXIT_CRASH, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 2, 3
+BENCH_PARTS = ("training", "sampler", "ppo", "grpo")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands; torch is not imported before one of them runs."""
     from trainer.config import PRESETS, STAGES
+    from trainer.measurements import REPEATS, default_path
     from trainer.tastes import TASTES
 
     parser = argparse.ArgumentParser(prog="python -m trainer", description="Raise a language model, stage by stage.")
@@ -64,6 +66,12 @@ def build_parser() -> argparse.ArgumentParser:
     evaluation.add_argument("checkpoint", type=Path)
     evaluation.add_argument("--data", type=Path)
     commands.add_parser("measure", help="this machine's speed as JSON")
+    bench = commands.add_parser("bench", help="speed of training, sampling and rollouts, beside transformers and TRL")
+    bench.add_argument("--out", type=Path, default=default_path(), help="JSON file (default: bench.json in DATA_DIR)")
+    bench.add_argument("--repeats", type=int, default=REPEATS, help=f"measurements per figure (default: {REPEATS})")
+    bench.add_argument("--only", nargs="+", choices=BENCH_PARTS, metavar="NAME", help=", ".join(BENCH_PARTS))
+    bench.add_argument("--preset", default="tiny", help=f"size: {', '.join(PRESETS)} (default: tiny)")
+    bench.add_argument("--threads", type=int, default=0, help="CPU threads (default: every core)")
     return parser
 
 
@@ -80,6 +88,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from trainer.machine import measure
 
             print(json.dumps(measure()))
+        elif options.command == "bench":
+            from trainer import bench
+
+            bench.run(
+                out=options.out,
+                repeats=options.repeats,
+                only=options.only,
+                preset=options.preset,
+                threads=options.threads,
+            )
         elif options.command == "chat":
             from trainer.terminal import chat
 
@@ -159,7 +177,7 @@ def _run(options: argparse.Namespace) -> int:
     from trainer.reports import JsonLines, ProgressBar
     from trainer.run import RunSpec, execute
 
-    lines = JsonLines()
+    lines = JsonLines(sys.stdout)
     try:
         spec = RunSpec.from_json(options.spec)
         _use_threads(spec.threads)

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+NARROW = 128
+"""A model below this width is bound by the number of operations, which autocast only adds to."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -43,6 +45,8 @@ def choose_precision(width: int) -> str:
 
     Autocast adds casts around every product, so bfloat16 must win clearly to win at all.
     """
+    if width < NARROW:
+        return "float32"
     rates = {name: matmul_gflops(dtype, width=width, seconds=0.2) for name, dtype in DTYPES.items()}
     return "bfloat16" if rates["bfloat16"] > 1.5 * rates["float32"] else "float32"
 

@@ -65,7 +65,7 @@ class ProgressBar:
 class JsonLines:
     """One JSON object per line. A reader that is gone ends the run: BrokenPipeError passes through."""
 
-    def __init__(self, stream: IO[str] = sys.stdout) -> None:
+    def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
 
     def start(self, step: int, total_steps: int) -> None:
