@@ -79,8 +79,8 @@ SIZES: Final = {
         held_out_prompts=20, problems=100, held_out_problems=20,
     ),
     "tiny": _Size(
-        document_bytes=3_000_000, held_out_bytes=100_000, conversations=7500, questions=200, prompts=200,
-        held_out_prompts=60, problems=2000, held_out_problems=150,
+        document_bytes=6_000_000, held_out_bytes=100_000, conversations=7500, questions=200, prompts=200,
+        held_out_prompts=60, problems=6000, held_out_problems=150,
     ),
     "small": _Size(
         document_bytes=12_000_000, held_out_bytes=300_000, conversations=20_000, questions=300, prompts=240,
