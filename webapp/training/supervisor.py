@@ -246,9 +246,16 @@ class _Supervisor:
 
 
 def _lower_priority(pid: int) -> None:
-    """Chat goes first. The trainer has only just started: the threads it will start inherit this."""
+    """Chat goes first. The trainer has only just started: the threads it will start inherit this.
+
+    Linux shares its cores between sessions before it looks at a process's own niceness, and the trainer
+    has a session of its own: there the session's niceness is what counts (sched(7), autogroup).
+    """
     try:
         os.setpriority(os.PRIO_PROCESS, pid, 10)
+        autogroup = Path(f"/proc/{pid}/autogroup")
+        if autogroup.exists():
+            autogroup.write_text("10")
     except (OSError, AttributeError):
         logger.debug("The trainer's priority could not be lowered.")
 
