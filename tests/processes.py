@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 
 import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 class Watched:
@@ -17,6 +21,7 @@ class Watched:
         self.process = process
         self.lines: list[str] = []
         self._unmatched: list[str] = []
+        self._reader: Thread | None = None
 
     def wait_for(self, pattern: str) -> re.Match[str]:
         """The first line that matches and has not been waited for yet; fails when the output ends first.
@@ -41,6 +46,11 @@ class Watched:
         self.lines += [line.rstrip("\n") for line in self.process.stdout]
         return self.process.wait()
 
+    def keep_reading(self) -> None:
+        """Read the rest in the background, so that a full pipe holds nobody up; wait for no line after this."""
+        self._reader = Thread(target=self.finish)
+        self._reader.start()
+
     def end(self) -> None:
         """Kill it and everything it started, if it is still there."""
         if self.process.poll() is None:
@@ -50,6 +60,8 @@ class Watched:
                 with suppress(psutil.NoSuchProcess):
                     left.kill()
         self.process.wait()
+        if self._reader is not None:
+            self._reader.join()
         if self.process.stdout is not None:
             self.process.stdout.close()
 
@@ -58,6 +70,13 @@ def start(command: list[str], *, cwd: Path, env: dict[str, str] | None = None) -
     return Watched(
         subprocess.Popen(command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     )
+
+
+def environment(data_dir: Path, **extra: str) -> dict[str, str]:
+    """A newcomer's: nothing of the suite's settings."""
+    ours = ("REDIS_URL", "DATABASE_URL", "SECRET_KEY", "DATA_DIR", "HOST", "PORT", "STAGECRAFT_LOCAL", "NO_COLOR")
+    kept = {name: value for name, value in os.environ.items() if name not in (*ours, "DJANGO_SETTINGS_MODULE")}
+    return {**kept, "DATA_DIR": str(data_dir), "STAGECRAFT_PRESET": "smoke", **extra}
 
 
 def gone(pid: int) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
@@ -17,19 +16,11 @@ import psutil
 import pytest
 from django.urls import reverse
 
-from tests.processes import Watched, gone, start
+from tests.processes import ROOT, Watched, environment, gone, start
 from webapp.stages.management.commands import up
 
-ROOT = Path(__file__).resolve().parents[2]
 CHILDREN = {"web", "generate", "train", "redis"}
 Site = Callable[..., Watched]
-
-
-def environment(data_dir: Path, **extra: str) -> dict[str, str]:
-    """A newcomer's: nothing of the suite's settings."""
-    ours = ("REDIS_URL", "DATABASE_URL", "SECRET_KEY", "DATA_DIR", "HOST", "PORT", "STAGECRAFT_LOCAL", "NO_COLOR")
-    kept = {name: value for name, value in os.environ.items() if name not in (*ours, "DJANGO_SETTINGS_MODULE")}
-    return {**kept, "DATA_DIR": str(data_dir), "STAGECRAFT_PRESET": "smoke", **extra}
 
 
 @pytest.fixture
