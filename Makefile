@@ -59,9 +59,10 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 	find templates -name '*.html' -print0 | xargs -0 $(BIN)/djade --target-version 5.2
 
-## make bench          speed and memory on this machine, beside transformers and TRL
+## make bench          speed and memory on this machine, beside transformers and TRL (ARGS="--out FILE --repeats N")
 bench: $(VENV)/.installed-bench
-	@exec $(BIN)/python -m trainer bench $(ARGS)
+	@$(BIN)/python -m trainer bench $(ARGS)
+	@exec $(BIN)/python manage.py bench_site $(ARGS)
 
 ## make lock           resolve pyproject.toml into requirements.lock anew
 lock: $(INSTALLED)

@@ -150,7 +150,14 @@ def test_the_site_loads_a_model_in_one_place() -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["webapp.asgi", "webapp.web", "webapp.urls", "webapp.stages.management.commands.up", "webapp.training.tasks"],
+    [
+        "webapp.asgi",
+        "webapp.web",
+        "webapp.urls",
+        "webapp.stages.management.commands.up",
+        "webapp.stages.management.commands.bench_site",
+        "webapp.training.tasks",
+    ],
 )
 def test_web_supervisor_and_train_worker_never_import_torch(module: str) -> None:
     """Asked of a real process, with everything Django loads at start."""
