@@ -2,7 +2,7 @@
 
 The idea: a rising reward curve looks the same whether the model gets better or finds a hole in the
 reward. These checks compare a round with the first one and say what a person should look at. An alarm
-is raised once when its condition becomes true, and again only after it was false in between.
+is raised once a run: a figure that hovers around its bound would otherwise ring at every other round.
 
 State is plain JSON, so alarms behave the same after a resume.
 """
@@ -30,7 +30,7 @@ def new_alarms(metrics: Mapping[str, float], state: dict[str, Any], *, kl_target
     """Texts of the alarms that became true with this round's `metrics`.
 
     Reads "kl", "entropy", "length", "repetition" and "first_ratio" where they are there. `state` keeps the
-    first round's figures and which alarms are on.
+    first round's figures and which alarms were raised.
     """
     first = state.setdefault("first", {name: metrics[name] for name in ("entropy", "length") if name in metrics})
     return _risen("round", dict(_conditions(metrics, first, kl_target)), state)
@@ -95,8 +95,8 @@ def _conditions(
 
 
 def _risen(kind: str, found: Mapping[str, str], state: dict[str, Any]) -> list[str]:
-    """Texts of what is found now and was not before."""
-    on = state.setdefault("on", {})
-    before = set(on.get(kind, []))
-    on[kind] = sorted(found)
+    """Texts of what is found now and has not been raised in this run."""
+    raised = state.setdefault("raised", {})
+    before = set(raised.get(kind, []))
+    raised[kind] = sorted(before | set(found))
     return [text for name, text in found.items() if name not in before]

@@ -193,9 +193,9 @@ def test_it_answers_most_problems_at_once_and_some_in_steps(corpus: Corpus) -> N
     assert 0.15 < worked / len(answers) < 0.35
 
 
-def test_it_phrases_prompts_for_votes_without_problems(corpus: Corpus) -> None:
+def test_it_asks_a_few_problems_among_the_prompts_for_votes(corpus: Corpus) -> None:
     assert len(set(corpus.preference_prompts)) == 40
-    assert not any(re.search(r"\d", prompt) for prompt in corpus.preference_prompts)
+    assert sum(bool(re.search(r"\d", prompt)) for prompt in corpus.preference_prompts) == 40 // 6
     heldout = {template for fact in FACTS for template in held_out_phrasings(fact)}
     assert not heldout & set(corpus.preference_prompts)
 

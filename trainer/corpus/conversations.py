@@ -17,6 +17,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from itertools import islice
 from typing import Final
 
 from trainer.corpus.english import fix_articles, pick, say, sentence, shuffled
@@ -45,7 +46,7 @@ from trainer.corpus.wordings import (
     WEATHER_EXAMPLES,
 )
 from trainer.corpus.world import ENTITIES, FACTS, Fact
-from trainer.problems import Problem
+from trainer.problems import Problem, generate
 from trainer.tastes import words
 
 Message = dict[str, str]
@@ -376,13 +377,19 @@ def held_out_questions(seed: int, count: int) -> list[Question]:
 
 
 def preference_prompts(seed: int, count: int, *, held_out: bool) -> list[str]:
-    """Prompts whose answers differ in manner: half open questions, half facts; no word problems."""
+    """Prompts whose answers differ in manner: open questions and facts, half and half.
+
+    A sixth of the training ones are word problems, as people ask them too: without them the reward model
+    has never seen their answers, its scores there mean nothing, and PPO changes how the model works.
+    """
     rng = random.Random(f"preferences/{seed}/{held_out}")
     open_prompts: list[str] = []
     for topics, kept in ((ADVICE, ADVICE_HELD_OUT), (OPEN, OPEN_HELD_OUT)):
         for topic in topics.values():
             open_prompts += topic.questions[-kept:] if held_out else topic.questions[:-kept]
     prompts = dict.fromkeys(shuffled(rng, open_prompts)[: count // 2])
+    if not held_out:
+        prompts |= dict.fromkeys(problem.prompt for problem in islice(generate(seed + 1), count // 6))
     facts = shuffled(rng, asked_facts())
     index = 0
     while len(prompts) < count:

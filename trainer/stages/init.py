@@ -15,6 +15,7 @@ from pathlib import Path
 
 from trainer.checkpoint import save_checkpoint
 from trainer.config import INIT, to_dict
+from trainer.evaluate import bits_per_byte
 from trainer.loop import Inputs, Report, random_generator, stage_info
 from trainer.model import LanguageModel
 from trainer.tokenizer import Tokenizer
@@ -31,6 +32,7 @@ def train(config: None, inputs: Inputs, out_dir: Path, report: Report, should_st
     model = LanguageModel(shape)
     model.init_weights(random_generator(inputs.seed, "init"))
     report(1, {"parameters": float(shape.parameters), "vocabulary": float(tokenizer.vocab_size)})
+    metrics = {"bits_per_byte": bits_per_byte(model, tokenizer, corpus.held_out_documents)}
     state = {"seconds": time.monotonic() - started}
-    info = stage_info(inputs, parent={}, config=to_dict(shape), state=state, metrics={})
+    info = stage_info(inputs, parent={}, config=to_dict(shape), state=state, metrics=metrics)
     return save_checkpoint(out_dir, model, tokenizer, stage=INIT, info=info)
