@@ -63,6 +63,8 @@ class Command(BaseCommand):
             write_section(out, "site", figures, about={"repeats": repeats})
         except (BenchFailed, ValueError) as error:
             raise CommandError(str(error)) from error
+        except KeyboardInterrupt:
+            raise CommandError("Interrupted. The sites it started are stopped and removed.", returncode=130) from None
         self.stdout.write(table(figures))
         self.stderr.write(f"Written to {out}")
 
