@@ -41,11 +41,13 @@ def page(chromium: str) -> Iterator[Page]:
         browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page = browser.new_page()
         page.set_default_timeout(ANSWERED_MS)
+        expect.set_options(timeout=ANSWERED_MS)  # this machine may be busy
         problems: list[str] = []
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
         yield page
         browser.close()
+        expect.set_options(timeout=5_000)  # as it was
         assert problems == []
 
 
@@ -73,8 +75,8 @@ def chat_with(page: Page, address: str, stage: str) -> None:
     page.get_by_label("Message").fill("What does a rabbit eat?")
     page.get_by_role("button", name="Send").click()
     answers = page.locator("article[data-message]")
-    expect(answers.last).to_have_attribute("data-state", "done", timeout=ANSWERED_MS)
-    expect(answers.first).to_have_attribute("data-state", "done", timeout=ANSWERED_MS)
+    expect(answers.last).to_have_attribute("data-state", "done")
+    expect(answers.first).to_have_attribute("data-state", "done")
     if answers.count() == 2:  # the newest model is sometimes asked for two answers to choose from
         page.get_by_role("button", name="A is better").click()
     expect(page.get_by_label("Answer", exact=True)).to_have_attribute("data-state", "done")
@@ -123,6 +125,6 @@ def test_it_walks_from_random_weights_to_five_checkpoints(site: Watched, page: P
     page.get_by_role("button", name="Ask all five").click()
     answers = page.locator(".column .answer")
     expect(answers).to_have_count(5)
-    expect(page.locator(".answer.is-streaming")).to_have_count(0, timeout=ANSWERED_MS)
+    expect(page.locator(".answer.is-streaming")).to_have_count(0)
     page.goto(f"{address}leaderboard/")
     expect(page.get_by_role("heading", level=1)).to_be_visible()
