@@ -312,7 +312,7 @@ PRESETS: Final[dict[str, Preset]] = {
         ),
         Preset(
             name="tiny",
-            summary="About 2 M parameters. A laptop without a GPU, all stages in a quarter of an hour.",
+            summary="About 2 M parameters. A laptop without a GPU, all stages in a quarter to half an hour.",
             model=shape(3, vocab_size=2048, context=512, kv_heads=1),
             pretrain=PretrainConfig(tokens=6_000_000, batch_tokens=8192, sequence=256),
             sft=SFTConfig(steps=300, batch_tokens=4096, sequence=256, matrix_lr=0.004, embedding_lr=0.001),

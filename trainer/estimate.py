@@ -1,7 +1,7 @@
 """How long a run will take and what room it needs, before it starts. Imports no torch.
 
 The idea: a training step costs its matrix products, at the rate this machine was measured at
-(`python -m trainer measure`), plus moving every activation through memory a few hundred times, which
+(`python -m trainer measure`), plus moving every activation through memory a hundred times, which
 is what a small model mostly does. Sampling is bound by steps, not by operations, so it is counted in
 tokens written one after another.
 
@@ -20,7 +20,7 @@ from trainer.config import GRPO, INIT, PPO, PRETRAIN, REWARD, SFT, Preset, check
 
 MATMUL_SHARE = 0.7
 """Share of the measured matmul rate that a model's own, smaller products reach."""
-TOUCHES = 200
+TOUCHES = 100
 """How often each activation of a block is read or written, forward and backward."""
 LOGIT_TOUCHES = 10
 """How often each logit is."""
@@ -36,6 +36,8 @@ RUNTIME_BYTES = 450_000_000
 """Python with torch, before any model."""
 ANSWER_TOKENS = 80
 """A compared answer with its prompt."""
+LIMIT_SHARE = 0.5
+"""How much of their longest length rollouts use, prompt included: most end early."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +94,13 @@ def _tokens_trained(stage: str, preset: Preset, votes: int) -> float:
         return (votes or preset.votes) * 2 * ANSWER_TOKENS * preset.reward.epochs
     if stage == PPO:
         ppo = preset.ppo
-        tokens = ppo.steps * ppo.rollouts * ppo.max_new_tokens
+        tokens = ppo.steps * ppo.rollouts * ppo.max_new_tokens * LIMIT_SHARE
         # Policy and critic learn in every epoch; policy, reference, critic and reward model score once.
         return tokens * (2 * ppo.epochs + 4 / 3)
     if stage == GRPO:
         grpo = preset.grpo
-        return grpo.steps * grpo.problems * grpo.group * grpo.max_new_tokens * (grpo.epochs + 1 / 3)
+        tokens = grpo.steps * grpo.problems * grpo.group * grpo.max_new_tokens * LIMIT_SHARE
+        return tokens * (grpo.epochs + 1 / 3)
     return 0
 
 
@@ -124,7 +127,7 @@ def _sampling_s(stage: str, preset: Preset, rate: float) -> float:
     else:
         return 0.0
     one_token_s = max(preset.model.layers * LAYER_STEP_S, batch * 2 * preset.model.parameters / (rate * MATMUL_SHARE))
-    return steps * length * one_token_s
+    return steps * length * LIMIT_SHARE * one_token_s
 
 
 def _activation_bytes(stage: str, preset: Preset) -> int:

@@ -24,7 +24,7 @@ def test_it_matches_pretraining_worked_by_hand() -> None:
     preset = get_preset("tiny")
     model = preset.model
     flops = 6 * model.parameters + 12 * model.layers * model.width * 256
-    moved = 4 * (200 * model.layers * model.width + 10 * model.vocab_size)
+    moved = 4 * (100 * model.layers * model.width + 10 * model.vocab_size)
     seconds = 6.0 + preset.pretrain.tokens * (flops / (150e9 * 0.7) + moved / 8e9)
     assert estimate(PRETRAIN, preset, LAPTOP).seconds == pytest.approx(seconds)
 
