@@ -316,7 +316,7 @@ PRESETS: Final[dict[str, Preset]] = {
             model=shape(3, vocab_size=2048, context=512, kv_heads=1),
             pretrain=PretrainConfig(tokens=6_000_000, batch_tokens=8192, sequence=256),
             sft=SFTConfig(steps=300, batch_tokens=4096, sequence=256, matrix_lr=0.004, embedding_lr=0.001),
-            reward=RewardConfig(lr=1e-3, epochs=6),
+            reward=RewardConfig(lr=1e-3, epochs=3),
             ppo=PPOConfig(steps=30, kl_weight=0.15, kl_target_nats=3.0),
             grpo=GRPOConfig(steps=60, lr=1e-4),
         ),
