@@ -45,3 +45,12 @@ def set_lr_factor(optimizers: Mapping[str, Optimizer], factor: float) -> None:
         for group in optimizer.param_groups:
             group.setdefault("peak_lr", group["lr"])
             group["lr"] = group["peak_lr"] * factor
+
+
+def apply_gradients(model: nn.Module, optimizers: Mapping[str, Optimizer], *, max_norm: float = 1.0) -> float:
+    """Clip the gradients of `model` to `max_norm` together, step every optimiser, clear; returns the norm before."""
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
+    for optimizer in optimizers.values():
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return norm.item()

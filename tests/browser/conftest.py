@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 from playwright.async_api import Page, async_playwright
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
 
 @pytest.fixture
-async def open_page(visitor_client: Any, live_server: Any) -> AsyncIterator[Callable[..., Any]]:
+async def open_page(chromium: str, visitor_client: Any, live_server: Any) -> AsyncIterator[Callable[..., Any]]:
     """Opens a browser page that is the visitor's own, with a theme and a width."""
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed")
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
 
         async def opened(theme: Any = "light", width: int = 1280, *, bypass_csp: bool = False) -> Page:
             context = await browser.new_context(

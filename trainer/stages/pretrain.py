@@ -24,7 +24,7 @@ from trainer.engine import Engine
 from trainer.evaluate import bits_per_byte
 from trainer.loop import Inputs, Metrics, Report, SampleDict, clear_resume, run_steps, stage_info
 from trainer.losses import linear_next_token_loss
-from trainer.optim import muon_and_adamw, set_lr_factor, warmup_decay
+from trainer.optim import apply_gradients, muon_and_adamw, set_lr_factor, warmup_decay
 from trainer.prompting import greedy_samples
 
 
@@ -58,13 +58,10 @@ def train(
             hidden = model.decoder(tokens).flatten(0, 1)
             loss = linear_next_token_loss(hidden, model.decoder.embed_tokens.weight, targets.flatten())
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers.values():
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        norm = apply_gradients(model, optimizers)
         return {
             "loss": loss.item(),
-            "grad_norm": norm.item(),
+            "grad_norm": norm,
             "lr": config.matrix_lr * factor,
             "tokens_per_s": config.batch_tokens / (time.perf_counter() - begun),
         }

@@ -26,7 +26,7 @@ from trainer.engine import Engine
 from trainer.evaluate import instruction_accuracy
 from trainer.loop import Inputs, Metrics, Report, SampleDict, clear_resume, run_steps, stage_info
 from trainer.losses import linear_next_token_loss
-from trainer.optim import muon_and_adamw, set_lr_factor, warmup_decay
+from trainer.optim import apply_gradients, muon_and_adamw, set_lr_factor, warmup_decay
 from trainer.prompting import greedy_samples
 
 
@@ -64,13 +64,10 @@ def train(config: SFTConfig, inputs: Inputs, out_dir: Path, report: Report, shou
             targets = chats.targets.to(device)[is_response]
             loss = linear_next_token_loss(hidden[is_response], model.decoder.embed_tokens.weight, targets)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers.values():
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        norm = apply_gradients(model, optimizers)
         return {
             "loss": loss.item(),
-            "grad_norm": norm.item(),
+            "grad_norm": norm,
             "lr": config.matrix_lr * factor,
             "response_share": is_response.float().mean().item(),
             "tokens_per_s": config.batch_tokens / (time.perf_counter() - begun),
