@@ -7,11 +7,13 @@ sense, with AdamW. Fine-tuning with a reward uses AdamW alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
+
+from trainer.loop import Diverged
 
 
 def muon_and_adamw(model: nn.Module, *, matrix_lr: float, embedding_lr: float) -> dict[str, Optimizer]:
@@ -47,10 +49,15 @@ def set_lr_factor(optimizers: Mapping[str, Optimizer], factor: float) -> None:
             group["lr"] = group["peak_lr"] * factor
 
 
-def apply_gradients(model: nn.Module, optimizers: Mapping[str, Optimizer], *, max_norm: float = 1.0) -> float:
-    """Clip the gradients of `model` to `max_norm` together, step every optimiser, clear; returns the norm before."""
+def apply_gradients(model: nn.Module, optimizers: Iterable[Optimizer], *, max_norm: float = 1.0) -> float:
+    """Clip the gradients of `model` to `max_norm` together, step every optimiser, clear; returns the norm before.
+
+    Diverged, with the weights as they were, when the norm is not finite.
+    """
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-    for optimizer in optimizers.values():
+    if not torch.isfinite(norm):
+        raise Diverged(f"The gradient became {norm.item()}. Lower the learning rate and start again.")
+    for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     return norm.item()

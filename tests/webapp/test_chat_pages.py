@@ -211,14 +211,35 @@ def test_a_message_is_sent_and_its_settings_are_kept(
     response = visitor_client.post(
         reverse("chat:send", args=[chat.pk]), fields(grpo, temperature="0", seed="7"), headers=HTMX
     )
-    assert response.status_code == 302
     chat.refresh_from_db()
     assert chat.checkpoint == grpo
     assert chat.sampling["temperature"] == 0
     answer = answer_of(chat)
+    page = response.content.decode()
+    assert page.strip().startswith('<div id="thread"')
+    assert f'data-message="{answer.pk}"' in page
+    assert f'data-checkpoint="{grpo.pk}"' in page
     assert answer.generation is not None
     assert answer.generation.checkpoint == grpo
     assert answer.generation.sampling["seed"] == 7
+
+
+def test_an_action_without_scripts_leads_back_to_the_page(
+    visitor_client: Client, chat: Conversation, sft: Checkpoint
+) -> None:
+    response = visitor_client.post(reverse("chat:send", args=[chat.pk]), fields(sft))
+    assert response.status_code == 302
+    assert response["Location"] == reverse("chat:conversation", args=[chat.pk])
+
+
+def test_switching_shows_the_branch_at_once(visitor_client: Client, chat: Conversation) -> None:
+    first = answer_of(chat)
+    second = services.regenerate_answer(message=first)
+    finish(second, "Only snow.")
+    for message, shown, hidden in ((first, "berries", "Only snow"), (second, "Only snow", "berries")):
+        page = visitor_client.post(reverse("chat:switch", args=[message.pk]), headers=HTMX).content.decode()
+        assert shown in page
+        assert hidden not in page
 
 
 def test_a_refused_message_changes_no_settings(

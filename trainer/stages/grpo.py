@@ -41,7 +41,6 @@ from trainer.config import GRPO, GRPOConfig
 from trainer.engine import Engine
 from trainer.evaluate import ask, mean_reward
 from trainer.loop import (
-    Diverged,
     Inputs,
     Metrics,
     Report,
@@ -52,7 +51,7 @@ from trainer.loop import (
     stage_info,
 )
 from trainer.model import LanguageModel
-from trainer.optim import adamw, set_lr_factor, warmup_decay
+from trainer.optim import adamw, apply_gradients, set_lr_factor, warmup_decay
 from trainer.problems import Problem, Verdict, grade
 from trainer.prompting import greedy_samples
 from trainer.rollout import (
@@ -257,7 +256,7 @@ def update(
 def _step(
     batch: Batch, policy: LanguageModel, reference: LanguageModel, config: GRPOConfig, optimizer: torch.optim.Optimizer
 ) -> Metrics:
-    """One optimiser step, the gradient's norm clipped to 1."""
+    """One optimiser step."""
     tokens = int(batch.lengths[batch.is_complete].sum())
     results = []
     for rows in pieces(batch, range(len(batch.tokens))):
@@ -274,17 +273,12 @@ def _step(
         )
         result.loss.backward()  # type: ignore[no-untyped-call]
         results.append(result)
-    norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-    if not torch.isfinite(norm):
-        raise Diverged(f"The gradient became {norm.item()}. Lower the learning rate and start again.")
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
     return {
         "loss": sum(result.loss.item() for result in results),
         "clip_fraction": sum(result.clip_fraction.item() for result in results),
         "approx_kl": sum(result.approx_kl.item() for result in results),
         "ratio_error": max(result.max_ratio_error.item() for result in results),
-        "grad_norm": norm.item(),
+        "grad_norm": apply_gradients(policy, [optimizer]),
     }
 
 

@@ -51,7 +51,7 @@ from trainer.loop import (
     stage_info,
 )
 from trainer.model import LanguageModel, ScalarModel
-from trainer.optim import adamw, set_lr_factor, warmup_decay
+from trainer.optim import adamw, apply_gradients, set_lr_factor, warmup_decay
 from trainer.prompting import greedy_samples
 from trainer.rollout import (
     Batch,
@@ -304,7 +304,7 @@ def _policy_step(
     if figures["approx_kl"] > config.max_kl_nats:
         optimizer.zero_grad(set_to_none=True)
         return figures
-    return figures | {"grad_norm": _step(policy, optimizer)}
+    return figures | {"grad_norm": apply_gradients(policy, [optimizer])}
 
 
 def _critic_step(
@@ -323,7 +323,7 @@ def _critic_step(
         )
         (config.value_weight * result.loss).backward()  # type: ignore[no-untyped-call]
         results.append(result)
-    _step(critic, optimizer)
+    apply_gradients(critic, [optimizer])
     return {
         "value_loss": sum(result.loss.item() for result in results),
         "value_clip_fraction": sum(result.clip_fraction.item() for result in results),
@@ -333,16 +333,6 @@ def _critic_step(
 def _response_tokens(minibatch: Sequence[Experience]) -> int:
     """The denominator of a minibatch that comes in pieces."""
     return sum(int(piece.batch.lengths.sum()) for piece in minibatch)
-
-
-def _step(model: torch.nn.Module, optimizer: Optimizer) -> float:
-    """One optimiser step with the gradient's norm clipped to 1; returns the norm before clipping."""
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    if not torch.isfinite(norm):
-        raise Diverged(f"The gradient became {norm.item()}. Lower the learning rate and start again.")
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return norm.item()
 
 
 def describe(rollouts: Sequence[Rollout], experience: Experience) -> Metrics:

@@ -45,7 +45,7 @@ def train(
     DocumentBatches.write(tokens_file, inputs.corpus.documents, tokenizer)
     batches = DocumentBatches(tokens_file, sequence=config.sequence, rows=rows, seed=inputs.seed)
 
-    state: dict[str, Any] = {"precision": machine.choose_precision(model.config.width)}
+    state: dict[str, Any] = {"precision": machine.choose_precision(model.config.width), "figures": {}}
     optimizers = muon_and_adamw(model, matrix_lr=config.matrix_lr, embedding_lr=config.embedding_lr)
     engine = Engine(model, end_ids=[tokenizer.document_end_id])
 
@@ -58,7 +58,7 @@ def train(
             hidden = model.decoder(tokens).flatten(0, 1)
             loss = linear_next_token_loss(hidden, model.decoder.embed_tokens.weight, targets.flatten())
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = apply_gradients(model, optimizers)
+        norm = apply_gradients(model, optimizers.values())
         return {
             "loss": loss.item(),
             "grad_norm": norm,
@@ -67,9 +67,9 @@ def train(
         }
 
     def evaluate(_: int) -> tuple[Metrics, list[SampleDict]]:
-        held_out = bits_per_byte(model, tokenizer, inputs.corpus.held_out_documents)
+        state["figures"] = {"bits_per_byte": bits_per_byte(model, tokenizer, inputs.corpus.held_out_documents)}
         samples = greedy_samples(engine, tokenizer, inputs.corpus.sample_prompts, stage=PRETRAIN)
-        return {"bits_per_byte": held_out}, [*samples]
+        return dict(state["figures"]), [*samples]
 
     run_steps(
         steps=config.steps,
@@ -83,8 +83,7 @@ def train(
         report=report,
         should_stop=should_stop,
     )
-    metrics = {"bits_per_byte": bits_per_byte(model, tokenizer, inputs.corpus.held_out_documents)}
-    info = stage_info(inputs, parent=parent.info, config=config, state=state, metrics=metrics)
+    info = stage_info(inputs, parent=parent.info, config=config, state=state, metrics=state["figures"])
     save_checkpoint(out_dir, model, tokenizer, stage=PRETRAIN, info=info)
     clear_resume(out_dir)
     return out_dir

@@ -30,7 +30,7 @@ from trainer.corpus import Corpus
 from trainer.evaluate import Agreement, comparison_sequences, reward_agreement
 from trainer.loop import Inputs, Metrics, Report, SampleDict, clear_resume, random_generator, run_steps, stage_info
 from trainer.model import ScalarModel
-from trainer.optim import adamw, set_lr_factor, warmup_decay
+from trainer.optim import adamw, apply_gradients, set_lr_factor, warmup_decay
 from trainer.preferences import Comparison
 from trainer.rollout import end_scores, last_values
 from trainer.tokenizer import Tokenizer
@@ -78,9 +78,7 @@ def train(config: RewardConfig, inputs: Inputs, out_dir: Path, report: Report, s
         is_tie = torch.tensor([outcome == "tie" for outcome in outcomes], device=device)
         loss = losses.preference_loss(chosen, rejected, is_win=is_win, is_tie=is_tie, centering=config.centering)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizers["adamw"].step()
-        optimizers["adamw"].zero_grad(set_to_none=True)
+        norm = apply_gradients(model, optimizers.values())
         with torch.no_grad():
             right = losses.masked_mean((chosen > rejected).float(), is_win)
             margin = losses.masked_mean(chosen - rejected, is_win)
@@ -88,7 +86,7 @@ def train(config: RewardConfig, inputs: Inputs, out_dir: Path, report: Report, s
             "loss": loss.item(),
             "batch_agreement": right.item(),
             "margin": margin.item(),
-            "grad_norm": norm.item(),
+            "grad_norm": norm,
             "lr": config.lr * factor,
         }
 

@@ -49,7 +49,7 @@ def train(config: SFTConfig, inputs: Inputs, out_dir: Path, report: Report, shou
     if batches.too_long:
         report.log(0, f"{batches.too_long} conversations are longer than {config.sequence} tokens and were left out.")
 
-    state: dict[str, Any] = {"precision": machine.choose_precision(model.config.width)}
+    state: dict[str, Any] = {"precision": machine.choose_precision(model.config.width), "figures": {}}
     optimizers = muon_and_adamw(model, matrix_lr=config.matrix_lr, embedding_lr=config.embedding_lr)
     engine = Engine(model, end_ids=[tokenizer.end_id])
 
@@ -64,7 +64,7 @@ def train(config: SFTConfig, inputs: Inputs, out_dir: Path, report: Report, shou
             targets = chats.targets.to(device)[is_response]
             loss = linear_next_token_loss(hidden[is_response], model.decoder.embed_tokens.weight, targets)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = apply_gradients(model, optimizers)
+        norm = apply_gradients(model, optimizers.values())
         return {
             "loss": loss.item(),
             "grad_norm": norm,
@@ -76,7 +76,8 @@ def train(config: SFTConfig, inputs: Inputs, out_dir: Path, report: Report, shou
     def evaluate(_: int) -> tuple[Metrics, list[SampleDict]]:
         accuracy = instruction_accuracy(engine, tokenizer, inputs.corpus.questions, stage=SFT)
         samples = greedy_samples(engine, tokenizer, inputs.corpus.sample_prompts, stage=SFT)
-        return {"instruction_accuracy": accuracy}, [*samples]
+        state["figures"] = {"instruction_accuracy": accuracy}
+        return dict(state["figures"]), [*samples]
 
     run_steps(
         steps=config.steps,
@@ -90,9 +91,7 @@ def train(config: SFTConfig, inputs: Inputs, out_dir: Path, report: Report, shou
         report=report,
         should_stop=should_stop,
     )
-    accuracy = instruction_accuracy(engine, tokenizer, inputs.corpus.questions, stage=SFT)
-    metrics = {"instruction_accuracy": accuracy}
-    info = stage_info(inputs, parent=parent.info, config=config, state=state, metrics=metrics)
+    info = stage_info(inputs, parent=parent.info, config=config, state=state, metrics=state["figures"])
     save_checkpoint(out_dir, model, tokenizer, stage=SFT, info=info)
     clear_resume(out_dir)
     return out_dir

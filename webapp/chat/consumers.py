@@ -119,6 +119,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels ha
         return visitor is not None and Conversation.objects.of(visitor.pk).filter(pk=self.conversation_id).exists()
 
     async def _watch_rights(self) -> None:
+        await asyncio.sleep(RECHECK_S)
         while await self._may_read():
             await asyncio.sleep(RECHECK_S)
         self.withdrawn = True  # also for a frame that is being handled right now

@@ -14,8 +14,17 @@ from webapp.chat.services import DEFAULT_SAMPLING
 from webapp.checkpoints.models import Checkpoint
 
 
+class CheckpointSelect(forms.Select):
+    """A select that always has a choice selected, so it asks for no `required` (finding out would cost a query)."""
+
+    def use_required_attribute(self, initial: Any) -> bool:
+        return False
+
+
 class CheckpointField(forms.ModelChoiceField):  # type: ignore[type-arg]  # not generic at run time
     """Any checkpoint that writes text, the furthest trained first."""
+
+    widget = CheckpointSelect
 
     def label_from_instance(self, obj: Any) -> str:
         return f"{CHAT_STAGES.index(obj.stage) + 1} · {obj.get_stage_display()} · {obj.name}"

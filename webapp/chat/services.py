@@ -51,7 +51,7 @@ def begin_conversation(
         title=title_of(text),
         sampling={**DEFAULT_SAMPLING, **(sampling or {})},
     )
-    send_message(conversation=conversation, text=text)
+    _answer(conversation, [_add_question(conversation, parent=None, text=text)])
     return conversation
 
 
@@ -234,8 +234,7 @@ def _read_on_from(conversation: Conversation, message: Message) -> None:
 
 def _locked_tree(conversation: Conversation) -> Tree:
     """The conversation's tree, with its row locked: of two messages sent at once one comes second."""
-    Conversation.objects.select_for_update().get(pk=conversation.pk)
-    conversation.refresh_from_db(fields=["leaf"])
+    conversation.leaf_id = Conversation.objects.select_for_update().values_list("leaf", flat=True).get(pk=conversation.pk)
     return Tree(conversation)
 
 
@@ -268,10 +267,12 @@ def choose_answer(*, message: Message) -> Message:
 @transaction.atomic
 def switch_branch(*, message: Message) -> None:
     """Read the branch this turn is on."""
-    tree = _locked_tree(message.conversation)
+    conversation = message.conversation
+    tree = _locked_tree(conversation)
     if message.is_offered:
         raise ChatRefused("Choose one of the two answers first.")
-    Conversation.objects.filter(pk=message.conversation_id).update(leaf=tree.leaf_below(message))
+    conversation.leaf = tree.leaf_below(message)
+    conversation.save(update_fields=["leaf"])
 
 
 def change_settings(*, conversation: Conversation, checkpoint: Checkpoint, sampling: Mapping[str, Any]) -> None:
@@ -282,11 +283,13 @@ def change_settings(*, conversation: Conversation, checkpoint: Checkpoint, sampl
 def _keep_settings(
     conversation: Conversation, checkpoint: Checkpoint | None, sampling: Mapping[str, Any] | None
 ) -> None:
+    before = conversation.checkpoint_id, conversation.sampling
     if checkpoint is not None:
         conversation.checkpoint = checkpoint
     if sampling is not None:
         conversation.sampling = {**DEFAULT_SAMPLING, **sampling}
-    conversation.save(update_fields=["checkpoint", "sampling"])
+    if before != (conversation.checkpoint_id, conversation.sampling):
+        conversation.save(update_fields=["checkpoint", "sampling"])
 
 
 def rename_conversation(*, conversation: Conversation, title: str) -> None:

@@ -1,7 +1,6 @@
 """The chat pages. Every action is a form that redirects to the conversation's page.
 
-With htmx the same redirect is followed and `#thread` is picked out of the answer; without
-JavaScript the page is simply loaded again. An action that is refused says why, near the form, and
+With htmx it is answered with the thread as it is now, which saves the way round by the page. An action that is refused says why, near the form, and
 changes nothing.
 """
 
@@ -133,17 +132,24 @@ def conversation(request: HttpRequest, conversation_id: uuid.UUID) -> HttpRespon
 def _page(
     request: HttpRequest, own: Conversation, *, form: ComposerForm | None = None, status: int = 200
 ) -> HttpResponse:
+    """The whole page, or, for htmx, its thread."""
     tree = Tree(own)
-    initial = {**services.DEFAULT_SAMPLING, **own.sampling, "checkpoint": own.checkpoint}
-    context = {
-        "base_template": _base_template(request),
+    context: dict[str, Any] = {
         "conversation": own,
         "turns": tree.turns(),
         "offered": [Answer(message) for message in tree.offered()],
         "stages": list(Checkpoint.objects.chattable().current_by_stage().values()),
-        "form": form or ComposerForm(initial=initial, conversation=own),
     }
+    if _is_htmx(request):
+        return render(request, "chat/thread.html", context, status=status)
+    initial = {**services.DEFAULT_SAMPLING, **own.sampling, "checkpoint": own.checkpoint}
+    context["form"] = form or ComposerForm(initial=initial, conversation=own)
     return render(request, "chat/conversation.html", context, status=status)
+
+
+def _show(request: HttpRequest, own: Conversation) -> HttpResponse:
+    """What a conversation has become by an action."""
+    return _page(request, own) if _is_htmx(request) else redirect("chat:conversation", own.pk)
 
 
 def _is_htmx(request: HttpRequest) -> bool:
@@ -177,7 +183,7 @@ def send(request: HttpRequest, conversation_id: uuid.UUID) -> HttpResponse:
     except services.ChatRefused as error:
         form.add_error(None, str(error))
         return _refuse(request, own, form)
-    return redirect("chat:conversation", own.pk)
+    return _show(request, own)
 
 
 def _refuse(request: HttpRequest, own: Conversation, form: ComposerForm, *, status: int = 422) -> HttpResponse:
@@ -198,7 +204,7 @@ def _act(request: HttpRequest, own: Conversation, action: Callable[..., object],
         action(**arguments)
     except services.ChatRefused as error:
         return _complain(request, own, str(error))
-    return redirect("chat:conversation", own.pk)
+    return _show(request, own)
 
 
 def _complain(request: HttpRequest, own: Conversation, text: str, *, status: int = 422) -> HttpResponse:
