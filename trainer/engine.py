@@ -7,9 +7,8 @@ the live rows contiguous and the tensors dense.
 
 What makes it quick on a CPU, where a small model is bound by the number of operations rather than
 by arithmetic: the query/key/value and the gate/up matrices are fused and each norm's weight is
-folded into the matrix behind it, once per `refresh()`; the coordinates that rotary positions turn
-together are put side by side, where a pair is one complex number and turning it one product; a group
-of rollouts of one prompt shares one prefill; random numbers are drawn per request in advance.
+folded into the matrix behind it, once per `refresh()`; a group of rollouts of one prompt shares one
+prefill; random numbers are drawn per request in advance; a narrow model decodes on one thread.
 
 Every sampled token's log-probability under softmax(logits / temperature) is recorded, which is what
 policy-gradient methods need; a test checks it against a plain forward pass of the model.
@@ -30,7 +29,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.model import Block, LanguageModel
+from trainer import machine
+from trainer.model import Block, LanguageModel, rotate
 
 END, LENGTH, STOPPED = "end", "length", "stopped"
 CACHE_CHUNK = 64
@@ -48,6 +48,11 @@ class Sampling:
     """Keep the smallest set of tokens whose probability reaches this; 1 keeps all."""
     max_new_tokens: int = 128
     seed: int = 0
+
+    @property
+    def truncates(self) -> bool:
+        """Whether some tokens can never be drawn."""
+        return self.temperature > 0 and (self.top_k > 0 or self.top_p < 1)
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature <= 10:
@@ -97,40 +102,32 @@ class Engine:
         self.max_batch = max_batch
         self._waiting: deque[_Row] = deque()
         self._rows: list[_Row] = []
-        self._cache: Tensor | None = None  # [layers, rows, keys then values of every kv head, length, head_dim]
+        self._cache: Tensor | None = None  # [layers, 2, rows, kv_heads, length, head_dim]
         self.refresh()
 
     # -- the public face -------------------------------------------------------------------------
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def refresh(self) -> None:
         """Re-read the model's weights. `generate` does it, because training changes them in place."""
         self._layers: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         for block in self.model.decoder.layers:
             assert isinstance(block, Block)
             attention, mlp = block.self_attn, block.mlp
-            before, after = block.input_layernorm.weight, block.post_attention_layernorm.weight
-            query, key = self._paired(attention.q_proj.weight), self._paired(attention.k_proj.weight)
+            before, after = (
+                norm.weight * self.config.width**0.5 for norm in (block.input_layernorm, block.post_attention_layernorm)
+            )
             self._layers.append(
                 (
-                    torch.cat([query, key, attention.v_proj.weight]) * before,
+                    torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]) * before,
                     attention.o_proj.weight.detach(),
                     torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]) * after,
                     mlp.down_proj.weight.detach(),
                 )
             )
         self._embedding = self.model.decoder.embed_tokens.weight.detach()
-        self._head = self._embedding * self.model.decoder.norm.weight
-        half = self.config.head_dim // 2
-        cos, sin = self.model.decoder.cos[:, :half], self.model.decoder.sin[:, :half]
-        self._turns = torch.complex(cos, sin)  # (positions, D/2)
-
-    def _paired(self, weight: Tensor) -> Tensor:
-        """Rows of a query or key matrix so that coordinates i and i + D/2 of a head, turned together, are neighbours.
-
-        Queries and keys are reordered alike, which leaves their products as they were.
-        """
-        return weight.view(-1, 2, self.config.head_dim // 2, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
+        self._head = self._embedding * (self.model.decoder.norm.weight * self.config.width**0.5)
+        self._eps_norm = torch.tensor((self.config.width * self.config.norm_eps) ** 0.5, device=self._embedding.device)
 
     def add(self, prompt: Sequence[int], sampling: Sampling) -> _Row:
         """Queue one prompt; ValueError when it is empty or leaves no room in the context."""
@@ -150,7 +147,7 @@ class Engine:
     def busy(self) -> bool:
         return bool(self._rows or self._waiting)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def step(self) -> list[_Row]:
         """Extend every unfinished row by one token; returns the rows that got one or were stopped."""
         touched = self._drop_stopping()
@@ -172,8 +169,9 @@ class Engine:
             raise RuntimeError("generate() needs the engine to itself.")
         self.refresh()
         rows = [self.add(prompt, how) for prompt, how in zip(prompts, sampling, strict=True)]
-        while self._rows or self._waiting:
-            self.step()
+        with machine.decoding_threads(self.config.width):
+            while self._rows or self._waiting:
+                self.step()
         self._cache = None
         return [row.completion for row in rows]
 
@@ -196,7 +194,7 @@ class Engine:
                     assert self._cache is not None
                     self._rows[index] = last
                     used = last.position
-                    self._cache[:, index, :, :used] = self._cache[:, len(self._rows), :, :used]
+                    self._cache[:, :, index, :, :used] = self._cache[:, :, len(self._rows), :, :used]
         if not self._rows and self._cache is not None and not self._waiting:
             self._cache = None  # an idle engine holds no cache
 
@@ -233,18 +231,18 @@ class Engine:
     def _reserve(self, rows: int, length: int) -> None:
         """Grow the cache to hold at least this many rows and tokens per row."""
         old = self._cache
-        if old is not None and old.shape[1] >= rows and old.shape[3] >= length:
+        if old is not None and old.shape[2] >= rows and old.shape[4] >= length:
             return
         config = self.config
-        have_rows, have_length = (0, 0) if old is None else (old.shape[1], old.shape[3])
+        have_rows, have_length = (0, 0) if old is None else (old.shape[2], old.shape[4])
         if rows > have_rows:
             rows = min(self.max_batch, max(rows, 2 * have_rows))
         rows = max(rows, have_rows)
         length = max(min(-(-length // CACHE_CHUNK) * CACHE_CHUNK, config.context), have_length)
-        shape = (config.layers, rows, 2 * config.kv_heads, length, config.head_dim)
+        shape = (config.layers, 2, rows, config.kv_heads, length, config.head_dim)
         self._cache = torch.zeros(shape, device=self._embedding.device, dtype=self._embedding.dtype)
         if old is not None:
-            self._cache[:, :have_rows, :, :have_length] = old
+            self._cache[:, :, :have_rows, :, :have_length] = old
 
     # -- the forward passes ----------------------------------------------------------------------
 
@@ -252,13 +250,15 @@ class Engine:
         """Hidden states [U,T,C] of right-padded prompts [U,T]; fills cache rows `first`… with row which[i]."""
         assert self._cache is not None
         config, length = self.config, tokens.shape[1]
-        turns = self._turns_of_heads(self._turns[:length])  # (T, heads, D/2)
+        cos, sin = self.model.decoder.cos[:length], self.model.decoder.sin[:length]  # (T, D)
         x = F.embedding(tokens, self._embedding)
         for layer, (qkv, out, gate_up, down) in enumerate(self._layers):
-            q, kv = self._attention_inputs(x, qkv, turns)
-            q, kv = q.transpose(1, 2), kv.transpose(1, 2)  # (U, heads, T, D)
-            self._cache[layer, first : first + len(which), :, :length] = kv[which]
-            k, v = kv.split(config.kv_heads, dim=1)
+            heads = F.linear(self._norm(x), qkv).view(*tokens.shape, -1, config.head_dim).transpose(1, 2)
+            turned = rotate(heads[:, : config.heads + config.kv_heads], cos, sin)
+            q, k = turned[:, : config.heads], turned[:, config.heads :]  # (U, H, T, D), (U, Hkv, T, D)
+            v = heads[:, config.heads + config.kv_heads :]
+            self._cache[layer, 0, first : first + len(which), :, :length] = k[which]
+            self._cache[layer, 1, first : first + len(which), :, :length] = v[which]
             y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=config.heads != config.kv_heads)
             x = x + F.linear(y.transpose(1, 2).flatten(2), out)
             x = x + self._feed_forward(x, gate_up, down)
@@ -270,41 +270,29 @@ class Engine:
         assert self._cache is not None
         config, rows = self.config, len(tokens)
         groups = config.heads // config.kv_heads
-        turns = self._turns_of_heads(self._turns[positions])  # (N, heads, D/2)
+        cos = self.model.decoder.cos[positions].unsqueeze(1)  # (N, 1, D)
+        sin = self.model.decoder.sin[positions].unsqueeze(1)
         row_index = torch.arange(rows, device=tokens.device)
         seen = None
         if rows > 1:
             seen = (torch.arange(longest, device=tokens.device) <= positions.unsqueeze(1)).view(rows, 1, 1, longest)
         x = F.embedding(tokens[:, 0], self._embedding)
         for layer, (qkv, out, gate_up, down) in enumerate(self._layers):
-            q, kv = self._attention_inputs(x, qkv, turns)
-            cache = self._cache[layer]
-            cache[row_index, :, positions] = kv
-            keys, values = cache[:rows, :, :longest].split(config.kv_heads, dim=1)
+            heads = F.linear(self._norm(x), qkv).view(rows, -1, config.head_dim)
+            turned = rotate(heads[:, : config.heads + config.kv_heads], cos, sin)
+            keys, values = self._cache[layer, 0], self._cache[layer, 1]
+            keys[row_index, :, positions] = turned[:, config.heads :]
+            values[row_index, :, positions] = heads[:, config.heads + config.kv_heads :]
             # The query heads of a group stand where a sequence would: they share keys and need no causality.
-            q = q.view(rows, config.kv_heads, groups, config.head_dim)
-            y = F.scaled_dot_product_attention(q, keys, values, attn_mask=seen)
+            q = turned[:, : config.heads].view(rows, config.kv_heads, groups, config.head_dim)
+            y = F.scaled_dot_product_attention(q, keys[:rows, :, :longest], values[:rows, :, :longest], attn_mask=seen)
             x = x + F.linear(y.reshape(rows, -1), out)
             x = x + self._feed_forward(x, gate_up, down)
         return self._norm(x)
 
-    def _turns_of_heads(self, turns: Tensor) -> Tensor:
-        """Complex factors [..., heads, D/2] from those of the positions [..., D/2]: values stay as they are."""
-        turned, still = self.config.heads + self.config.kv_heads, self.config.kv_heads
-        turns = turns.unsqueeze(-2)
-        shape = turns.shape[:-2]
-        return torch.cat([turns.expand(*shape, turned, -1), torch.ones_like(turns).expand(*shape, still, -1)], dim=-2)
-
-    def _attention_inputs(self, x: Tensor, qkv: Tensor, turns: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries [..., heads, D], and keys then values [..., 2·kv_heads, D], from hidden states [..., C]."""
-        pairs = F.linear(self._norm(x), qkv).view(*x.shape[:-1], -1, self.config.head_dim // 2, 2)
-        heads = torch.view_as_real(torch.view_as_complex(pairs) * turns).flatten(-2)
-        q, kv = heads.split([self.config.heads, 2 * self.config.kv_heads], dim=-2)
-        return q, kv
-
     def _norm(self, x: Tensor) -> Tensor:
-        """RMSNorm without its weight, which is folded into the next matrix."""
-        return F.rms_norm(x, (x.shape[-1],), None, self.config.norm_eps)
+        """RMSNorm without its weight and its factor √C, which are folded into the next matrix: three operations."""
+        return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self._eps_norm)
 
     def _feed_forward(self, x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
         gate, up = F.linear(self._norm(x), gate_up).chunk(2, dim=-1)
@@ -319,12 +307,12 @@ class Engine:
         if any(temperature not in (0.0, 1.0) for temperature in temperatures):
             scale = torch.tensor([temperature or 1.0 for temperature in temperatures], device=logits.device)
             logits = logits / scale.unsqueeze(1)
-        logprobs = torch.log_softmax(logits, dim=-1)
-        drawn = self._invert(rows, logprobs)
+        probabilities = logits.softmax(dim=-1)
+        drawn = self._invert(rows, probabilities)
         if 0.0 in temperatures:
             greedy = torch.tensor([temperature == 0.0 for temperature in temperatures], device=logits.device)
             drawn = torch.where(greedy, logits.argmax(dim=-1), drawn)
-        chosen = logprobs.gather(1, drawn.unsqueeze(1)).squeeze(1)
+        chosen = probabilities.gather(1, drawn.unsqueeze(1)).squeeze(1).log()
         for row, token, logprob in zip(rows, drawn.tolist(), chosen.tolist(), strict=True):
             completion = row.completion
             completion.tokens.append(token)
@@ -335,20 +323,21 @@ class Engine:
                 completion.finish_reason = LENGTH
 
     @staticmethod
-    def _invert(rows: Sequence[_Row], logprobs: Tensor) -> Tensor:
+    def _invert(rows: Sequence[_Row], probabilities: Tensor) -> Tensor:
+        """Token ids [N]: where each row's next uniform number falls in its cumulative distribution [N,V]."""
         uniforms = torch.tensor(
-            [row.uniforms[len(row.completion.tokens)] for row in rows], device=logprobs.device, dtype=torch.float64
+            [row.uniforms[len(row.completion.tokens)] for row in rows], device=probabilities.device, dtype=torch.float64
         )
-        probabilities = logprobs.exp()
-        for index, row in enumerate(rows):
-            how = row.sampling
-            if (how.top_k or how.top_p < 1.0) and how.temperature > 0:
+        truncating = [index for index, row in enumerate(rows) if row.sampling.truncates]
+        if truncating:
+            probabilities = probabilities.clone()
+            for index in truncating:
+                how = rows[index].sampling
                 probabilities[index] = _truncate(probabilities[index], how.top_k, how.top_p)
         cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
         target = uniforms * cumulative[:, -1]
-        return (
-            torch.searchsorted(cumulative, target.unsqueeze(1), right=True).squeeze(1).clamp_max_(logprobs.shape[1] - 1)
-        )
+        found = torch.searchsorted(cumulative, target.unsqueeze(1), right=True).squeeze(1)
+        return found.clamp_max_(probabilities.shape[1] - 1)
 
 
 def _truncate(probabilities: Tensor, top_k: int, top_p: float) -> Tensor:

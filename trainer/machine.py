@@ -7,21 +7,36 @@ times slower on the next) and feeds the estimates shown before a run starts.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 NARROW = 128
 """A model below this width is bound by the number of operations, which autocast only adds to."""
+ONE_THREAD = 256
+"""A model below this width decodes quickest on one thread: a second costs more to wake than it computes."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def device() -> torch.device:
     """The GPU where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextlib.contextmanager
+def decoding_threads(width: int) -> Iterator[None]:
+    """As many threads as decoding pays for at this model width; as before afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if width < ONE_THREAD else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def matmul_gflops(dtype: torch.dtype, *, rows: int = 4096, width: int = 512, seconds: float = 0.25) -> float:
