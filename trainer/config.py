@@ -255,6 +255,8 @@ class GRPOConfig:
     """Weight of the KL-to-parent penalty; off by default."""
     format_reward: float = 0.1
     """Added only when the answer is right and worked in the expected form."""
+    hardest: int = 4
+    """Hardest difficulty in the problem mix (problems.py has 1 to 4)."""
     solved_low: float = 0.2
     """The problem mix gets easier while fewer than this share is solved."""
     solved_high: float = 0.8
@@ -315,10 +317,11 @@ PRESETS: Final[dict[str, Preset]] = {
             summary="About 2 M parameters. A laptop without a GPU, all stages in a quarter to half an hour.",
             model=shape(3, vocab_size=2048, context=512, kv_heads=1),
             pretrain=PretrainConfig(tokens=6_000_000, batch_tokens=8192, sequence=256),
-            sft=SFTConfig(steps=300, batch_tokens=4096, sequence=256, matrix_lr=0.004, embedding_lr=0.001),
-            reward=RewardConfig(lr=1e-3, epochs=3),
-            ppo=PPOConfig(steps=30, kl_weight=0.15, kl_target_nats=3.0),
-            grpo=GRPOConfig(steps=60, lr=1e-4),
+            sft=SFTConfig(steps=300, batch_tokens=4096, sequence=256, matrix_lr=0.003, embedding_lr=0.0008),
+            reward=RewardConfig(lr=2e-3, epochs=4, held_out=0.1),
+            ppo=PPOConfig(steps=30, kl_weight=0.2, kl_target_nats=2.0),
+            # Practising three steps, it adds a third one to held-out problems that need two.
+            grpo=GRPOConfig(steps=50, lr=7e-5, hardest=3),
         ),
         Preset(
             name="small",

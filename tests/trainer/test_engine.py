@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 
+from trainer import machine
 from trainer.engine import END, LENGTH, STOPPED, Engine, EngineService, Sampling, _truncate
 from trainer.model import LanguageModel
 
@@ -79,6 +80,18 @@ def test_it_sees_weights_that_training_changed(model: LanguageModel) -> None:
         model.decoder.layers[0].mlp.up_proj.weight.neg_()
     [completion] = engine.generate([[5]], [Sampling(seed=1, max_new_tokens=8)])
     torch.testing.assert_close(completion.logprobs, recomputed(model, [5], completion.tokens, 1.0), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("width", "threads"), [(machine.ONE_THREAD - 64, 1), (machine.ONE_THREAD, 2)])
+def test_a_narrow_model_decodes_on_one_thread(width: int, threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with machine.decoding_threads(width):
+            assert torch.get_num_threads() == threads
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_it_ends_at_the_edge_of_the_context(model: LanguageModel) -> None:

@@ -217,7 +217,7 @@ def test_it_pulls_towards_the_parent_when_asked_to(model: LanguageModel) -> None
 
 
 def test_it_steers_the_difficulty() -> None:
-    shelves = grpo.by_difficulty(small.corpus().problems)
+    shelves = grpo.by_difficulty(small.corpus().problems, hardest=4)
     assert list(shelves) == [1, 2, 3]
     assert grpo.next_level(2.0, 0.81, CONFIG, shelves) == 2.25
     assert grpo.next_level(2.0, 0.5, CONFIG, shelves) == 2.0
@@ -226,9 +226,14 @@ def test_it_steers_the_difficulty() -> None:
     assert grpo.next_level(1.0, 0.0, CONFIG, shelves) == 1.0
 
 
-def test_it_chooses_problems_around_the_level() -> None:
-    shelves = grpo.by_difficulty(small.corpus().problems)
-    chosen = grpo.choose_problems(shelves, 20_000, level=1.0, generator=random_generator(0, "problems"))
+@pytest.mark.parametrize(("hardest", "kept"), [(4, [1, 2, 3]), (2, [1, 2]), (0, [1])])
+def test_it_leaves_out_what_is_too_hard_but_never_everything(hardest: int, kept: list[int]) -> None:
+    assert list(grpo.by_difficulty(small.corpus().problems, hardest=hardest)) == kept
+
+
+def test_it_practises_what_was_learnt_and_meets_early_what_comes_next() -> None:
+    shelves = grpo.by_difficulty(small.corpus().problems, hardest=4)
+    chosen = grpo.choose_problems(shelves, 20_000, level=2.0, generator=random_generator(0, "problems"))
     shares = [sum(problem.difficulty == number for problem in chosen) / 20_000 for number in (1, 2, 3)]
-    total = 1 + math.exp(-1) + math.exp(-2)
-    assert shares == pytest.approx([1 / total, math.exp(-1) / total, math.exp(-2) / total], abs=0.015)
+    total = 2 + math.exp(-1)
+    assert shares == pytest.approx([1 / total, 1 / total, math.exp(-1) / total], abs=0.015)

@@ -90,7 +90,8 @@ def train(config: GRPOConfig, inputs: Inputs, out_dir: Path, report: Report, sho
     reference = copy.deepcopy(policy).requires_grad_(False)
     room = policy.config.context - config.max_new_tokens
     prompts = fitting_prompts(tokenizer, [problem.prompt for problem in inputs.corpus.problems], room=room)
-    shelves = by_difficulty([problem for problem in inputs.corpus.problems if problem.prompt in prompts])
+    fitting = [problem for problem in inputs.corpus.problems if problem.prompt in prompts]
+    shelves = by_difficulty(fitting, hardest=config.hardest)
     taste_judge = load_reward_model(inputs.reward_model, device=device) if inputs.reward_model else None
     engine = Engine(policy, end_ids=[tokenizer.end_id], max_batch=config.problems * config.group)
     optimizers = {"adamw": adamw(list(policy.parameters()), lr=config.lr)}
@@ -159,23 +160,25 @@ def train(config: GRPOConfig, inputs: Inputs, out_dir: Path, report: Report, sho
     return out_dir
 
 
-def by_difficulty(problems: Sequence[Problem]) -> dict[int, list[Problem]]:
-    """Problems on shelves, easiest shelf first."""
+def by_difficulty(problems: Sequence[Problem], *, hardest: int) -> dict[int, list[Problem]]:
+    """Problems on shelves, easiest shelf first, none above `hardest` but the easiest there is."""
     shelves: dict[int, list[Problem]] = {}
     for problem in sorted(problems, key=lambda problem: problem.difficulty):
-        shelves.setdefault(problem.difficulty, []).append(problem)
+        if not shelves or problem.difficulty <= max(hardest, min(shelves)):
+            shelves.setdefault(problem.difficulty, []).append(problem)
     return shelves
 
 
 def choose_problems(
     shelves: Mapping[int, Sequence[Problem]], count: int, *, level: float, generator: torch.Generator
 ) -> list[Problem]:
-    """`count` random problems, a shelf's share falling by e for each step away from `level`.
+    """`count` random problems: every shelf up to `level` alike, each one above it e times rarer than the one before.
 
-    Every difficulty keeps a share, so that what was learnt is not forgotten and what comes next is met early.
+    So what comes next is met early, and what was learnt stays in practice: a model that sees mostly three-step
+    problems adds a third step to those that need two.
     """
     difficulties = list(shelves)
-    weights = torch.exp(-(torch.tensor(difficulties, dtype=torch.float32) - level).abs())
+    weights = torch.exp(-(torch.tensor(difficulties, dtype=torch.float32) - level).clamp(min=0))
     shelf_of = torch.multinomial(weights, count, replacement=True, generator=generator).tolist()
     places = torch.rand(count, generator=generator).tolist()
     chosen = []

@@ -234,7 +234,9 @@ def _read_on_from(conversation: Conversation, message: Message) -> None:
 
 def _locked_tree(conversation: Conversation) -> Tree:
     """The conversation's tree, with its row locked: of two messages sent at once one comes second."""
-    conversation.leaf_id = Conversation.objects.select_for_update().values_list("leaf", flat=True).get(pk=conversation.pk)
+    conversation.leaf_id = (
+        Conversation.objects.select_for_update().values_list("leaf", flat=True).get(pk=conversation.pk)
+    )
     return Tree(conversation)
 
 

@@ -1,6 +1,7 @@
 """The chat pages. Every action is a form that redirects to the conversation's page.
 
-With htmx it is answered with the thread as it is now, which saves the way round by the page. An action that is refused says why, near the form, and
+With htmx it is answered with the thread as it is now, which saves the way round by the page; without
+JavaScript the page is simply loaded again. An action that is refused says why, near the form, and
 changes nothing.
 """
 

@@ -228,32 +228,49 @@ class Answered:
     """How one chat answer came."""
 
     first_token_s: float
-    """From sending the message to the first text on the socket, page load and connecting included."""
+    """From sending the message to the first text on the socket."""
     tokens_per_s: float | None
     """Tokens over the time from sending to the end; None for an answer that ended early, whose count is unknown."""
 
 
-def ask(browser: Browser, text: str, *, checkpoint: str, seed: int) -> Answered:
-    """Start a chat with one message and follow its answer to the end, as the chat page does."""
-    begun = time.perf_counter()
-    fields = {"text": text, "checkpoint": checkpoint, "temperature": 1, "max_new_tokens": ANSWER_TOKENS, "seed": seed}
-    path, _ = browser.post("/chat/new/", fields)
-    message = MESSAGE.findall(browser.get(path))[-1]
-    first = 0.0
-    with connect(
-        f"ws://{browser.host}/ws{path}",
-        origin=Origin(browser.address),
-        additional_headers={"Cookie": browser.cookie_header},
-        proxy=None,
-    ) as socket:
-        socket.send(json.dumps({"type": "attach", "message": message, "after": "0"}))
-        while (frame := _frame(socket.recv(timeout=PATIENCE_S)))["type"] == "token":
-            first = first or time.perf_counter() - begun
-    took = time.perf_counter() - begun
-    if frame.get("state") != "done":
-        raise BenchFailed(f"An answer ended with {frame}.")
-    is_whole = frame["finish_reason"] == "length"
-    return Answered(first or took, ANSWER_TOKENS / took if is_whole else None)
+class Chat:
+    """The open page of a chat: a conversation of one visitor's, and its socket."""
+
+    def __init__(self, browser: Browser, text: str, *, checkpoint: str, seed: int) -> None:
+        """Start a chat with a message and follow `begun`, its answer: the page and the socket are loaded first."""
+        self.browser = browser
+        self._settings = {"checkpoint": checkpoint, "temperature": 1, "max_new_tokens": ANSWER_TOKENS, "seed": seed}
+        sent = time.perf_counter()
+        self.path, _ = browser.post("/chat/new/", {"text": text, **self._settings})
+        page = browser.get(self.path)
+        self._socket = connect(
+            f"ws://{browser.host}/ws{self.path}",
+            origin=Origin(browser.address),
+            additional_headers={"Cookie": browser.cookie_header},
+            proxy=None,
+        )
+        self.begun = self._follow(page, sent)
+
+    def ask(self, text: str) -> Answered:
+        """Send another message and follow its answer, as the open page does."""
+        sent = time.perf_counter()
+        _, thread = self.browser.post(f"{self.path}send/", {"text": text, **self._settings}, htmx=True)
+        return self._follow(thread, sent)
+
+    def _follow(self, page: str, sent: float) -> Answered:
+        """The newest answer on the page, to its end."""
+        self._socket.send(json.dumps({"type": "attach", "message": MESSAGE.findall(page)[-1], "after": "0"}))
+        first = 0.0
+        while (frame := _frame(self._socket.recv(timeout=PATIENCE_S)))["type"] == "token":
+            first = first or time.perf_counter() - sent
+        took = time.perf_counter() - sent
+        if frame.get("state") != "done":
+            raise BenchFailed(f"An answer ended with {frame}.")
+        is_whole = frame["finish_reason"] == "length"
+        return Answered(first or took, ANSWER_TOKENS / took if is_whole else None)
+
+    def close(self) -> None:
+        self._socket.close()
 
 
 def _frame(data: str | bytes) -> dict[str, Any]:

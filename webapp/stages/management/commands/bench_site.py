@@ -11,6 +11,7 @@ import tempfile
 import time
 from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,8 +23,8 @@ from webapp.stages.management.site_bench import (
     Answered,
     BenchFailed,
     Browser,
+    Chat,
     Running,
-    ask,
     at_once,
     environment,
     newest_checkpoint,
@@ -93,39 +94,58 @@ def measure_chats(scratch: Path, repeats: int) -> list[Figure]:
         return [*figures, *_chat_figures("beside training", rounds), *_memory_figures(memory)]
 
 
+@dataclass(frozen=True)
+class Round:
+    """One repeat: every visitor starts a chat at once, then every one of them sends a second message at once."""
+
+    started: list[Answered]
+    sent: list[Answered]
+
+
 def _rounds_of_chats(
     browsers: Sequence[Browser], repeats: int, *, after_each: Callable[[], None] = lambda: None
-) -> list[list[Answered]]:
-    """One list of answers per repeat, after a round that warms up and does not count."""
+) -> list[Round]:
+    """One per repeat, after one that warms up and does not count."""
     rounds = []
     for number in range(1 + repeats):
         checkpoints = [newest_checkpoint(browser) for browser in browsers]  # each has read its page now
 
-        def chat(index: int, number: int = number, checkpoint: str = checkpoints[0]) -> Answered:
+        def start(index: int, number: int = number, checkpoint: str = checkpoints[0]) -> Chat:
             text = f"What is the number {index} good for, and who would know it?"
-            return ask(browsers[index], text, checkpoint=checkpoint, seed=number * len(browsers) + index)
+            return Chat(browsers[index], text, checkpoint=checkpoint, seed=number * len(browsers) + index)
 
-        rounds.append(at_once(chat, range(len(browsers))))
+        chats = at_once(start, range(len(browsers)))
+        sent = at_once(lambda chat: chat.ask("And who would rather not?"), chats)
+        rounds.append(Round([chat.begun for chat in chats], sent))
         after_each()
+        for chat in chats:
+            chat.close()
     return rounds[1:]
 
 
-def _chat_figures(condition: str, rounds: list[list[Answered]]) -> list[Figure]:
+def _chat_figures(condition: str, rounds: list[Round]) -> list[Figure]:
     name = f"{CHATS} chats {condition}"
-    waits = [[1000 * answer.first_token_s for answer in answers] for answers in rounds]
-    speeds = [answer.tokens_per_s for answers in rounds for answer in answers if answer.tokens_per_s is not None]
-    note = "from sending, page load and socket included"
+    speeds = [
+        answer.tokens_per_s for one in rounds for answer in (*one.started, *one.sent) if answer.tokens_per_s is not None
+    ]
     return [
-        Figure(
-            name=f"{name}: first token, p50", unit="ms", values=[percentile(each, 0.5) for each in waits], note=note
-        ),
-        Figure(name=f"{name}: first token, p95", unit="ms", values=[percentile(each, 0.95) for each in waits]),
+        *_waits(f"{name}: first token", [one.sent for one in rounds], "from sending a message on an open page"),
+        *_waits(f"{name}: first token of a new chat", [one.started for one in rounds], "page load and socket included"),
         Figure(
             name=f"{name}: each chat",
             unit="tokens/s",
             values=speeds,
-            note=f"{ANSWER_TOKENS} tokens from sending to the end; every chat of every repeat",
+            note=f"{ANSWER_TOKENS} tokens from sending to the end; every answer of every repeat",
         ),
+    ]
+
+
+def _waits(name: str, rounds: list[list[Answered]], note: str) -> list[Figure]:
+    """Median and 95th percentile of each round."""
+    waits = [[1000 * answer.first_token_s for answer in answers] for answers in rounds]
+    return [
+        Figure(name=f"{name}, p50", unit="ms", values=[percentile(each, 0.5) for each in waits], note=note),
+        Figure(name=f"{name}, p95", unit="ms", values=[percentile(each, 0.95) for each in waits]),
     ]
 
 
