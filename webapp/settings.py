@@ -264,6 +264,8 @@ VOTES_PER_REWARD_MODEL = 40
 """How many votes the curriculum asks people for before it offers to train the reward model."""
 CURRICULUM_PRESET = os.environ.get("STAGECRAFT_PRESET") or "tiny"
 """The preset the first start, and the next-step button, train with."""
+WEB_PROCESSES = int(os.environ.get("WEB_PROCESSES") or min(2, os.cpu_count() or 1))
+"""Web servers `manage.py up` starts: one Python process renders one page at a time."""
 TRAINER_COMMAND = [sys.executable, "-m", "trainer"]
 """How a train worker starts the trainer."""
 TRAIN_THREADS = int(os.environ.get("TRAIN_THREADS") or max(1, (os.cpu_count() or 1) - 1))

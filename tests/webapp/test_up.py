@@ -35,7 +35,7 @@ def site(data_dir: Path) -> Iterator[Site]:
 
     def begin(*arguments: str, **extra: str) -> Watched:
         command = [sys.executable, "manage.py", "up", "--no-curriculum", "--port", "0", *arguments]
-        sites.append(start(command, cwd=ROOT, env=environment(data_dir, **extra)))
+        sites.append(start(command, cwd=ROOT, env=environment(data_dir, **({"WEB_PROCESSES": "1"} | extra))))
         return sites[-1]
 
     yield begin
@@ -89,6 +89,9 @@ def test_it_starts_serves_restarts_and_stops(site: Site, data_dir: Path) -> None
     family = children(run)
     assert set(family) == CHILDREN
 
+    # Some process always has the database open, so nothing is folded away between requests.
+    assert (data_dir / "db.sqlite3-wal").exists()
+
     web_check = [sys.executable, "-m", "webapp.web", "--port", address.rpartition(":")[2], "--check"]
     assert subprocess.run(web_check, cwd=ROOT).returncode == 0
 
@@ -103,6 +106,17 @@ def test_it_starts_serves_restarts_and_stops(site: Site, data_dir: Path) -> None
     assert all(gone(process.pid) for process in everyone)
     assert not redis_socket.parent.exists()
     assert not (data_dir / "redis_url").exists()
+
+
+def test_several_web_servers_share_the_port_and_one_may_die(site: Site) -> None:
+    run = site(WEB_PROCESSES="2")
+    address = address_of(run)
+    assert get(f"{address}/healthz")[0] == 200
+    servers = [p for p in psutil.Process(run.process.pid).children() if "webapp.web" in p.cmdline()]
+    assert len(servers) == 2
+    servers[0].kill()
+    run.wait_for(r"web[12] +\| ended \(killed by SIGKILL\); starting it again")
+    assert [get(f"{address}/healthz")[0] for _ in range(4)] == [200] * 4
 
 
 def test_it_leaves_no_orphan_when_killed_and_starts_again_on_the_same_data(site: Site, data_dir: Path) -> None:

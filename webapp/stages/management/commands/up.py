@@ -49,7 +49,11 @@ class Command(BaseCommand):
         check_packages()
         with lock_data_directory(), bind(options["host"], parse_port(options["port"])) as listener:
             owner_token = prepare_database(verbosity=options["verbosity"])
-            with Supervisor(cwd=settings.BASE_DIR) as supervisor, redis_for(supervisor) as redis_url:
+            with (
+                database_held_open(),
+                Supervisor(cwd=settings.BASE_DIR) as supervisor,
+                redis_for(supervisor) as redis_url,
+            ):
                 environment = child_environment(redis_url, options["host"])
                 for program in site_programs(environment, listener.fileno()):
                     supervisor.start(program)
@@ -126,7 +130,7 @@ def bind(host: str, port: int) -> socket.socket:
 def prepare_database(*, verbosity: int) -> str | None:
     """Migrate; returns the token of a fresh owner link while there is no owner.
 
-    Leaves no connection behind: nothing of this process is to be shared with the children.
+    Leaves no connection behind: what it locked or changed is let go of before the children start.
     """
     try:
         call_command("migrate", interactive=False, verbosity=max(0, verbosity - 1))
@@ -137,6 +141,22 @@ def prepare_database(*, verbosity: int) -> str | None:
         connection.close()
         if connection.vendor == "postgresql":
             connection.close_pool()  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def database_held_open() -> Iterator[None]:
+    """Keep one connection to an SQLite database while the site runs; it is never used.
+
+    SQLite folds its log into the database file when the last connection closes. Each request has a connection
+    of its own, so on a quiet site that was after each one, and took as long as the request's queries.
+    """
+    if connection.vendor == "sqlite":
+        with connection.cursor() as cursor:  # the log is opened by the first read
+            cursor.execute("SELECT 1 FROM django_migrations LIMIT 1").fetchall()
+    try:
+        yield
+    finally:
+        connection.close()
 
 
 # -- Redis -----------------------------------------------------------------------------------------
@@ -222,13 +242,17 @@ def _linkable(host: str) -> str:
 
 
 def site_programs(environment: dict[str, str], listener: int) -> list[Program]:
-    """The web server, the worker that answers, the worker that trains."""
+    """The web servers, which accept from one socket, the worker that answers, the worker that trains."""
+    count = settings.WEB_PROCESSES
     return [
-        Program(
-            name="web",
-            command=[sys.executable, "-m", "webapp.web", "--fd", str(listener)],
-            env=environment,
-            pass_fds=(listener,),
+        *(
+            Program(
+                name=f"web{number}" if count > 1 else "web",
+                command=[sys.executable, "-m", "webapp.web", "--fd", str(listener)],
+                env=environment,
+                pass_fds=(listener,),
+            )
+            for number in range(1, count + 1)
         ),
         *(
             Program(name=queue, command=[sys.executable, "-m", "webapp.worker", queue], env=environment)
