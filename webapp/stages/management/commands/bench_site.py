@@ -34,6 +34,8 @@ from webapp.stages.management.site_bench import (
 )
 
 CHATS: Final = 16
+ROUND_S: Final = 6.5
+"""A round begins at most this often: its two messages a visitor stay below the limit of 20 a minute."""
 VOTERS: Final = 32
 RUSHED_VOTES: Final = 4
 """Votes of one voter in a row, at most: few enough to stay below the limit of 60 a minute."""
@@ -108,6 +110,7 @@ def _rounds_of_chats(
     """One per repeat, after one that warms up and does not count."""
     rounds = []
     for number in range(1 + repeats):
+        begun = time.perf_counter()
         checkpoints = [newest_checkpoint(browser) for browser in browsers]  # each has read its page now
 
         def start(index: int, number: int = number, checkpoint: str = checkpoints[0]) -> Chat:
@@ -120,6 +123,7 @@ def _rounds_of_chats(
         after_each()
         for chat in chats:
             chat.close()
+        time.sleep(max(0.0, ROUND_S - (time.perf_counter() - begun)))
     return rounds[1:]
 
 
