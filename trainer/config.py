@@ -319,9 +319,9 @@ PRESETS: Final[dict[str, Preset]] = {
             pretrain=PretrainConfig(tokens=6_000_000, batch_tokens=8192, sequence=256),
             sft=SFTConfig(steps=300, batch_tokens=4096, sequence=256, matrix_lr=0.003, embedding_lr=0.0008),
             reward=RewardConfig(lr=2e-3, epochs=4, held_out=0.1),
-            ppo=PPOConfig(steps=30, kl_weight=0.2, kl_target_nats=2.0),
+            ppo=PPOConfig(steps=30, kl_weight=0.4, kl_target_nats=1.2),
             # Practising three steps, it adds a third one to held-out problems that need two.
-            grpo=GRPOConfig(steps=50, lr=7e-5, hardest=3),
+            grpo=GRPOConfig(steps=50, lr=3e-5, hardest=3),
         ),
         Preset(
             name="small",
