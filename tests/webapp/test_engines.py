@@ -16,6 +16,7 @@ import pytest
 import torch
 from django.core.management import CommandError, call_command
 
+from tests.threads import database_thread
 from trainer.checkpoint import save_checkpoint
 from trainer.config import shape
 from trainer.engine import Sampling
@@ -228,10 +229,7 @@ def test_many_answers_at_once_share_the_engine_and_do_not_mix(
 ) -> None:
     one = checkpoint()
     generations = [ask(one, max_new_tokens=24, seed=seed) for seed in range(8)]
-    threads = [
-        threading.Thread(target=answering.write_answer, kwargs={"generation_id": str(generation.pk)})
-        for generation in generations
-    ]
+    threads = [database_thread(answering.write_answer, generation_id=str(generation.pk)) for generation in generations]
     for thread in threads:
         thread.start()
     for thread in threads:

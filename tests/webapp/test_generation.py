@@ -12,6 +12,7 @@ import pytest
 import redis
 
 from tests.conftest import Enqueued
+from tests.threads import database_thread
 from webapp import streams
 from webapp.checkpoints import answering, services
 from webapp.checkpoints.models import Generation
@@ -286,7 +287,7 @@ def test_stopping_a_running_answer_stops_the_engine_and_keeps_the_text(
     queued: Generation, says: Callable[..., FakeEngines]
 ) -> None:
     engines = says("A fox eats mice.", pause_at=5)
-    writing = threading.Thread(target=answering.write_answer, kwargs={"generation_id": str(queued.pk)})
+    writing = database_thread(answering.write_answer, generation_id=str(queued.pk))
     writing.start()
     first = streams.client().xread({queued.stream_key: "0"}, block=20_000)
     assert first, "the answer did not begin"
