@@ -6,8 +6,8 @@ its tokens become more (or less) likely by that much.
 
 One round, the numbers standing in the code again:
 
-1. Choose problems around the current difficulty and sample a group of answers to each, at the temperature
-   they are scored at.
+1. Choose problems up to about the current difficulty and sample a group of answers to each, at the
+   temperature they are scored at.
 2. Check each answer. Right: 1, plus a little when the steps are written out and right. Wrong: 0, however
    nicely it is written. An answer that was cut off counts as wrong.
 3. Advantages inside each group (https://arxiv.org/abs/2402.03300, section 4.1.2). Groups whose answers all

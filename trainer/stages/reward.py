@@ -9,7 +9,7 @@ The comparisons are split *by prompt*, so the reported agreement is about prompt
 stands beside what the length of the answers alone would score, because a reward model that only counts
 words looks fine until PPO optimises against it.
 
-Simplifications: one pass in a random order, no ensemble, every vote weighs the same.
+Simplifications: every pass in a random order, no ensemble, every vote weighs the same.
 
 Run it: ``python -m trainer reward --preset tiny --from SFT_DIR --votes votes.jsonl --out DIR``
 """
