@@ -9,12 +9,12 @@ from typing import Any
 from django.db import connection
 
 
-def database_thread(work: Callable[..., object], **arguments: Any) -> threading.Thread:
+def database_thread(work: Callable[..., object], *values: Any, **arguments: Any) -> threading.Thread:
     """A thread, not yet started, that does `work`. Left open, its connection would be missing from a pool for good."""
 
     def run() -> None:
         try:
-            work(**arguments)
+            work(*values, **arguments)
         finally:
             connection.close()
 

@@ -12,7 +12,7 @@ from trainer.engine import Engine, Sampling
 from trainer.model import LanguageModel, ScalarModel
 from trainer.tokenizer import Tokenizer
 
-transformers = pytest.importorskip("transformers", reason="the dev extra installs it")
+transformers = pytest.importorskip("transformers", reason="requirements-bench.lock installs it")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 CHAT = [{"role": "user", "content": "What does a fox eat?"}]

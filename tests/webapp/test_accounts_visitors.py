@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 from django.conf import settings
 from django.contrib.auth.models import AnonymousUser
-from django.db import connection
 from django.http import HttpRequest
 from django.test import AsyncClient, Client
 from django.urls import reverse
 
 from tests.conftest import PASSWORD
+from tests.threads import database_thread
 from webapp.accounts.middleware import VisitorMiddleware
 from webapp.accounts.models import User, Visitor
 from webapp.accounts.services import merge_session_visitor, visitor_for, visitor_for_scope
@@ -170,10 +170,8 @@ def test_it_merges_once_when_two_tabs_log_in_at_once(visitor: Visitor, alice: Us
             merge_session_visitor(request=request_of(alice, visitor_id=str(visitor.pk)), user=alice)
         except Exception as error:
             errors.append(error)
-        finally:
-            connection.close()
 
-    threads = [threading.Thread(target=log_in) for _ in range(2)]
+    threads = [database_thread(log_in) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -211,6 +211,7 @@ def test_a_message_is_sent_and_its_settings_are_kept(
     response = visitor_client.post(
         reverse("chat:send", args=[chat.pk]), fields(grpo, temperature="0", seed="7"), headers=HTMX
     )
+    assert response.status_code == 200
     chat.refresh_from_db()
     assert chat.checkpoint == grpo
     assert chat.sampling["temperature"] == 0

@@ -6,11 +6,11 @@ import threading
 
 import pytest
 from django.contrib.auth import SESSION_KEY
-from django.db import connection
 from django.test import Client
 from django.urls import reverse
 
 from tests.conftest import PASSWORD
+from tests.threads import database_thread
 from webapp.accounts import services
 from webapp.accounts.models import OwnerLink, User
 
@@ -86,10 +86,8 @@ def test_it_makes_one_owner_when_the_link_is_used_many_times_at_once() -> None:
             outcomes.append("owner")
         except services.LinkSpent:
             outcomes.append("spent")
-        finally:
-            connection.close()
 
-    threads = [threading.Thread(target=use, args=[number]) for number in range(8)]
+    threads = [database_thread(use, number) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from django.conf import settings
-from django.db import connections
 from django.utils import timezone
 
+from tests.threads import database_thread
 from trainer.config import get_preset, to_dict
 from webapp import streams
 from webapp.training import services
@@ -143,10 +143,8 @@ def test_it_lets_one_of_many_starts_at_once_win(
             services.queue_run(stage="sft", preset="smoke", parent=parent)
         except ValueError as error:
             refused.append(str(error))
-        finally:
-            connections.close_all()
 
-    threads = [threading.Thread(target=start) for _ in range(6)]
+    threads = [database_thread(start) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -174,13 +172,10 @@ def test_it_lets_one_of_many_workers_claim(queue_sft: Any, enqueued: Any) -> Non
     claims: list[TrainingRun | None] = []
 
     def claim(name: str) -> None:
-        try:
-            together.wait(timeout=30)
-            claims.append(services.claim_run(run_id=run.pk, worker=name))
-        finally:
-            connections.close_all()
+        together.wait(timeout=30)
+        claims.append(services.claim_run(run_id=run.pk, worker=name))
 
-    threads = [threading.Thread(target=claim, args=(f"worker {i}",)) for i in range(6)]
+    threads = [database_thread(claim, f"worker {i}") for i in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import PermissionDenied
-from django.db import connection
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from tests.threads import database_thread
 from tests.webapp.arena_factory import make_pair, make_vote
 from webapp.accounts import limits
 from webapp.accounts.models import Visitor
@@ -118,10 +118,8 @@ def test_twenty_submits_at_once_leave_one_vote(pair: Pair, visitor: Visitor) -> 
             returned.append(record_vote(pair=pair, visitor=visitor, choice=choice))
         except BaseException as error:
             failed.append(error)
-        finally:
-            connection.close()
 
-    threads = [threading.Thread(target=submit, args=["ab"[n % 2]]) for n in range(20)]
+    threads = [database_thread(submit, "ab"[n % 2]) for n in range(20)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -162,9 +162,10 @@ def train(config: GRPOConfig, inputs: Inputs, out_dir: Path, report: Report, sho
 
 def by_difficulty(problems: Sequence[Problem], *, hardest: int) -> dict[int, list[Problem]]:
     """Problems on shelves, easiest shelf first, none above `hardest` but the easiest there is."""
+    limit = max(hardest, min(problem.difficulty for problem in problems))
     shelves: dict[int, list[Problem]] = {}
     for problem in sorted(problems, key=lambda problem: problem.difficulty):
-        if not shelves or problem.difficulty <= max(hardest, min(shelves)):
+        if problem.difficulty <= limit:
             shelves.setdefault(problem.difficulty, []).append(problem)
     return shelves
 
