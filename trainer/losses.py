@@ -78,10 +78,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for start in range(0, len(hidden), chunk):
                 part, goal = hidden[start : start + chunk].to(dtype), targets[start : start + chunk].unsqueeze(1)
                 logits = (part @ matrix.T).float()  # (n, V)
-                log_total = logits.logsumexp(dim=1, keepdim=True)
-                total += (log_total - logits.gather(1, goal)).sum()
                 # d loss / d logits = softmax - one-hot: known already, so the logits need not be kept
-                slope = logits.sub_(log_total).exp_()
+                slope = logits.softmax(dim=1)
+                # log Σ exp(l) = max l - log max p. The largest probability is never 0, the target's may be.
+                log_total = logits.amax(dim=1, keepdim=True) - slope.amax(dim=1, keepdim=True).log()
+                total += (log_total - logits.gather(1, goal)).sum()
                 slope.scatter_add_(1, goal, -torch.ones_like(log_total))
                 slope = slope.to(dtype)
                 grad_hidden[start : start + chunk] = slope @ matrix

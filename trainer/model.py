@@ -6,7 +6,7 @@ no custom code anywhere. The same decoder carries two heads: `LanguageModel` (ne
 `ScalarModel` (one number per position: reward models and critics).
 
 Simplifications: no dropout anywhere (the data is seen once or a few times, and RL needs two passes
-to agree), no biases, and attention is PyTorch's own scaled_dot_product_attention.
+to agree) and no biases.
 """
 
 from __future__ import annotations
@@ -46,6 +46,34 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat([-right, left], dim=-1) * sin
 
 
+SHORT = 512
+"""Rows up to this length may hold a whole matrix of attention scores; longer ones never do."""
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
+    """softmax(q kᵀ / √D) v with shared keys: q [B,H,T,D], k and v [B,Hkv,T,D] -> [B,H,T,D].
+
+    `allowed` [B,1,T,T] says who may look at whom, or None for plain causal. PyTorch's own kernel, except for
+    short rows in bfloat16 on a CPU: there its backward pass falls back to float32 and takes three times as long
+    as plain products, which use the processor's bfloat16 units.
+    """
+    batch, heads, length, dim = q.shape
+    shared = k.shape[1]
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or length > SHORT:
+        return F.scaled_dot_product_attention(
+            q, k, v, attn_mask=allowed, is_causal=allowed is None, enable_gqa=shared != heads
+        )
+    if allowed is None:
+        allowed = torch.ones(length, length, dtype=torch.bool, device=q.device).tril()
+    blocked = torch.zeros(allowed.shape, dtype=q.dtype, device=q.device).masked_fill_(~allowed, -math.inf)
+    # The query heads that share keys stand below each other, where one longer sequence would.
+    stacked = (q * dim**-0.5).reshape(batch, shared, -1, dim)  # (B, Hkv, G·T, D)
+    scores = (stacked @ k.transpose(-1, -2)).view(batch, heads, length, length) + blocked
+    weights = scores.softmax(dim=-1).view(batch, shared, -1, length)
+    y: Tensor = (weights @ v).view(batch, heads, length, dim)
+    return y
+
+
 class Attention(nn.Module):
     """Causal grouped-query self-attention."""
 
@@ -69,9 +97,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, allowed: Tensor | None) -> Tensor:
         """x [B,T,C]; `allowed` [B,1,T,T] says who may look at whom, or None for plain causal."""
         q, k, v = self.project(x, cos, sin)
-        y = F.scaled_dot_product_attention(
-            q, k, v, attn_mask=allowed, is_causal=allowed is None, enable_gqa=self.kv_heads != self.heads
-        )
+        y = attend(q, k, v, allowed)
         return self.o_proj(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 

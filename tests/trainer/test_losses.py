@@ -80,6 +80,14 @@ def test_it_takes_the_same_loss_and_gradients_in_chunks() -> None:
     close(found[1], wanted[1])
 
 
+def test_it_keeps_the_loss_finite_where_a_probability_is_too_small_to_hold() -> None:
+    hidden = torch.tensor([[1.0]], requires_grad=True)
+    weight = torch.tensor([[200.0], [0.0]], requires_grad=True)  # the target's probability is e^-200: 0 in float32
+    loss = losses.linear_next_token_loss(hidden, weight, torch.tensor([1]))
+    close(loss, 200.0)
+    close(torch.autograd.grad(loss, weight)[0], [[1.0], [-1.0]])
+
+
 # --- reward model ----------------------------------------------------------------------------------
 
 

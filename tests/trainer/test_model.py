@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from trainer.config import PRESETS, shape
-from trainer.model import LanguageModel, RMSNorm, ScalarModel, rope_table, rotate, segment_positions
+from trainer.model import LanguageModel, RMSNorm, ScalarModel, attend, rope_table, rotate, segment_positions
 
 
 def test_it_normalises_by_the_root_mean_square() -> None:
@@ -32,6 +32,25 @@ def test_it_reads_a_packed_conversation_as_if_it_stood_alone(model: LanguageMode
     packed = model(torch.cat([first, second]).unsqueeze(0), segments=torch.tensor([[0, 0, 0, 1, 1, 1, 1]]))[0]
     torch.testing.assert_close(packed[:3], model(first.unsqueeze(0))[0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(packed[3:], model(second.unsqueeze(0))[0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_it_attends_in_bfloat16_products_as_the_kernel_does(packed: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, heads, 9, 8, generator=draw).bfloat16().requires_grad_() for heads in (6, 2, 2))
+    segments = torch.tensor([[0] * 4 + [1] * 5, [0] * 9])
+    allowed = (segments.unsqueeze(2) == segments.unsqueeze(1)).tril().unsqueeze(1)  # (B, 1, T, T)
+    products = attend(q, k, v, allowed if packed else None)
+    exact = [tensor.detach().double().requires_grad_() for tensor in (q, k, v)]
+    kernel = torch.nn.functional.scaled_dot_product_attention(
+        *exact, attn_mask=allowed if packed else None, is_causal=not packed, enable_gqa=True
+    )
+    torch.testing.assert_close(products.double(), kernel, atol=0.03, rtol=0.02)  # bfloat16 keeps 8 bits
+    slope = torch.randn(kernel.shape, generator=draw)
+    found = torch.autograd.grad(products, (q, k, v), slope.bfloat16())
+    wanted = torch.autograd.grad(kernel, exact, slope.double())
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one.double(), other, atol=0.05, rtol=0.05)
 
 
 def test_it_never_looks_ahead(model: LanguageModel) -> None:
