@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import dj_database_url
 import django_stubs_ext
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
+
+from trainer.config import PRESETS
 
 django_stubs_ext.monkeypatch()  # ModelAdmin[Checkpoint] and its like work at run time too
 
@@ -27,6 +30,20 @@ def _flag(name: str, default: bool) -> bool:
     if value not in ("", "0", "1", "true", "false", "yes", "no"):
         raise ImproperlyConfigured(f"{name}={value!r}: write 1 or 0.")
     return default if not value else value in ("1", "true", "yes")
+
+
+def _number(name: str, default: int, *, least: int = 1) -> int:
+    value = os.environ.get(name, "").strip() or str(default)
+    if not value.isdecimal() or int(value) < least:
+        raise ImproperlyConfigured(f"{name}={value!r}: write a whole number of at least {least}.")
+    return int(value)
+
+
+def _choice(name: str, default: str, choices: Iterable[str]) -> str:
+    value = os.environ.get(name, "").strip() or default
+    if value not in choices:
+        raise ImproperlyConfigured(f"{name}={value!r}: choose one of {', '.join(choices)}.")
+    return value
 
 
 def _listed(name: str, default: list[str]) -> list[str]:
@@ -131,13 +148,16 @@ _SQLITE: dict[str, Any] = {
     "timeout": 20,
     "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
 }
-DATABASES = {"default": dj_database_url.config(default=f"sqlite:///{DATA_DIR / 'db.sqlite3'}", conn_max_age=0)}
+try:
+    DATABASES = {"default": dj_database_url.config(default=f"sqlite:///{DATA_DIR / 'db.sqlite3'}", conn_max_age=0)}
+except (dj_database_url.ParseError, dj_database_url.UnknownSchemeError) as error:
+    raise ImproperlyConfigured("DATABASE_URL is not understood: write postgres://user:password@host/name.") from error
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
     DATABASES["default"]["OPTIONS"] = _SQLITE
 else:
     DATABASES["default"].setdefault("OPTIONS", {})["pool"] = {
         "min_size": 1,
-        "max_size": int(os.environ.get("DATABASE_POOL") or 16),
+        "max_size": _number("DATABASE_POOL", 16),
         "timeout": 20,
     }
 
@@ -262,20 +282,20 @@ MESSAGE_MAX_CHARS = 8000
 """Longest chat message; longer ones are refused with a clear error."""
 VOTES_PER_REWARD_MODEL = 40
 """How many votes the curriculum asks people for before it offers to train the reward model."""
-CURRICULUM_PRESET = os.environ.get("STAGECRAFT_PRESET") or "tiny"
+CURRICULUM_PRESET = _choice("STAGECRAFT_PRESET", "tiny", PRESETS)
 """The preset the first start, and the next-step button, train with."""
-WEB_PROCESSES = int(os.environ.get("WEB_PROCESSES") or min(2, os.cpu_count() or 1))
+WEB_PROCESSES = _number("WEB_PROCESSES", min(2, os.cpu_count() or 1))
 """Web servers `manage.py up` starts: one Python process renders one page at a time."""
 TRAINER_COMMAND = [sys.executable, "-m", "trainer"]
 """How a train worker starts the trainer."""
-TRAIN_THREADS = int(os.environ.get("TRAIN_THREADS") or max(1, (os.cpu_count() or 1) - 1))
+TRAIN_THREADS = _number("TRAIN_THREADS", max(1, (os.cpu_count() or 1) - 1))
 """Threads of a training run: one core stays free to chat. Frozen with the run, so that a resumed one is exact."""
 RUN_HEARTBEAT_S = 10
 RUN_LEASE_S = 90
 """A worker renews its lease on a run every RUN_HEARTBEAT_S; RUN_LEASE_S without that, and the run is taken over."""
 RUN_STOP_DEADLINE_S = 120
 """A trainer asked to stop and save is killed after this."""
-ENGINE_MEMORY_MB = int(os.environ.get("ENGINE_MEMORY_MB", "600"))
+ENGINE_MEMORY_MB = _number("ENGINE_MEMORY_MB", 600)
 """Loaded chat models are dropped, least recently used first, above this."""
 
 LOGGING = {
@@ -283,7 +303,7 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {"plain": {"format": "%(levelname)s %(name)s: %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
-    "root": {"handlers": ["console"], "level": os.environ.get("LOG_LEVEL", "INFO")},
+    "root": {"handlers": ["console"], "level": _choice("LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR"))},
     "loggers": {
         "httpx": {"level": "WARNING"},
         "axes": {"level": "WARNING"},

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.engine import Engine, Sampling
 from trainer.model import LanguageModel, ScalarModel
 from trainer.tokenizer import Tokenizer
 
-transformers = pytest.importorskip("transformers", reason="requirements-bench.lock installs it")
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 CHAT = [{"role": "user", "content": "What does a fox eat?"}]

@@ -46,9 +46,17 @@ def refusal(data_dir: Path, **env: str) -> str:
         ({"SECRET_KEY": KEY, "DEBUG": "1"}, "DEBUG=1 shows visitors"),
         ({"SECRET_KEY": KEY, "ALLOWED_HOSTS": "*"}, "ALLOWED_HOSTS=* accepts any name"),
         ({"SECRET_KEY": KEY, "DEBUG": "maybe"}, "DEBUG='maybe': write 1 or 0"),
+        ({"SECRET_KEY": KEY, "WEB_PROCESSES": "0"}, "WEB_PROCESSES='0': write a whole number of at least 1"),
+        ({"SECRET_KEY": KEY, "TRAIN_THREADS": "two"}, "TRAIN_THREADS='two': write a whole number"),
+        ({"SECRET_KEY": KEY, "ENGINE_MEMORY_MB": "-5"}, "ENGINE_MEMORY_MB='-5': write a whole number"),
+        ({"SECRET_KEY": KEY, "STAGECRAFT_PRESET": "huge"}, "choose one of smoke, tiny, small, base"),
+        ({"SECRET_KEY": KEY, "LOG_LEVEL": "loud"}, "choose one of DEBUG, INFO, WARNING, ERROR"),
+        ({"SECRET_KEY": KEY, "DATABASE_URL": "here"}, "DATABASE_URL is not understood"),
     ],
 )
-def test_a_server_refuses_to_start_unsafely(tmp_path: Path, env: dict[str, str], message: str) -> None:
+def test_a_server_refuses_to_start_with_unsafe_or_unknown_settings(
+    tmp_path: Path, env: dict[str, str], message: str
+) -> None:
     assert message in refusal(tmp_path, **env)
 
 
