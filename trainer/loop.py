@@ -32,6 +32,8 @@ from trainer.corpus import Corpus
 from trainer.preferences import Comparison
 
 Metrics = dict[str, float]
+SAVE_EVERY_S = 30.0
+"""How often a run saves what it needs to resume: a kill costs at most this much work."""
 SampleDict = dict[str, Any]
 """A sample: "prompt", "text" and whatever else applies (reward, verdict, advantage …)."""
 
@@ -103,7 +105,6 @@ def run_steps(
     evaluations: int = 1,
     report: Report,
     should_stop: Callable[[], bool],
-    save_every_s: float = 30.0,
 ) -> None:
     """Run `do_step` for every step that is left, with resume, reports, evaluation and stopping.
 
@@ -134,7 +135,7 @@ def run_steps(
         if done == steps:
             break
         stopping = should_stop()
-        if stopping or time.monotonic() - saved_at > save_every_s:
+        if stopping or time.monotonic() - saved_at > SAVE_EVERY_S:
             _save_resume(out_dir, done, modules, optimizers, state)
             saved_at = time.monotonic()
         if stopping:

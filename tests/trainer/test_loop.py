@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from tests.trainer import small
+from trainer import loop
 from trainer.checkpoint import load_checkpoint, read_info
 from trainer.config import PretrainConfig, SFTConfig, get_preset
 from trainer.loop import Diverged, Inputs, Stopped, derive_seed, evaluation_steps, run_steps
@@ -89,8 +90,9 @@ def test_random_init_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_figure_that_is_not_finite_ends_the_run_and_saves_nothing(
-    tmp_path: Path, model: LanguageModel, value: float
+    tmp_path: Path, model: LanguageModel, value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
     report = small.Recorder()
     with pytest.raises(Diverged, match=r"loss became .* at step 3"):
         run_steps(
@@ -102,7 +104,6 @@ def test_a_figure_that_is_not_finite_ends_the_run_and_saves_nothing(
             do_step=lambda step: {"loss": value if step == 2 else 1.0},
             report=report,
             should_stop=small.never,
-            save_every_s=0.0,
         )
     assert list(report.metrics) == [1, 2]
 
