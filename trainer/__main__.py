@@ -45,7 +45,12 @@ def build_parser() -> argparse.ArgumentParser:
         if parent:
             command.add_argument("--from", dest="parent", type=Path, help="parent checkpoint directory")
             command.add_argument("--votes", type=Path, help="votes file (reward)")
-            command.add_argument("--reward-model", type=Path, help="reward checkpoint (ppo)")
+            command.add_argument("--reward-model", type=Path, help="reward checkpoint (ppo; grpo measures)")
+            command.add_argument(
+                "--overrule-doubts",
+                action="store_true",
+                help="ppo against a reward model that beats neither chance nor length on held-out votes",
+            )
 
     for stage in STAGES:
         common(commands.add_parser(stage, help=f"run the {stage} stage"), parent=stage != "init")
@@ -82,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # costs a sixth of the speed of an idle machine. Read when torch is loaded, so it is set before.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     options = build_parser().parse_args(arguments)
+    from trainer.loop import Diverged
+
     try:
         if options.command == "run":
             return _run(options)
@@ -90,6 +97,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             print(json.dumps(measure()))
         elif options.command == "bench":
+            _use_threads(options.threads)
             from trainer import bench
 
             bench.run(
@@ -122,13 +130,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         else:
             return _stage(options)
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (ValueError, Diverged, OSError) as error:
+        print(f"error: {_sentence(error)}", file=sys.stderr)
         return EXIT_MISTAKE
     except KeyboardInterrupt:
         print("Interrupted; the same command goes on from the last saved step.", file=sys.stderr)
         return EXIT_STOPPED
     return EXIT_DONE
+
+
+def _sentence(error: Exception) -> str:
+    """What went wrong, in a line; of the system's errors also where, and what to look at."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    name = "A file" if error.filename is None else error.filename
+    return f"{name} cannot be read or written ({error.strerror}). Check the path, its rights and the free space."
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, object]:
@@ -160,6 +176,7 @@ def _stage(options: argparse.Namespace) -> int:
         votes=getattr(options, "votes", None),
         data=options.data,
         config=parse_settings(options.set),
+        overrule_doubts=getattr(options, "overrule_doubts", False),
         threads=options.threads,
     )
     _use_threads(spec.threads)
@@ -186,11 +203,11 @@ def _run(options: argparse.Namespace) -> int:
         path = execute(spec, options.out, report, _stop_on_signal())
     except Stopped:
         return EXIT_STOPPED
-    except (ValueError, Diverged) as error:
-        lines.send(type="error", text=str(error))
-        return EXIT_MISTAKE
     except BrokenPipeError:
         os._exit(EXIT_CRASH)  # nobody reads on: the worker is gone, and another one resumes
+    except (ValueError, Diverged, OSError) as error:
+        lines.send(type="error", text=_sentence(error))
+        return EXIT_MISTAKE
     from trainer.checkpoint import read_info
 
     lines.send(type="done", path=str(path), info=read_info(path))
@@ -221,6 +238,8 @@ class _StopFlag:
 def _use_threads(count: int) -> None:
     import torch
 
+    if count < 0:
+        raise ValueError(f"--threads must be 0 (every core) or more, not {count}.")
     torch.set_num_threads(count or os.cpu_count() or 1)
 
 

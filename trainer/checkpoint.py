@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError
@@ -24,11 +24,18 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from trainer import __version__
-from trainer.config import REWARD, ModelConfig
+from trainer.config import REWARD, STAGES, ModelConfig
 from trainer.model import LanguageModel, ScalarModel
 from trainer.tokenizer import Tokenizer
 
 WEIGHTS, CONFIG, STAGE = "model.safetensors", "config.json", "stage.json"
+
+WEIGHT_TYPES: Final = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""What weights may be stored as; whole numbers and 8-bit floats mean nothing without scales we do not read."""
+LARGEST_SIZE: Final = 10**9
+"""Of any number in config.json: a larger one is a lie, and products of larger ones overflow."""
+LARGEST: Final = {"max_position_embeddings": 2**18, "num_hidden_layers": 1000}
+"""What no tensor's shape can contradict, and what must be bounded because memory follows from it."""
 
 
 class CheckpointError(ValueError):
@@ -173,23 +180,32 @@ def _to_hugging_face(model: LanguageModel | ScalarModel) -> dict[str, Tensor]:
 
 
 def read_info(directory: Path) -> dict[str, Any]:
-    """stage.json of a finished checkpoint of ours; CheckpointError when it is missing or damaged."""
+    """stage.json of a finished checkpoint of ours; CheckpointError when it is missing, damaged or names no stage."""
     path = Path(directory) / STAGE
     if not path.is_file():
         raise CheckpointError(f"{directory} has no stage.json: it is unfinished, or not one of our checkpoints.")
-    return _read_json(path)
+    info = read_json(path)
+    if info.get("stage") not in STAGES:
+        raise CheckpointError(f"{path} names no stage that we know ({info.get('stage')!r:.60}). Restore or retrain it.")
+    return info
+
+
+def read_shape(directory: Path) -> ModelConfig:
+    """The model's shape as config.json has it; CheckpointError for one that cannot be honoured."""
+    return _model_config(read_json(Path(directory) / CONFIG), Path(directory))
 
 
 def load_checkpoint(directory: Path, *, device: str | torch.device = "cpu") -> Loaded:
     """Load any Llama-shaped checkpoint directory, ours or not.
 
-    Raises CheckpointError naming the problem: no such directory, another architecture, weights in a
-    format that could run code, a damaged or incomplete file, weights that do not match stage.json.
+    Raises CheckpointError naming the problem: no such directory, another architecture or shape than its
+    config.json can mean, weights in a format that could run code or that are no finite numbers, a damaged or
+    incomplete file, weights that do not match stage.json.
     """
     directory = Path(directory)
     if not directory.is_dir():
         raise CheckpointError(f"{directory} is not a directory.")
-    config_json = _read_json(directory / CONFIG)
+    config_json = read_json(directory / CONFIG)
     config = _model_config(config_json, directory)
     architectures = config_json.get("architectures") or []
     weights = directory / WEIGHTS
@@ -201,14 +217,16 @@ def load_checkpoint(directory: Path, *, device: str | torch.device = "cpu") -> L
         tensors = load_file(weights)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{weights} is damaged: {error}. Restore or retrain it.") from error
-    info = _read_json(directory / STAGE) if (directory / STAGE).is_file() else {}
+    info = read_info(directory) if (directory / STAGE).is_file() else {}
     expected = info.get("weights_sha256")
     if expected and sha256_file(weights) != expected:
         raise CheckpointError(f"{weights} is not the file stage.json describes. Restore or retrain it.")
     is_reward = architectures == ["LlamaForSequenceClassification"]
+    if is_reward and config_json.get("num_labels", 1) != 1:
+        raise CheckpointError(f"{directory} has several labels; a reward model gives one number (num_labels 1).")
     model = _build(ScalarModel if is_reward else LanguageModel, config, tensors, directory).to(device)
     if isinstance(model, ScalarModel):
-        model.bias.fill_(info.get("score_bias", 0.0))
+        model.bias.fill_(_score_bias(info, directory))
     try:
         tokenizer = Tokenizer.load(directory)
     except ValueError as error:
@@ -218,11 +236,15 @@ def load_checkpoint(directory: Path, *, device: str | torch.device = "cpu") -> L
     return Loaded(model, tokenizer, info)
 
 
-def load_reward_model(directory: Path, *, device: str | torch.device = "cpu") -> Loaded:
-    """`load_checkpoint` that refuses everything but a reward model."""
+def load_reward_model(
+    directory: Path, *, device: str | torch.device = "cpu", tokenizer: Tokenizer | None = None
+) -> Loaded:
+    """`load_checkpoint` that refuses everything but a reward model, and one that reads other ids than `tokenizer`'s."""
     loaded = load_checkpoint(directory, device=device)
     if not isinstance(loaded.model, ScalarModel):
         raise CheckpointError(f"{directory} is not a reward model; train one with the {REWARD} stage first.")
+    if tokenizer is not None and loaded.tokenizer.backend.to_str() != tokenizer.backend.to_str():
+        raise CheckpointError(f"{directory} has another tokenizer than the parent; train a reward model from this one.")
     return loaded
 
 
@@ -230,9 +252,11 @@ def _build(
     kind: type[LanguageModel] | type[ScalarModel], config: ModelConfig, tensors: dict[str, Tensor], directory: Path
 ) -> LanguageModel | ScalarModel:
     """A model holding the tensors of a file, once their names and shapes are known to be right."""
+    _check_values(tensors, directory)
     renamed = {re.sub(r"^score\.", "head.", re.sub(r"^model\.", "decoder.", n)): t for n, t in tensors.items()}
     head = renamed.pop("lm_head.weight", None)
-    if head is not None and not torch.equal(head, renamed.get("decoder.embed_tokens.weight", torch.empty(0))):
+    embedding = renamed.get("decoder.embed_tokens.weight", torch.empty(0))
+    if head is not None and not torch.equal(head.float(), embedding.float()):
         raise CheckpointError(f"{directory} has an untied output head; only tied embeddings are supported.")
     with torch.device("meta"):  # shapes only: a lying config.json must not make us allocate
         wanted = {name: parameter.shape for name, parameter in kind(config).named_parameters()}
@@ -250,41 +274,88 @@ def _build(
     return model
 
 
+def _check_values(tensors: Mapping[str, Tensor], directory: Path) -> None:
+    for name, tensor in tensors.items():
+        if tensor.dtype not in WEIGHT_TYPES:
+            kinds = ", ".join(str(kind).removeprefix("torch.") for kind in WEIGHT_TYPES)
+            found = str(tensor.dtype).removeprefix("torch.")
+            raise CheckpointError(f"{directory / WEIGHTS}: {name} is stored as {found}; convert it to one of {kinds}.")
+        if not torch.isfinite(tensor.float()).all():
+            raise CheckpointError(
+                f"{directory / WEIGHTS}: {name} holds values that are not finite. Restore or retrain it."
+            )
+
+
+def _score_bias(info: Mapping[str, Any], directory: Path) -> float:
+    bias = info.get("score_bias", 0.0)
+    if not isinstance(bias, int | float) or not abs(bias) < LARGEST_SIZE:
+        raise CheckpointError(f"{directory / STAGE}: score_bias should be a number, not {bias!r:.60}. Restore it.")
+    return float(bias)
+
+
 def _model_config(raw: Mapping[str, Any], directory: Path) -> ModelConfig:
     kind = raw.get("model_type")
     if kind != "llama":
         raise CheckpointError(f"{directory} holds a {kind or 'nameless'} model; only Llama-shaped ones are supported.")
     if not raw.get("tie_word_embeddings", False) and raw.get("architectures") == ["LlamaForCausalLM"]:
         raise CheckpointError(f"{directory} has an untied output head; only tied embeddings are supported.")
-    rope = raw.get("rope_parameters") or {}
-    if (raw.get("rope_scaling") or rope).get("rope_type", "default") != "default":
-        raise CheckpointError(f"{directory} scales its rotary positions, which is not supported.")
+    if (act := raw.get("hidden_act", "silu")) != "silu":
+        raise CheckpointError(f"{directory} gates its feed-forward with {act!r:.60}; only silu is supported.")
+    rope = _rope(raw, directory)
     try:
-        heads, width = int(raw["num_attention_heads"]), int(raw["hidden_size"])
+        heads, width = _size(raw, "num_attention_heads"), _size(raw, "hidden_size")
         config = ModelConfig(
-            vocab_size=int(raw["vocab_size"]),
+            vocab_size=_size(raw, "vocab_size"),
             heads=heads,
-            kv_heads=int(raw.get("num_key_value_heads") or heads),
-            layers=int(raw["num_hidden_layers"]),
-            ffn=int(raw["intermediate_size"]),
-            context=int(raw["max_position_embeddings"]),
-            head_dim=int(raw.get("head_dim") or width // heads),
-            rope_theta=float(rope.get("rope_theta") or raw.get("rope_theta") or 10_000.0),
-            norm_eps=float(raw.get("rms_norm_eps", 1e-5)),
+            kv_heads=_size(raw, "num_key_value_heads", default=heads),
+            layers=_size(raw, "num_hidden_layers"),
+            ffn=_size(raw, "intermediate_size"),
+            context=_size(raw, "max_position_embeddings"),
+            head_dim=_size(raw, "head_dim", default=width // heads),
+            rope_theta=_first(rope.get("rope_theta"), raw.get("rope_theta"), 10_000.0),
+            norm_eps=_first(raw.get("rms_norm_eps"), 1e-6),
         )
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{directory / CONFIG} is incomplete or damaged: {error}.") from error
+    except ValueError as error:
+        raise CheckpointError(f"{directory / CONFIG} is incomplete or damaged: {error}") from error
     if config.width != width:
         raise CheckpointError(f"{directory}: hidden_size {width} is not heads × head_dim = {config.width}.")
     return config
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _first(*values: Any) -> Any:
+    """The first value that is there."""
+    return next(value for value in values if value is not None)
+
+
+def _size(raw: Mapping[str, Any], name: str, *, default: int | None = None) -> int:
+    """A whole number from 1 to what it may be; `default` stands in for null and for nothing."""
+    value = default if raw.get(name) is None else raw[name]
+    largest = LARGEST.get(name, LARGEST_SIZE)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
+        raise ValueError(f"{name} must be a whole number from 1 to {largest}, not {value!r:.60}.")
+    return value
+
+
+def _rope(raw: Mapping[str, Any], directory: Path) -> dict[str, Any]:
+    """`rope_parameters`, once neither it nor the older `rope_scaling` says that positions are scaled.
+
+    The kind stands under "rope_type", in older files under "type".
+    """
+    rope: dict[str, Any] = raw.get("rope_parameters") or {}
+    for scaling in (raw.get("rope_scaling") or {}, rope):
+        is_plain = isinstance(scaling, dict) and scaling.get("rope_type", scaling.get("type", "default")) == "default"
+        if not is_plain:
+            raise CheckpointError(f"{directory} scales its rotary positions, which is not supported.")
+    return rope
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; CheckpointError when it is missing or holds something else."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path.parent} has no {path.name}; it is not a checkpoint directory.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} should hold a JSON object.")

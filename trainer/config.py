@@ -11,6 +11,7 @@ not a scaling-law study.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -70,6 +71,38 @@ def _require(ok: bool, message: str) -> None:
         raise ValueError(message)
 
 
+LARGEST_SETTING: Final = 1e15
+"""No setting means anything beyond this; it keeps sums and products of settings finite."""
+
+
+def _check_numbers(config: Any, *, positive: Sequence[str] = (), shares: Sequence[str] = ()) -> None:
+    """Raise ValueError unless every field holds a number of its annotated type that can be meant.
+
+    `--set`, run.json and config.json bring whatever JSON can hold. A field that is not `positive` may be 0, none
+    may be below; a share is at most 1.
+    """
+    for item in dataclasses.fields(config):
+        name, value, is_whole = item.name, getattr(config, item.name), item.type == "int"
+        is_number = isinstance(value, int if is_whole else int | float) and not isinstance(value, bool)
+        if not is_number or not abs(value) < LARGEST_SETTING:  # NaN is not below anything either
+            raise ValueError(f"{name} must be a {'whole ' if is_whole else ''}number, not {value!r:.60}.")
+        _require(value > 0 or name not in positive, f"{name} must be above 0, not {value}.")
+        _require(value >= 0, f"{name} must be 0 or more, not {value}.")
+        _require(value <= 1 or name not in shares, f"{name} must be from 0 to 1, not {value}.")
+
+
+def check_context(config: Any, context: int) -> None:
+    """Raise ValueError unless a stage with these settings suits a model that reads `context` tokens."""
+    sequence, answer = getattr(config, "sequence", 0), getattr(config, "max_new_tokens", 0)
+    _require(
+        sequence <= context, f"sequence={sequence} is too long: the model reads {context} tokens. Choose {context}."
+    )
+    _require(
+        answer < context,
+        f"max_new_tokens={answer} leaves no room for a prompt: the model reads {context} tokens. Choose fewer.",
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Shape of the Llama-style decoder."""
@@ -94,8 +127,8 @@ class ModelConfig:
     """Added inside RMSNorm's square root."""
 
     def __post_init__(self) -> None:
+        _check_numbers(self, positive=[item.name for item in dataclasses.fields(self)])
         _require(self.heads % self.kv_heads == 0, f"kv_heads={self.kv_heads} must divide heads={self.heads}.")
-        _require(self.vocab_size > 0 and self.layers > 0, "vocab_size and layers must be positive.")
         _require(self.head_dim % 2 == 0, "head_dim must be even: rotary positions turn pairs.")
 
     @property
@@ -133,8 +166,12 @@ class PretrainConfig:
     """How many times held-out loss and samples are taken."""
 
     def __post_init__(self) -> None:
-        _require(self.batch_tokens % self.sequence == 0, "batch_tokens must be a multiple of sequence.")
-        _require(self.tokens >= self.batch_tokens, "tokens must cover at least one batch.")
+        _check_numbers(self, positive=("tokens", "batch_tokens", "sequence", "evaluations"), shares=("warmup", "decay"))
+        _check_batch(self.batch_tokens, self.sequence)
+        _require(
+            self.tokens >= self.batch_tokens,
+            f"tokens={self.tokens} must cover at least one batch of batch_tokens={self.batch_tokens}.",
+        )
 
     @property
     def steps(self) -> int:
@@ -162,6 +199,17 @@ class SFTConfig:
     evaluations: int = 5
     """How many times held-out accuracy and samples are taken."""
 
+    def __post_init__(self) -> None:
+        _check_numbers(self, positive=("steps", "batch_tokens", "sequence", "evaluations"), shares=("warmup", "decay"))
+        _check_batch(self.batch_tokens, self.sequence)
+
+
+def _check_batch(batch_tokens: int, sequence: int) -> None:
+    _require(
+        batch_tokens % sequence == 0,
+        f"batch_tokens={batch_tokens} must be a multiple of sequence={sequence}: whole rows.",
+    )
+
 
 @dataclass(frozen=True, kw_only=True)
 class RewardConfig:
@@ -173,12 +221,17 @@ class RewardConfig:
     """Comparisons per optimiser step."""
     epochs: int = 1
     """Passes over the comparisons."""
+    averaged: float = 0.0
+    """Share of the steps, at the end, whose weights are averaged into the reward model; 0 takes the last ones."""
     centering: float = 0.01
     """Weight of the penalty mean((r_chosen + r_rejected)^2), which pins the free offset."""
     held_out: float = 0.2
     """Share of prompts kept for the agreement figure; the split is by prompt."""
     evaluations: int = 4
     """How many times agreement on held-out prompts and samples are taken."""
+
+    def __post_init__(self) -> None:
+        _check_numbers(self, positive=("batch_pairs", "epochs", "evaluations"), shares=("held_out", "averaged"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +279,10 @@ class PPOConfig:
     evaluations: int = 5
     """How many times reward and win rate on held-out prompts and samples are taken."""
 
+    def __post_init__(self) -> None:
+        counts = ("steps", "rollouts", "minibatch", "epochs", "max_new_tokens", "evaluations")
+        _check_numbers(self, positive=(*counts, "temperature", "kl_target_nats", "kl_horizon"), shares=("gamma", "lam"))
+
 
 @dataclass(frozen=True, kw_only=True)
 class GRPOConfig:
@@ -265,7 +322,13 @@ class GRPOConfig:
     """How many times held-out problems are tried and samples taken."""
 
     def __post_init__(self) -> None:
+        counts = ("steps", "problems", "minibatch", "epochs", "max_new_tokens", "hardest", "evaluations")
+        _check_numbers(self, positive=(*counts, "temperature"), shares=("solved_low", "solved_high"))
         _require(self.group >= 2, "group must be at least 2: an advantage compares answers.")
+        _require(
+            self.solved_low <= self.solved_high,
+            f"solved_low={self.solved_low} must not be above solved_high={self.solved_high}.",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,6 +345,8 @@ class Preset:
     grpo: GRPOConfig
     votes: int = 200
     """Simulated votes collected where people are missing."""
+    taste: str = "friendlier"
+    """What simulated voters like when nobody says (tastes.py)."""
 
     def stage(self, stage: str) -> Any:
         """The config dataclass of one trained stage."""
@@ -311,6 +376,7 @@ PRESETS: Final[dict[str, Preset]] = {
             ppo=PPOConfig(steps=3, rollouts=8, minibatch=4, critic_warmup=1, max_new_tokens=16),
             grpo=GRPOConfig(steps=3, problems=2, group=4, minibatch=8, max_new_tokens=16),
             votes=24,
+            taste="shorter",  # all that gibberish can differ in is its length
         ),
         Preset(
             name="tiny",
@@ -318,7 +384,7 @@ PRESETS: Final[dict[str, Preset]] = {
             model=shape(3, vocab_size=2048, context=512, kv_heads=1),
             pretrain=PretrainConfig(tokens=6_000_000, batch_tokens=8192, sequence=256),
             sft=SFTConfig(steps=300, batch_tokens=4096, sequence=256, matrix_lr=0.003, embedding_lr=0.0008),
-            reward=RewardConfig(lr=2e-3, epochs=4, held_out=0.1),
+            reward=RewardConfig(lr=2e-3, batch_pairs=4, epochs=4, averaged=0.7, held_out=0.1),
             ppo=PPOConfig(steps=30, kl_weight=0.4, kl_target_nats=1.2),
             # Practising three steps, it adds a third one to held-out problems that need two.
             grpo=GRPOConfig(steps=50, lr=3e-5, hardest=3),

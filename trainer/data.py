@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,9 @@ from torch import Tensor
 from trainer.loop import random_generator
 from trainer.tokenizer import Message, Tokenizer
 
+DOCUMENTS_AT_ONCE = 256
+"""Documents encoded together: enough for every core, and a list of ids takes 134 bytes a token."""
+
 
 class DocumentBatches:
     """Rows of `sequence` + 1 ids cut from packed documents kept in a memory map."""
@@ -30,6 +34,7 @@ class DocumentBatches:
     def __init__(self, path: Path, *, sequence: int, rows: int, seed: int) -> None:
         self.tokens = np.memmap(path, dtype=np.uint32, mode="r")
         self.sequence, self.rows, self.seed = sequence, rows, seed
+        self._epochs: dict[int, tuple[Tensor, int]] = {}
         self.per_epoch = (len(self.tokens) - 1) // sequence - 1  # one row less leaves room for the offset
         if self.per_epoch < 1:
             raise ValueError(
@@ -39,9 +44,14 @@ class DocumentBatches:
     @staticmethod
     def write(path: Path, documents: Sequence[str], tokenizer: Tokenizer) -> int:
         """Encode `documents` into the file at `path`; returns the number of tokens."""
-        ids = [token for document in tokenizer.encode_documents(documents) for token in document]
-        np.asarray(ids, dtype=np.uint32).tofile(path)
-        return len(ids)
+        count = 0
+        with path.open("wb") as file:
+            for start in range(0, len(documents), DOCUMENTS_AT_ONCE):
+                encoded = tokenizer.encode_documents(documents[start : start + DOCUMENTS_AT_ONCE])
+                ids = np.fromiter(chain.from_iterable(encoded), dtype=np.uint32)
+                ids.tofile(file)
+                count += len(ids)
+        return count
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and next-token targets of one step, each [rows, sequence]."""
@@ -56,9 +66,14 @@ class DocumentBatches:
         return np.asarray(self.tokens[start : start + self.sequence + 1])
 
     def _epoch(self, epoch: int) -> tuple[Tensor, int]:
-        generator = random_generator(self.seed, "documents", epoch)
-        order = torch.randperm(self.per_epoch, generator=generator)
-        return order, int(torch.randint(self.sequence, (1,), generator=generator))
+        """The order of an epoch's rows and the offset of its cuts; this epoch and the one before are kept."""
+        if epoch not in self._epochs:
+            generator = random_generator(self.seed, "documents", epoch)
+            order = torch.randperm(self.per_epoch, generator=generator)
+            offset = int(torch.randint(self.sequence, (1,), generator=generator))
+            before = {number: drawn for number, drawn in self._epochs.items() if number == epoch - 1}
+            self._epochs = before | {epoch: (order, offset)}
+        return self._epochs[epoch]
 
 
 @dataclass(frozen=True)
@@ -70,6 +85,11 @@ class PackedChats:
     is_response: Tensor
     """Whether the *target* at this place is the assistant's to say."""
     segments: Tensor
+
+    def split(self, rows: int) -> list[PackedChats]:
+        """The same conversations, at most `rows` rows at a time."""
+        columns = (self.inputs, self.targets, self.is_response, self.segments)
+        return [PackedChats(*parts) for parts in zip(*(torch.split(column, rows) for column in columns), strict=True)]
 
 
 class ChatBatches:

@@ -1,9 +1,9 @@
 """How long a run will take and what room it needs, before it starts. Imports no torch.
 
 The idea: a training step costs its matrix products, at the rate this machine was measured at
-(`python -m trainer measure`), plus moving every activation through memory a hundred times, which
-is what a small model mostly does. Sampling is bound by steps, not by operations, so it is counted in
-tokens written one after another.
+(`python -m trainer measure`), plus moving every activation through memory some dozen times, which
+is much of what a small model does. Text is learnt from in the precision that wins here, rewards in
+float32. Sampling is counted in tokens written one after another, each by the whole batch at once.
 
 Simplification: a handful of constants for every machine, fitted on 2 CPU cores; a site that has
 finished a run of the same stage and preset shows that run's own time instead.
@@ -16,28 +16,61 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from trainer.config import GRPO, INIT, PPO, PRETRAIN, REWARD, SFT, Preset, check_stage
+from trainer.config import GRPO, INIT, PPO, PRETRAIN, REWARD, SFT, ModelConfig, Preset, check_stage
 
 MATMUL_SHARE = 0.7
 """Share of the measured matmul rate that a model's own, smaller products reach."""
-TOUCHES = 100
-"""How often each activation of a block is read or written, forward and backward."""
-LOGIT_TOUCHES = 10
-"""How often each logit is."""
+TOUCHES = 25
+"""How often each activation of a block goes through memory, forward and backward."""
+LOGIT_TOUCHES = 4
+"""How often each logit does: the loss takes them in chunks that stay in the processor's cache."""
 CPU_BYTES_PER_S, GPU_BYTES_PER_S = 8e9, 1e12
 """Memory bandwidth assumed; it is not measured."""
-LAYER_STEP_S = 0.0006
+MUON_FLOPS = 25
+"""Operations of one Muon step per parameter and unit of width: five Newton-Schulz iterations, in bfloat16."""
+DECODING_SHARE = 0.3
+"""Share of the measured float32 rate that sampling reaches."""
+LAYER_STEP_S = 0.0003
 """Least time one block needs for one sampled token, however small it is."""
-START_S = 6.0
+THREAD_GAIN = 0.75
+"""Twice the threads train 2 to this power times as quickly."""
+NARROW, CLEARLY = 128, 1.5
+"""From this width on, and when this many times as quick, bfloat16 is what text is learnt in (machine.py)."""
+START_S = 4.0
 """Starting Python, loading torch, building the corpus."""
 DEFAULT_GFLOPS = 60.0
 """Assumed where nothing was measured: two cores of a laptop."""
 RUNTIME_BYTES = 450_000_000
 """Python with torch, before any model."""
-ANSWER_TOKENS = 80
+ANSWER_TOKENS = 50
 """A compared answer with its prompt."""
 LIMIT_SHARE = 0.5
 """How much of their longest length rollouts use, prompt included: most end early."""
+SIGNAL_SHARE = 0.3
+"""Share of GRPO's answers that teach something: in the other groups all are right, or all wrong."""
+QUESTIONS, QUESTION_TOKENS = 200, 128
+"""Questions at every evaluation of fine-tuning, and the longest answer to one (evaluate.py)."""
+LOSS_TOKENS = 1024
+"""Tokens whose logits exist together where text is learnt from (losses.py)."""
+CPU_ANSWERS, GPU_ANSWERS = 16, 64
+"""Rollouts that go through together, at most (rollout.py)."""
+ACTIVATION_BYTES = 90
+"""What the backward pass needs of one token in one block, per unit of width. In float32; bfloat16 keeps two thirds."""
+CPU_ROOM_BYTES, GPU_ROOM_BYTES = 2_000_000_000, 16_000_000_000
+"""Activations of one pass, at most: larger batches go through in pieces."""
+
+
+def rows_at_once(model: ModelConfig, *, sequence: int, device: str) -> int:
+    """How many rows of `sequence` tokens go forward and backward together: what there is room for, but one at least.
+
+    The stages cut their batches by it (gradient accumulation), so the memory shown beforehand is what a run takes.
+    """
+    room = CPU_ROOM_BYTES if device == "cpu" else GPU_ROOM_BYTES
+    return max(1, room // (sequence * _activation_bytes_per_token(model)))
+
+
+def _activation_bytes_per_token(model: ModelConfig) -> int:
+    return ACTIVATION_BYTES * model.layers * model.width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,37 +84,86 @@ class Estimate:
     """False when the machine's rate is assumed, not measured."""
 
 
-def estimate(stage: str, preset: Preset, machine: Mapping[str, Any] | None = None, *, votes: int = 0) -> Estimate:
-    """What one run of `stage` takes; `machine` is what `python -m trainer measure` printed."""
+@dataclass(frozen=True, kw_only=True)
+class Speed:
+    """What a machine does in a second."""
+
+    float32: float
+    """Floating point operations in float32."""
+    bfloat16: float
+    """The same in bfloat16."""
+    bytes_per_s: float
+    pace: float
+    """How much of this the run's own threads reach in training."""
+    measured: bool
+
+    def learning(self, width: int) -> float:
+        """The rate of pre-training and fine-tuning, whose precision is the one that wins."""
+        wins = width >= NARROW and self.bfloat16 > CLEARLY * self.float32
+        return self.bfloat16 if wins else self.float32
+
+
+def estimate(
+    stage: str, preset: Preset, machine: Mapping[str, Any] | None = None, *, votes: int = 0, threads: int = 0
+) -> Estimate:
+    """What one run of `stage` takes; `machine` is what `python -m trainer measure` printed.
+
+    `threads` are the run's own on a CPU; 0 means as many as the machine was measured with.
+    """
     check_stage(stage)
-    rate, measured = _rate(machine)
-    bytes_per_s = CPU_BYTES_PER_S if (machine or {}).get("device", "cpu") == "cpu" else GPU_BYTES_PER_S
-    model_s = _flops_per_token(stage, preset) / (rate * MATMUL_SHARE) + _bytes_per_token(preset) / bytes_per_s
+    machine = machine or {}
+    speed = _speed(machine, threads)
     parameters = preset.model.parameters
     models, trained = _models(stage)
     # float32 weights for every model; gradient and two moments for those that learn.
-    memory = RUNTIME_BYTES + 4 * parameters * (models + 3 * trained) + _activation_bytes(stage, preset)
+    memory = RUNTIME_BYTES + 4 * parameters * (models + 3 * trained)
     return Estimate(
-        seconds=START_S + _tokens_trained(stage, preset, votes) * model_s + _sampling_s(stage, preset, rate),
-        memory_bytes=memory,
+        seconds=START_S + _training_s(stage, preset, speed, votes) / speed.pace + _sampling_s(stage, preset, speed),
+        memory_bytes=memory + _activation_bytes(stage, preset, _device(machine)),
         disk_bytes=4 * parameters * (1 + (3 * trained if trained else 0)),
-        measured=measured,
+        measured=speed.measured,
     )
 
 
-def _rate(machine: Mapping[str, Any] | None) -> tuple[float, bool]:
-    """(floating point operations per second, whether it was measured)."""
-    rates = (machine or {}).get("matmul_gflops")
-    if isinstance(rates, Mapping):
-        best = max((float(rate) for rate in rates.values() if isinstance(rate, int | float)), default=0.0)
-        if best > 0 and math.isfinite(best):
-            return best * 1e9, True
-    return DEFAULT_GFLOPS * 1e9, False
+def _device(machine: Mapping[str, Any]) -> str:
+    return str(machine.get("device", "cpu"))
+
+
+def _speed(machine: Mapping[str, Any], threads: int) -> Speed:
+    """The measured speed, or the assumed one where a figure is missing."""
+    rates, measured_threads = machine.get("matmul_gflops"), machine.get("threads")
+    rates = rates if isinstance(rates, Mapping) else {}
+    found = {
+        name: 1e9 * rate
+        for name in ("float32", "bfloat16")
+        if isinstance(rate := rates.get(name), int | float) and math.isfinite(rate) and rate > 0
+    }
+    on_cpu = _device(machine) == "cpu"
+    pace = 1.0
+    if on_cpu and threads and isinstance(measured_threads, int):
+        pace = min(1.0, threads / max(1, measured_threads)) ** THREAD_GAIN
+    return Speed(
+        float32=found.get("float32", DEFAULT_GFLOPS * 1e9),
+        bfloat16=found.get("bfloat16", DEFAULT_GFLOPS * 1e9),
+        bytes_per_s=CPU_BYTES_PER_S if on_cpu else GPU_BYTES_PER_S,
+        pace=pace,
+        measured=len(found) == 2,
+    )
 
 
 def _models(stage: str) -> tuple[int, int]:
-    """(models in memory, how many of them learn)."""
-    return {INIT: (1, 0), PRETRAIN: (1, 1), SFT: (1, 1), REWARD: (1, 1), PPO: (4, 2), GRPO: (1, 1)}[stage]
+    """(models in memory, how many of them learn). The rest are frozen: references, and the reward model."""
+    return {INIT: (1, 0), PRETRAIN: (1, 1), SFT: (1, 1), REWARD: (1, 1), PPO: (4, 2), GRPO: (2, 1)}[stage]
+
+
+def _training_s(stage: str, preset: Preset, speed: Speed, votes: int) -> float:
+    """Seconds of forward and backward passes and optimiser steps over the whole run, on every measured thread."""
+    model = preset.model
+    rate = speed.learning(model.width) if stage in (PRETRAIN, SFT) else speed.float32
+    token_s = _flops_per_token(stage, preset) / (rate * MATMUL_SHARE) + _bytes_per_token(model) / speed.bytes_per_s
+    muon_steps = {PRETRAIN: preset.pretrain.steps, SFT: preset.sft.steps}.get(stage, 0)
+    muon_s = MUON_FLOPS * model.width * model.parameters / (speed.bfloat16 * MATMUL_SHARE)
+    return _tokens_trained(stage, preset, votes) * token_s + muon_steps * muon_s
 
 
 def _tokens_trained(stage: str, preset: Preset, votes: int) -> float:
@@ -91,16 +173,18 @@ def _tokens_trained(stage: str, preset: Preset, votes: int) -> float:
     if stage == SFT:
         return preset.sft.steps * preset.sft.batch_tokens
     if stage == REWARD:
-        return (votes or preset.votes) * 2 * ANSWER_TOKENS * preset.reward.epochs
+        reward = preset.reward
+        return (votes or preset.votes) * (1.0 - reward.held_out) * 2 * ANSWER_TOKENS * reward.epochs
     if stage == PPO:
         ppo = preset.ppo
         tokens = ppo.steps * ppo.rollouts * ppo.max_new_tokens * LIMIT_SHARE
-        # Policy and critic learn in every epoch; policy, reference, critic and reward model score once.
-        return tokens * (2 * ppo.epochs + 4 / 3)
+        # Policy and critic learn in every epoch; reference, critic and reward model score once, a third of that each.
+        return tokens * (2 * ppo.epochs + 1)
     if stage == GRPO:
         grpo = preset.grpo
         tokens = grpo.steps * grpo.problems * grpo.group * grpo.max_new_tokens * LIMIT_SHARE
-        return tokens * (grpo.epochs + 1 / 3)
+        # The reference scores one answer of each group.
+        return tokens * (SIGNAL_SHARE * grpo.epochs + 1 / (3 * grpo.group))
     return 0
 
 
@@ -111,36 +195,45 @@ def _flops_per_token(stage: str, preset: Preset) -> float:
     return 6 * model.parameters + 12 * model.layers * model.width * length
 
 
-def _bytes_per_token(preset: Preset) -> float:
+def _bytes_per_token(model: ModelConfig) -> float:
     """float32 values moved through memory for one token."""
-    model = preset.model
     return 4 * (TOUCHES * model.layers * model.width + LOGIT_TOUCHES * model.vocab_size)
 
 
-def _sampling_s(stage: str, preset: Preset, rate: float) -> float:
-    """Seconds spent writing rollouts: one step of the whole batch per token."""
-    if stage == PPO:
-        steps, batch, length = preset.ppo.steps, preset.ppo.rollouts, preset.ppo.max_new_tokens
+def _sampling_s(stage: str, preset: Preset, speed: Speed) -> float:
+    """Seconds spent writing answers: one step of the whole batch per token."""
+    if stage == SFT:
+        rounds, batch, length = preset.sft.evaluations + 1, QUESTIONS, QUESTION_TOKENS
+    elif stage == PPO:
+        rounds, batch, length = preset.ppo.steps, preset.ppo.rollouts, preset.ppo.max_new_tokens
     elif stage == GRPO:
         grpo = preset.grpo
-        steps, batch, length = grpo.steps, grpo.problems * grpo.group, grpo.max_new_tokens
+        rounds, batch, length = grpo.steps, grpo.problems * grpo.group, grpo.max_new_tokens
     else:
         return 0.0
-    one_token_s = max(preset.model.layers * LAYER_STEP_S, batch * 2 * preset.model.parameters / (rate * MATMUL_SHARE))
-    return steps * length * LIMIT_SHARE * one_token_s
-
-
-def _activation_bytes(stage: str, preset: Preset) -> int:
-    """What the backward pass keeps of one batch: about 16 vectors a block, and the logits three times over."""
-    tokens = {
-        INIT: 0,
-        PRETRAIN: preset.pretrain.batch_tokens,
-        SFT: preset.sft.batch_tokens,
-        REWARD: preset.reward.batch_pairs * 2 * ANSWER_TOKENS,
-        PPO: preset.ppo.minibatch * (ANSWER_TOKENS + preset.ppo.max_new_tokens),
-        GRPO: preset.grpo.minibatch * (ANSWER_TOKENS + preset.grpo.max_new_tokens),
-    }[stage]
-    # Large batches go through in parts (gradient accumulation).
-    tokens = min(tokens, 65_536)
     model = preset.model
-    return 4 * tokens * (16 * model.layers * model.width + 3 * model.vocab_size)
+    one_token_s = model.layers * LAYER_STEP_S + batch * 2 * model.parameters / (speed.float32 * DECODING_SHARE)
+    return rounds * length * LIMIT_SHARE * one_token_s
+
+
+def _activation_bytes(stage: str, preset: Preset, device: str) -> int:
+    """What the backward pass keeps of the tokens that go through together, and their logits three times over."""
+    if stage == INIT:
+        return 0
+    model = preset.model
+    tokens, logits = _tokens_at_once(stage, preset, device)
+    return tokens * _activation_bytes_per_token(model) + 4 * 3 * logits * model.vocab_size
+
+
+def _tokens_at_once(stage: str, preset: Preset, device: str) -> tuple[int, int]:
+    """(tokens that go forward and backward together, those of them that have logits at one time)."""
+    if stage in (PRETRAIN, SFT):
+        text = preset.pretrain if stage == PRETRAIN else preset.sft
+        fitting = rows_at_once(preset.model, sequence=text.sequence, device=device)
+        tokens = min(text.batch_tokens, fitting * text.sequence)
+        return tokens, min(tokens, LOSS_TOKENS)
+    if stage == REWARD:
+        return preset.reward.batch_pairs * 2 * ANSWER_TOKENS, 0
+    rl = preset.ppo if stage == PPO else preset.grpo
+    answers = min(rl.minibatch, CPU_ANSWERS if device == "cpu" else GPU_ANSWERS)
+    return answers * (ANSWER_TOKENS + rl.max_new_tokens), answers * rl.max_new_tokens

@@ -30,7 +30,7 @@ from trainer.model import LanguageModel, ScalarModel
 from trainer.preferences import Comparison
 from trainer.problems import Problem, grade
 from trainer.prompting import prompt_ids
-from trainer.rollout import by_length, end_scores, scored_sequence
+from trainer.rollout import end_scores, scored_sequence
 from trainer.tastes import Taste
 from trainer.tokenizer import Message, Tokenizer
 
@@ -44,6 +44,10 @@ TASTE_ANSWERS: Final = 200
 """Answers sampled for length, reward and win rate, about."""
 MAX_NEW_TOKENS: Final = 128
 """Longest answer in an evaluation."""
+PIECES_AT_ONCE: Final = 32
+"""Pieces of held-out text read in one pass, at most."""
+LOGITS_AT_ONCE: Final = 2**25
+"""Logits of one such pass, at most, padding included: 134 MB in float32."""
 
 # --- shares and their intervals -----------------------------------------------------------------
 
@@ -106,7 +110,8 @@ def bits_per_byte(model: LanguageModel, tokenizer: Tokenizer, documents: Sequenc
         pieces += [row[start : start + context + 1] for start in range(0, len(row) - 1, context)]
     device = next(model.parameters()).device
     nats = 0.0
-    for rows in by_length([len(piece) for piece in pieces], size=32):
+    tokens_at_once = LOGITS_AT_ONCE // model.config.vocab_size
+    for rows in _hands([len(piece) - 1 for piece in pieces], tokens=tokens_at_once):
         tokens, is_target = _padded([pieces[row] for row in rows], tokenizer.pad_id)
         tokens, is_target = tokens.to(device), is_target.to(device)
         hidden = model.decoder(tokens[:, :-1])[is_target]
@@ -115,6 +120,16 @@ def bits_per_byte(model: LanguageModel, tokenizer: Tokenizer, documents: Sequenc
     if size == 0:
         raise ValueError("There is no held-out text to measure.")
     return nats / math.log(2) / size
+
+
+def _hands(lengths: Sequence[int], *, tokens: int) -> list[list[int]]:
+    """Indices, shortest first, in hands of at most `PIECES_AT_ONCE` that pad to at most `tokens`, or of one alone."""
+    hands: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        if not hands or len(hands[-1]) == PIECES_AT_ONCE or (len(hands[-1]) + 1) * lengths[index] > tokens:
+            hands.append([])
+        hands[-1].append(index)
+    return hands
 
 
 def _padded(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
@@ -197,17 +212,28 @@ def instruction_accuracy(
     return share_right(questions, ask(engine, tokenizer, [question.prompt for question in questions], stage=stage))
 
 
+def solves(problem: Problem, answer: Answer) -> bool:
+    """Whether an answer counts: right, and ended by itself, as GRPO's reward asks too.
+
+    Noise that is cut off somewhere meets a small number now and then.
+    """
+    return answer.ended and grade(problem.answer, answer.text).correct
+
+
 def problem_passes(
     engine: Engine, tokenizer: Tokenizer, problems: Sequence[Problem], *, stage: str, seed: int
 ) -> dict[str, float]:
-    """pass@1 (greedy) and pass@8 (sampled at temperature 1) on held-out problems, each with its interval."""
+    """pass@1 (greedy) and pass@8 (sampled at temperature 1) on held-out problems, pass@1 with its interval.
+
+    An answer that was cut off counts as wrong.
+    """
     prompts = [problem.prompt for problem in problems]
     greedy = ask(engine, tokenizer, prompts, stage=stage)
-    solved = sum(grade(problem.answer, answer.text).correct for problem, answer in zip(problems, greedy, strict=True))
+    solved = sum(solves(problem, answer) for problem, answer in zip(problems, greedy, strict=True))
     sampled = ask(engine, tokenizer, prompts, stage=stage, temperature=1.0, copies=SAMPLES_PER_PROBLEM, seed=seed)
     counts = [
         sum(
-            grade(problem.answer, answer.text).correct
+            solves(problem, answer)
             for answer in sampled[index * SAMPLES_PER_PROBLEM : (index + 1) * SAMPLES_PER_PROBLEM]
         )
         for index, problem in enumerate(problems)

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -34,6 +34,8 @@ from trainer.preferences import Comparison
 Metrics = dict[str, float]
 SAVE_EVERY_S = 30.0
 """How often a run saves what it needs to resume: a kill costs at most this much work."""
+RESUME_STATE, RESUME_RUN = Path("resume", "state.safetensors"), Path("resume", "run.json")
+"""Where in its directory a half-finished run keeps what it needs to go on, and which run it is."""
 SampleDict = dict[str, Any]
 """A sample: "prompt", "text" and whatever else applies (reward, verdict, advantage …)."""
 
@@ -142,16 +144,60 @@ def run_steps(
             raise Stopped(f"Stopped after step {done} of {steps}.")
 
 
-def stage_info(
-    inputs: Inputs, *, parent: Mapping[str, Any], config: Any, state: Mapping[str, Any], metrics: Mapping[str, Any]
-) -> dict[str, Any]:
-    """What every trained checkpoint's stage.json records about its run."""
+_INPUTS: Final = {"corpus": "corpus", "votes": "votes file", "reward_model": "reward model"}
+"""Names of what `data_sha256` holds, in words."""
+
+
+def describe_run(inputs: Inputs, *, parent: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """What decides how a run ends, as stage.json keeps it; `parent` is the parent's stage.json."""
     return {
         "preset": inputs.preset.name,
         "parent_sha256": parent.get("weights_sha256"),
         "seed": inputs.seed,
         "config": config if isinstance(config, dict) else to_dict(config),
         "data_sha256": {"corpus": inputs.corpus.sha256, **inputs.inputs_sha256},
+    }
+
+
+def check_same_run(out_dir: Path, recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise ValueError unless what `out_dir` records of its run is what `wanted` describes.
+
+    What is not recorded is no difference: earlier versions recorded less.
+    """
+    before, now = _flat(recorded), _flat(wanted)
+    # Hashes of inputs that this run does not have count too; settings that are gone from the code do not.
+    names = [*now, *(name for name in before if name not in now and name in _INPUTS.values())]
+    changed = [name for name in names if name in before and before[name] != now.get(name)]
+    if changed:
+        found = "; ".join(f"its {name} is {_shown(before[name])}, not {_shown(now.get(name))}" for name in changed[:3])
+        raise ValueError(f"{out_dir} holds another run ({found}). Choose another --out, or delete it.")
+
+
+def _flat(description: Mapping[str, Any]) -> dict[str, Any]:
+    """A description with its names in words: where a run came from first, its settings last."""
+    flat = {name: description[name] for name in ("stage", "preset", "seed") if name in description}
+    if "parent_sha256" in description:
+        flat["parent"] = description["parent_sha256"]
+    hashes, settings = description.get("data_sha256"), description.get("config")
+    if isinstance(hashes, Mapping):
+        flat |= {_INPUTS.get(str(name), str(name)): value for name, value in hashes.items()}
+    if isinstance(settings, Mapping):
+        flat |= {f"setting {name}": value for name, value in settings.items()}
+    return flat
+
+
+def _shown(value: Any) -> str:
+    """A value as one reads it; of a hash its first digits."""
+    text = "none" if value is None else str(value)
+    return text[:8] if len(text) == 64 else text[:60]
+
+
+def stage_info(
+    inputs: Inputs, *, parent: Mapping[str, Any], config: Any, state: Mapping[str, Any], metrics: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What every trained checkpoint's stage.json records about its run."""
+    return {
+        **describe_run(inputs, parent=parent, config=config),
         "precision": state.get("precision", "float32"),
         "metrics": dict(metrics),
         "seconds": round(state["seconds"], 1),
@@ -160,7 +206,7 @@ def stage_info(
 
 def clear_resume(out_dir: Path) -> None:
     """Remove the resume state of a run that has ended."""
-    shutil.rmtree(out_dir / "resume", ignore_errors=True)
+    shutil.rmtree((out_dir / RESUME_STATE).parent, ignore_errors=True)
 
 
 def _check_finite(metrics: Metrics, step: int) -> None:
@@ -191,16 +237,16 @@ def _save_resume(
                     numbers[full] = value
     header = {"step": step, "state": state, "numbers": numbers}
     contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    directory = out_dir / "resume"
-    directory.mkdir(parents=True, exist_ok=True)
-    write_atomic(directory / "state.safetensors", save(contiguous, metadata={"resume": json.dumps(header)}))
+    path = out_dir / RESUME_STATE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, save(contiguous, metadata={"resume": json.dumps(header)}))
 
 
 def _load_resume(
     out_dir: Path, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer], state: dict[str, Any]
 ) -> int:
     """Restore everything in place; returns the step to run next (0 for a fresh run)."""
-    path = out_dir / "resume" / "state.safetensors"
+    path = out_dir / RESUME_STATE
     if not path.is_file():
         return 0
     try:

@@ -11,7 +11,8 @@ Conventions
   included), False on the prompt and on padding. The True columns of a row are contiguous.
 - What stands in columns outside `is_response` never reaches a result, not even when it is NaN.
 
-Simplification: everything fits in memory at once; only `linear_next_token_loss` works in chunks.
+Simplification: a batch, or the piece of one that a stage passes, fits in memory; `linear_next_token_loss` alone works
+in chunks.
 """
 
 from __future__ import annotations

@@ -29,14 +29,19 @@ def device() -> torch.device:
 
 
 @contextlib.contextmanager
-def decoding_threads(width: int) -> Iterator[None]:
-    """As many threads as decoding pays for at this model width; as before afterwards."""
+def threads(count: int) -> Iterator[None]:
+    """`count` threads; as many as before afterwards."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1 if width < ONE_THREAD else before)
+    torch.set_num_threads(count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def decoding_threads(width: int) -> contextlib.AbstractContextManager[None]:
+    """As many threads as decoding pays for at this model width; as before afterwards."""
+    return threads(1 if width < ONE_THREAD else torch.get_num_threads())
 
 
 def matmul_gflops(dtype: torch.dtype, *, rows: int = 4096, width: int = 512, seconds: float = 0.25) -> float:

@@ -6,6 +6,7 @@ same command goes on after an interruption.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -15,17 +16,17 @@ import torch
 from trainer import corpus as corpora
 from trainer import machine
 from trainer.checkpoint import load_checkpoint, read_info, write_json
-from trainer.config import GRPO, INIT, PPO, PRETRAIN, REWARD, SFT, STAGES, get_preset
+from trainer.config import GRPO, INIT, PPO, PRETRAIN, REWARD, SFT, STAGES, check_context, get_preset
 from trainer.corpus import Corpus
 from trainer.engine import Engine
 from trainer.evaluate import ask, evaluate_checkpoint, xz_bits_per_byte
 from trainer.loop import derive_seed, random_generator
-from trainer.preferences import Comparison, write_comparisons
+from trainer.preferences import Comparison, read_comparisons, write_comparisons
 from trainer.reports import ProgressBar
-from trainer.run import RunSpec, execute
+from trainer.run import RunSpec, check_corpus, check_directory, execute, fit_corpus
+from trainer.stages.reward import split_by_prompt
 from trainer.tastes import SimulatedVoter, Taste, get_taste
 
-DEFAULT_TASTE: Final = "friendlier"
 VOTE_MAX_NEW_TOKENS: Final = 96
 
 
@@ -44,22 +45,32 @@ def run_all(
 
     The first taste's branch goes through ppo and grpo; each further taste adds its own reward model
     and ppo. With recorded comparisons in `data` and no taste asked for, those are the votes.
-    `settings` are "stage.name" → value changes of the preset.
+    `settings` are "stage.name" → value changes of the preset. Raises ValueError for settings that cannot be and for
+    data with a part missing, before anything is trained, and for an `out_dir` that holds other runs than these.
     """
-    get_preset(preset)
+    check_directory(out_dir)
     changes = _by_stage(settings or {})
-    out_dir.mkdir(parents=True, exist_ok=True)
+    configs = _checked_configs(preset, changes)
     corpus = corpora.from_directory(data) if data else corpora.shipped(size=preset)
     recorded = bool(corpus.comparisons) and not tastes
-    branches = ["recorded"] if recorded else list(tastes or [DEFAULT_TASTE])
+    branches = ["recorded"] if recorded else list(dict.fromkeys(tastes or [get_preset(preset).taste]))
+    stages = [stage for stage in STAGES if stage != GRPO or corpus.problems]
+    check_corpus(corpus, stages, source=data or corpus.name)
+    bar = ProgressBar("all")
+    if GRPO not in stages:
+        bar.log(0, f"{data} has no problems, so grpo is left out.")
+    if recorded:
+        split_by_prompt(corpus.comparisons, held_out=configs[REWARD].held_out, seed=seed)
 
-    def run(stage: str, name: str, **inputs: Path) -> Path:
+    def run(stage: str, name: str, **inputs: Any) -> Path:
         spec = RunSpec(
             stage=stage, preset=preset, seed=seed, data=data, threads=threads, config=changes.get(stage, {}), **inputs
         )
         return execute(spec, out_dir / name, ProgressBar(name), lambda: False, corpus=corpus)
 
     init = run(INIT, INIT)
+    longest = max(configs[PPO].max_new_tokens, configs[GRPO].max_new_tokens)
+    corpus = fit_corpus(corpus, init, stages, max_new_tokens=longest, say=lambda text: bar.log(0, text))
     pretrain = run(PRETRAIN, PRETRAIN, parent=init)
     sft = run(SFT, SFT, parent=pretrain)
     entries: list[tuple[Path, dict[str, Any]]] = [
@@ -72,18 +83,23 @@ def run_all(
         suffix = "" if main else f"-{branch}"
         taste = None if recorded else get_taste(branch)
         votes = out_dir / f"votes{suffix}.jsonl"
-        if not votes.exists():
+        if votes.exists():
+            check_votes(votes, sft, corpus, taste)
+        else:
             comparisons = (
                 corpus.comparisons if taste is None else simulate_votes(sft, corpus, taste, preset=preset, seed=seed)
             )
-            write_comparisons(votes, comparisons)
+            half_written = votes.with_suffix(".tmp")
+            write_comparisons(half_written, comparisons)
+            half_written.replace(votes)
         reward = run(REWARD, f"{REWARD}{suffix}", parent=sft, votes=votes)
-        ppo = run(PPO, f"{PPO}{suffix}", parent=sft, reward_model=reward)
+        # Nobody is there to ask; the card shows how much the reward model is worth.
+        ppo = run(PPO, f"{PPO}{suffix}", parent=sft, reward_model=reward, overrule_doubts=True)
         judged = {"reward_model": reward, "taste": taste, "baseline": sft}
         entries += [(reward, {"parent": sft, "taste": taste}), (ppo, {"parent": sft, **judged})]
         if main:
-            if corpus.problems:
-                entries.append((run(GRPO, GRPO, parent=ppo), {"parent": ppo, **judged}))
+            if GRPO in stages:
+                entries.append((run(GRPO, GRPO, parent=ppo, reward_model=reward), {"parent": ppo, **judged}))
             entries[2] = (sft, {"parent": pretrain, "reward_model": reward})
 
     judgements = [
@@ -105,6 +121,30 @@ def run_all(
     write_json(out_dir / "report.json", card)
     say(render_card(card))
     return card
+
+
+def check_votes(path: Path, writer: Path, corpus: Corpus, taste: Taste | None) -> None:
+    """Raise ValueError unless the votes in `path` are the corpus's own, or the taste's on answers of `writer`."""
+    found = read_comparisons(path)
+    if taste is None:
+        is_same = found == corpus.comparisons
+    else:
+        authors = _authors(read_info(writer))
+        is_same = all(
+            vote.voter == _voter(taste) and vote.extra.get("checkpoints", authors) == authors for vote in found
+        )
+    if not is_same:
+        wanted = "recorded in the data" if taste is None else f"of {_voter(taste)} on answers of {writer}"
+        raise ValueError(f"{path} holds other votes than those {wanted}. Choose another --out, or delete it.")
+
+
+def _voter(taste: Taste) -> str:
+    return f"simulated-{taste.name}"
+
+
+def _authors(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Whose answers a vote is on, as votes record it; `info` is the writer's stage.json."""
+    return dict.fromkeys(("chosen", "rejected"), info.get("weights_sha256"))
 
 
 def simulate_votes(writer: Path, corpus: Corpus, taste: Taste, *, preset: str, seed: int) -> list[Comparison]:
@@ -142,8 +182,9 @@ def simulate_votes(writer: Path, corpus: Corpus, taste: Taste, *, preset: str, s
                     chosen=better.text,
                     rejected=worse.text,
                     outcome="tie" if choice == "tie" else "win",
-                    voter=f"simulated-{taste.name}",
+                    voter=_voter(taste),
                     source="simulated",
+                    extra={"checkpoints": _authors(loaded.info)},
                 )
             )
         if len(comparisons) >= wanted:
@@ -157,7 +198,18 @@ def evaluate_directory(checkpoint: Path, data: Path | None) -> dict[str, Any]:
     """The report-card entry of one checkpoint on the held-out part of a corpus."""
     info = read_info(checkpoint)
     corpus = corpora.from_directory(data) if data else corpora.shipped(size=info.get("preset") or "tiny")
+    corpus = fit_corpus(corpus, checkpoint, [], say=lambda text: print(text, file=sys.stderr))
     return _rounded(evaluate_checkpoint(checkpoint, corpus=corpus))
+
+
+def _checked_configs(preset: str, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Every stage's settings with the changes made; ValueError for a setting that is unknown or cannot be."""
+    configs = {
+        stage: RunSpec(stage=stage, preset=preset, config=changes.get(stage, {})).stage_config() for stage in STAGES
+    }
+    for config in configs.values():
+        check_context(config, get_preset(preset).model.context)
+    return configs
 
 
 def _by_stage(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

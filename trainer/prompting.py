@@ -6,11 +6,29 @@ text, after the token that separates documents. From `sft` on it is the chat tem
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any, Final
 
-from trainer.config import INIT, PRETRAIN
+from trainer.config import INIT, PRETRAIN, SFT
+from trainer.corpus import Corpus
 from trainer.engine import Engine, Sampling
 from trainer.tokenizer import Message, Tokenizer
+
+PROMPTS: Final = {
+    "questions": "held-out questions",
+    "preference_prompts": "prompts to compare answers on",
+    "held_out_preference_prompts": "held-out prompts to compare answers on",
+    "problems": "problems",
+    "held_out_problems": "held-out problems",
+    "sample_prompts": "sample prompts",
+}
+"""The parts of a corpus that models are asked, in words."""
+
+
+def answer_room(context: int, max_new_tokens: int) -> int:
+    """How many tokens a prompt may have; at most half of the context is kept free for the answer."""
+    return context - min(max_new_tokens, context // 2)
 
 
 def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Message], *, stage: str, room: int) -> list[int]:
@@ -32,11 +50,32 @@ def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Message], *, stage: str,
     raise ValueError(f"The message is too long for this model: {len(ids)} tokens, and there is room for {room}.")
 
 
+def fitting_corpus(corpus: Corpus, tokenizer: Tokenizer, *, room: int) -> tuple[Corpus, list[str]]:
+    """The corpus without prompts of more than `room` tokens, and what was left out, part by part, in words."""
+    kept: dict[str, Any] = {}
+    left_out: list[str] = []
+    for part, name in PROMPTS.items():
+        items = getattr(corpus, part)
+        kept[part] = [item for item in items if _fits(item if isinstance(item, str) else item.prompt, tokenizer, room)]
+        if too_long := len(items) - len(kept[part]):
+            left_out.append(f"{too_long} of {len(items)} {name}")
+    return dataclasses.replace(corpus, **kept), left_out
+
+
+def _fits(prompt: str, tokenizer: Tokenizer, room: int) -> bool:
+    """Whether the prompt fits in the chat template, which is never shorter than the bare text."""
+    try:
+        prompt_ids(tokenizer, [{"role": "user", "content": prompt}], stage=SFT, room=room)
+    except ValueError:
+        return False
+    return True
+
+
 def greedy_samples(
     engine: Engine, tokenizer: Tokenizer, prompts: Sequence[str], *, stage: str, max_new_tokens: int = 64
 ) -> list[dict[str, str]]:
     """What the model says to fixed prompts, greedily: the samples shown while it trains."""
-    room = max(1, engine.config.context - max_new_tokens)
+    room = answer_room(engine.config.context, max_new_tokens)
     ids = [prompt_ids(tokenizer, [{"role": "user", "content": prompt}], stage=stage, room=room) for prompt in prompts]
     how = Sampling(temperature=0.0, max_new_tokens=max_new_tokens)
     completions = engine.generate(ids, [how] * len(ids))

@@ -27,11 +27,11 @@ SHOWN = (
 class ProgressBar:
     """Draws one line on a terminal and overwrites it; prints a line per evaluation when piped."""
 
-    def __init__(self, title: str, stream: IO[str] = sys.stderr) -> None:
-        self._title, self._stream = title, stream
+    def __init__(self, title: str, stream: IO[str] | None = None) -> None:
+        self._title, self._stream = title, stream or sys.stderr
         self._begun = time.monotonic()
         self._first = self._total = 0
-        self._live = stream.isatty()
+        self._live = self._stream.isatty()
 
     def start(self, step: int, total_steps: int) -> None:
         self._first, self._total, self._begun = step, total_steps, time.monotonic()

@@ -9,18 +9,37 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+import torch
 
 from trainer import corpus as corpora
-from trainer.checkpoint import STAGE, read_info, sha256_file
-from trainer.config import INIT, PPO, REWARD, check_parent_stage, get_preset
+from trainer import machine
+from trainer.alarms import doubts_about
+from trainer.checkpoint import STAGE, read_info, read_json, read_shape, sha256_file, write_json
+from trainer.config import (
+    GRPO,
+    INIT,
+    PPO,
+    PRETRAIN,
+    REWARD,
+    SFT,
+    Preset,
+    check_context,
+    check_parent_stage,
+    get_preset,
+    to_dict,
+)
 from trainer.corpus import Corpus
-from trainer.loop import Inputs, Report
+from trainer.evaluate import MAX_NEW_TOKENS
+from trainer.loop import RESUME_RUN, RESUME_STATE, Inputs, Report, check_same_run, clear_resume, describe_run
 from trainer.preferences import read_comparisons
+from trainer.prompting import PROMPTS, answer_room, fitting_corpus
 from trainer.stages import grpo, init, ppo, pretrain, reward, sft
+from trainer.tokenizer import Tokenizer
 
 TRAIN: Mapping[str, Callable[..., Path]] = {
     "init": init.train,
@@ -30,6 +49,38 @@ TRAIN: Mapping[str, Callable[..., Path]] = {
     "ppo": ppo.train,
     "grpo": grpo.train,
 }
+
+NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
+    INIT: ("held_out_documents",),
+    PRETRAIN: ("held_out_documents",),
+    SFT: ("conversations",),
+    REWARD: (),
+    PPO: ("preference_prompts", "held_out_preference_prompts"),
+    GRPO: ("problems",),
+}
+"""The parts of a corpus no stage can do without. Every corpus has documents, and votes are a file of their own."""
+
+SUPPLY: Final[Mapping[str, tuple[str, str]]] = {
+    "held_out_documents": (
+        "document to hold out",
+        'Add a second one: a blank line or <|endoftext|> parts the documents of a .txt file, and a record with "text" '
+        "is one.",
+    ),
+    "conversations": (
+        "conversations",
+        'Add records with "instruction" and "output", with "messages" or with "conversations".',
+    ),
+    "preference_prompts": (
+        "short prompts to compare answers on",
+        'Add records with "chosen" and "rejected", or with "instruction" and "output".',
+    ),
+    "held_out_preference_prompts": (
+        "second short prompt to hold out",
+        'Add records with "chosen" and "rejected", or with "instruction" and "output".',
+    ),
+    "problems": ("problems", 'Add records with "question" and a number as "answer".'),
+}
+"""What each of them is called, and which records of a data directory supply it (.jsonl, .json or .parquet)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,8 +97,19 @@ class RunSpec:
     """A directory of own text; None is the shipped corpus."""
     config: Mapping[str, Any] = field(default_factory=dict)
     """Settings that differ from the preset's, by field name."""
+    overrule_doubts: bool = False
+    """A person wants PPO although the reward model does not beat chance or length on held-out votes."""
     threads: int = 0
     """CPU threads; 0 takes every core. Part of the description because sums depend on it."""
+
+    def __post_init__(self) -> None:
+        kinds = {"stage": str, "preset": str, "seed": int, "config": Mapping, "threads": int}
+        for name, kind in kinds.items():
+            if not isinstance(value := getattr(self, name), kind):
+                wanted = {str: "a name", int: "a whole number"}.get(kind, "an object")
+                raise ValueError(f"{name} must be {wanted}, not {value!r:.60}.")
+        if self.threads < 0:
+            raise ValueError(f"threads must be 0 (every core) or more, not {self.threads}.")
 
     @classmethod
     def from_json(cls, path: Path) -> RunSpec:
@@ -61,11 +123,13 @@ class RunSpec:
                 raw[name] = Path(raw[name]) if raw.get(name) else None
             return cls(**raw)
         except (OSError, ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path} is not a run description: {error}.") from error
+            raise ValueError(f"{path} is not a run description: {str(error).rstrip('.')}.") from error
 
     def stage_config(self) -> Any:
-        """The stage's settings with this run's changes; ValueError names a field that does not exist."""
+        """The stage's settings with this run's changes; ValueError names what is unknown or cannot be."""
         if self.stage == INIT:
+            if self.config:
+                raise ValueError(f"init has no setting {', '.join(self.config)}: its preset says it all.")
             return None
         base = get_preset(self.preset).stage(self.stage)
         known = {item.name for item in dataclasses.fields(base)}
@@ -79,6 +143,43 @@ def load_corpus(spec: RunSpec) -> Corpus:
     return corpora.from_directory(spec.data) if spec.data else corpora.shipped(size=spec.preset)
 
 
+def check_corpus(corpus: Corpus, stages: Collection[str], *, source: str | Path) -> None:
+    """Raise ValueError unless every one of `stages` finds in the corpus what it cannot do without.
+
+    `source` is what the corpus was read from, for the message.
+    """
+    for stage in stages:
+        for part in NEEDS[stage]:
+            if not getattr(corpus, part):
+                name, supply = SUPPLY[part]
+                raise ValueError(f"{source} has no {name}, which {stage} needs. {supply}")
+
+
+def fit_corpus(
+    corpus: Corpus,
+    checkpoint: Path,
+    stages: Collection[str],
+    *,
+    max_new_tokens: int = 0,
+    say: Callable[[str], None],
+) -> Corpus:
+    """The corpus without the prompts that leave `checkpoint` no room for an answer; `say` is told how many.
+
+    One limit for all that is asked in training (of `max_new_tokens`) and measuring, so that both see the same.
+    ValueError when nothing of a part is left that one of `stages` needs.
+    """
+    context = read_shape(checkpoint).context
+    room = min(answer_room(context, MAX_NEW_TOKENS), context - max_new_tokens)
+    fitted, left_out = fitting_corpus(corpus, Tokenizer.load(checkpoint), room=room)
+    for part in sorted({part for stage in stages for part in NEEDS[stage] if part in PROMPTS}):
+        if not getattr(fitted, part):
+            count = len(getattr(corpus, part))
+            raise ValueError(f"None of the {count} {PROMPTS[part]} fits into {room} tokens. Give shorter ones.")
+    if left_out:
+        say(f"Left out, because they have more than the {room} tokens there is room for: {', '.join(left_out)}.")
+    return fitted
+
+
 def execute(
     spec: RunSpec,
     out_dir: Path,
@@ -89,30 +190,102 @@ def execute(
 ) -> Path:
     """Run one stage into `out_dir` and return it.
 
-    A finished `out_dir` is returned as it is, an interrupted one is resumed. Raises ValueError for a
-    user's mistake, Stopped after `should_stop()`, Diverged for a run that blew up.
+    A finished `out_dir` is returned as it is, an interrupted one is resumed, both only if they hold this very
+    run. Raises ValueError for a user's mistake, Stopped after `should_stop()`, Diverged for a run that blew up.
     """
     preset = get_preset(spec.preset)
     config = spec.stage_config()
-    parent_stage = read_info(spec.parent)["stage"] if spec.parent else None
-    check_parent_stage(spec.stage, parent_stage)
+    parent = read_info(spec.parent) if spec.parent else {}
+    check_parent_stage(spec.stage, parent.get("stage"))
+    _check_places(spec, out_dir)
     if spec.stage == REWARD and spec.votes is None:
         raise ValueError("reward learns from comparisons: name a votes file.")
     if spec.stage == PPO:
         if spec.reward_model is None:
             raise ValueError("ppo needs a reward model to train against: name one.")
-        if read_info(spec.reward_model)["stage"] != REWARD:
+        judge = read_info(spec.reward_model)
+        if judge["stage"] != REWARD:
             raise ValueError(f"{spec.reward_model} is not a reward model.")
-    if (out_dir / STAGE).is_file():
-        return out_dir
-    out_dir.mkdir(parents=True, exist_ok=True)
+        if not spec.overrule_doubts and (texts := doubts_about(judge.get("metrics", {}))):
+            raise ValueError(f"{' '.join(texts)} Collect more votes, or go on all the same by --overrule-doubts.")
+    corpus = corpus or load_corpus(spec)
+    check_corpus(corpus, [spec.stage], source=spec.data or corpus.name)
     inputs = Inputs(
         preset=preset,
-        corpus=corpus or load_corpus(spec),
+        corpus=corpus,
         seed=spec.seed,
         parent=spec.parent,
         reward_model=spec.reward_model,
         comparisons=read_comparisons(spec.votes) if spec.votes else [],
-        inputs_sha256={"votes": sha256_file(spec.votes)} if spec.votes else {},
+        inputs_sha256=_inputs_sha256(spec),
     )
-    return TRAIN[spec.stage](config, inputs, out_dir, report, should_stop)
+    settings = _init_settings(preset) if config is None else config
+    description = {"stage": spec.stage, **describe_run(inputs, parent=parent, config=settings)}
+    if (out_dir / STAGE).is_file():
+        check_same_run(out_dir, read_info(out_dir), description)
+        return out_dir
+    threads = _threads(spec, out_dir, description)
+    if spec.parent:
+        check_context(config, read_shape(spec.parent).context)
+        longest = getattr(config, "max_new_tokens", 0)
+        fitted = fit_corpus(
+            corpus, spec.parent, [spec.stage], max_new_tokens=longest, say=lambda text: report.log(0, text)
+        )
+        inputs = dataclasses.replace(inputs, corpus=fitted)
+    (out_dir / RESUME_RUN).parent.mkdir(parents=True, exist_ok=True)
+    write_json(out_dir / RESUME_RUN, description | {"threads": threads})
+    with machine.threads(threads):
+        TRAIN[spec.stage](config, inputs, out_dir, report, should_stop)
+    clear_resume(out_dir)  # init has nothing to resume and leaves this to its caller
+    return out_dir
+
+
+def _check_places(spec: RunSpec, out_dir: Path) -> None:
+    """ValueError for files where directories should be, and the other way round."""
+    if spec.parent and out_dir.resolve() == spec.parent.resolve():
+        raise ValueError(f"{out_dir} is the parent itself. Choose another --out: a checkpoint is never written over.")
+    check_directory(out_dir)
+    if spec.votes and not spec.votes.is_file():
+        raise ValueError(f"{spec.votes} is not a file. Name a JSON Lines file of comparisons for --votes.")
+
+
+def check_directory(out_dir: Path) -> None:
+    """Raise ValueError when a file lies where a run's directory should be."""
+    if out_dir.exists() and not out_dir.is_dir():
+        raise ValueError(f"{out_dir} is a file. Choose a directory for --out.")
+
+
+def _inputs_sha256(spec: RunSpec) -> dict[str, str]:
+    """Hashes of what a stage reads beside corpus and parent."""
+    hashes = {}
+    if spec.votes:
+        hashes["votes"] = sha256_file(spec.votes)
+    if spec.reward_model:
+        hashes["reward_model"] = str(read_info(spec.reward_model).get("weights_sha256"))
+    return hashes
+
+
+def _init_settings(preset: Preset) -> dict[str, Any]:
+    """What init will record as its config, as far as it is known before the tokenizer has read the corpus."""
+    return {name: value for name, value in to_dict(preset.model).items() if name != "vocab_size"}
+
+
+def _threads(spec: RunSpec, out_dir: Path, description: Mapping[str, Any]) -> int:
+    """How many threads to run on: as many as what is half-finished in `out_dir`, once it is known to be this run.
+
+    ValueError when it is another run, or when another number of threads is asked for.
+    """
+    wanted = spec.threads or torch.get_num_threads()
+    if not ((out_dir / RESUME_STATE).is_file() and (out_dir / RESUME_RUN).is_file()):
+        return wanted  # nothing is saved yet, or by a version that did not say what it is
+    recorded = read_json(out_dir / RESUME_RUN)
+    check_same_run(out_dir, recorded, description)
+    threads = recorded.get("threads")
+    if not isinstance(threads, int) or threads < 1:
+        return wanted
+    if spec.threads not in (0, threads):
+        raise ValueError(
+            f"{out_dir} holds a run on {threads} threads, and its sums depend on their number. "
+            f"Give --threads {threads}, or choose another --out."
+        )
+    return threads

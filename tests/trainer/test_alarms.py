@@ -36,6 +36,25 @@ def test_it_says_what_is_wrong(changes: dict[str, float], text: str) -> None:
     assert text in alarm
 
 
+def test_it_says_when_most_answers_are_cut_off() -> None:
+    assert raised(ended=0.5) == []
+    [alarm] = raised(ended=0.4)
+    assert "Only 40% of the answers end" in alarm
+
+
+def test_it_lets_a_model_become_sure_of_graded_answers_and_write_longer_ones() -> None:
+    state: dict[str, Any] = {}
+    easy = CALM | {"solved": 0.9, "zero_variance": 0.5}
+    assert new_alarms(easy, state) == []
+    assert new_alarms(easy | {"entropy": 0.1, "length": 90.0, "zero_variance": 0.9}, state) == []
+
+
+def test_it_says_when_graded_answers_teach_nothing() -> None:
+    assert new_alarms(CALM | {"solved": 0.1, "zero_variance": 0.8}, {}) == []
+    [alarm] = new_alarms(CALM | {"solved": 0.0, "zero_variance": 1.0}, {})
+    assert "In 100% of the groups all answers earned the same, and 0% of the answers are right" in alarm
+
+
 def test_it_raises_an_alarm_once_a_run() -> None:
     state: dict[str, Any] = {}
     assert len(raised(state, kl=40.0)) == 1
@@ -57,7 +76,7 @@ def test_it_sees_reward_rise_while_held_out_wins_fall() -> None:
     assert new_evaluation_alarms(0.9, 0.4, state) == []  # the reward fell too: no exploit, just worse
     assert new_evaluation_alarms(1.5, 0.7, state) == []  # as chance may have it
     [alarm] = new_evaluation_alarms(2.0, 0.6, state)
-    assert "from 80% to 60%" in alarm
+    assert "wins 60% instead of 80%" in alarm
     assert new_evaluation_alarms(2.1, 0.55, state) == []  # said already
     assert new_evaluation_alarms(2.2, 0.85, state) == []
 

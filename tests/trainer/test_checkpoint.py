@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from trainer import checkpoint as checkpoints
 from trainer.checkpoint import CheckpointError, load_checkpoint, load_reward_model, read_info, save_checkpoint
@@ -141,12 +142,94 @@ def test_it_refuses_weights_that_were_swapped_after_saving(saved: Path, model: L
         ({"intermediate_size": 10**9}, "has shape"),
         ({"num_attention_heads": None}, "incomplete or damaged"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "scales its rotary positions"),
+        ({"rope_parameters": "yarn"}, "scales its rotary positions"),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "scales its rotary positions"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "scales its rotary positions"),
+        ({"rope_scaling": "linear"}, "scales its rotary positions"),
+        ({"rope_parameters": {"rope_theta": -1.0}}, "rope_theta must be above 0"),
+        ({"rope_parameters": {"rope_theta": "far"}}, "rope_theta must be a number"),
+        ({"rms_norm_eps": float("nan")}, "norm_eps must be a number"),
+        ({"hidden_act": "gelu"}, "gates its feed-forward with 'gelu'; only silu"),
+        ({"max_position_embeddings": 10**13}, "max_position_embeddings must be a whole number from 1 to 262144"),
+        ({"max_position_embeddings": 1e13}, "max_position_embeddings must be a whole number"),
+        ({"max_position_embeddings": float("inf")}, "max_position_embeddings must be a whole number"),
+        ({"num_attention_heads": 0, "head_dim": None}, "num_attention_heads must be a whole number"),
+        ({"num_key_value_heads": 0}, "num_key_value_heads must be a whole number"),
+        ({"num_key_value_heads": 3}, "kv_heads=3 must divide heads=2"),
+        ({"head_dim": 0}, "head_dim must be a whole number"),
+        ({"intermediate_size": -1}, "intermediate_size must be a whole number"),
+        ({"num_hidden_layers": 10**9}, "num_hidden_layers must be a whole number from 1 to 1000"),
+        ({"vocab_size": "400"}, "vocab_size must be a whole number"),
+        ({"vocab_size": True}, "vocab_size must be a whole number"),
+        ({"hidden_size": 10**30}, "hidden_size must be a whole number"),
     ],
 )
 def test_it_refuses_a_config_it_cannot_honour(saved: Path, change: dict[str, object], message: str) -> None:
     edit_config(saved, **change)
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(saved)
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.full((32,), float("nan")), "norm.weight holds values that are not finite"),
+        (torch.full((32,), 1e300, dtype=torch.float64), "norm.weight holds values that are not finite"),
+        (torch.ones(32, dtype=torch.int64), "norm.weight is stored as int64; convert it to one of float32"),
+        (torch.ones(32).to(torch.float8_e4m3fn), "norm.weight is stored as float8_e4m3fn; convert it"),
+    ],
+    ids=["nan", "too large", "whole numbers", "8 bits"],
+)
+def test_it_refuses_weights_that_mean_nothing(saved: Path, value: torch.Tensor, message: str) -> None:
+    path = saved / "model.safetensors"
+    save_file({**load_file(path), "model.norm.weight": value}, path)
+    (saved / "stage.json").unlink()
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_it_reads_weights_of_any_float_and_a_copied_head(saved: Path, dtype: torch.dtype) -> None:
+    path = saved / "model.safetensors"
+    tensors = {name: tensor.to(dtype) for name, tensor in load_file(path).items()}
+    save_file(tensors | {"lm_head.weight": tensors["model.embed_tokens.weight"].float()}, path)
+    (saved / "stage.json").unlink()
+    assert load_checkpoint(saved).language_model.decoder.norm.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", r"names no stage that we know \(None\)"),
+        ('{"stage": "dance"}', r"names no stage that we know \('dance'\)"),
+        ("[]", "should hold a JSON object"),
+        ("[" * 100_000, "cannot be read as JSON"),
+    ],
+)
+def test_it_refuses_a_stage_it_does_not_know(saved: Path, text: str, message: str) -> None:
+    (saved / "stage.json").write_text(text)
+    for read in (read_info, load_checkpoint):
+        with pytest.raises(CheckpointError, match=message):
+            read(saved)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("config.json", {"num_labels": 2}, "has several labels; a reward model gives one number"),
+        ("stage.json", {"score_bias": "high"}, "score_bias should be a number, not 'high'"),
+        ("stage.json", {"score_bias": float("nan")}, "score_bias should be a number, not nan"),
+    ],
+)
+def test_it_refuses_a_reward_model_that_gives_no_one_number(
+    model: LanguageModel, tokenizer: Tokenizer, tmp_path: Path, file: str, changes: dict[str, object], message: str
+) -> None:
+    scalar = ScalarModel.from_language_model(model, generator=torch.Generator().manual_seed(0))
+    save_checkpoint(tmp_path, scalar, tokenizer, stage="reward", info={})
+    path = tmp_path / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(CheckpointError, match=message):
+        load_reward_model(tmp_path)
 
 
 def test_it_tells_a_reward_model_from_a_language_model(saved: Path, tmp_path: Path) -> None:
@@ -163,8 +246,6 @@ def test_it_loads_a_directory_from_elsewhere_without_lineage(saved: Path, tmp_pa
 
 
 def test_it_names_a_tensor_that_does_not_belong(saved: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     path = saved / "model.safetensors"
     save_file({**load_file(path), "model.extra.weight": torch.zeros(1)}, path)
     (saved / "stage.json").unlink()

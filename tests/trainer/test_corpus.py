@@ -296,6 +296,108 @@ def test_it_notes_files_it_cannot_use(data: Path, caplog: pytest.LogCaptureFixtu
     assert any("odd.jsonl: records with sentence_good, sentence_bad" in note for note in notes)
 
 
+def notes_on(directory: Path, caplog: pytest.LogCaptureFixture) -> tuple[Corpus, str]:
+    """The directory's corpus, and what the log says about it."""
+    with caplog.at_level(logging.WARNING):
+        corpus = from_directory(directory)
+    return corpus, "\n".join(record.getMessage() for record in caplog.records)
+
+
+def test_it_notes_how_many_records_of_a_file_are_of_no_use(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.txt").write_text(f"{CAT}\n\n{CAT}\n\nAnd a dog.")
+    (tmp_path / "none.jsonl").write_text("\n")
+    write_lines(tmp_path / "texts.jsonl", {"text": ""}, {"text": "A fox."})
+    write_lines(tmp_path / "words.jsonl", *({"question": f"Spell {word}.", "answer": "C-A-T"} for word in "abc"))
+    sums = [{"context": f"{number}+1=", "continuation": str(number + 1)} for number in (1, 1, 2)]
+    write_lines(tmp_path / "sums.jsonl", *sums, {"context": "1+" * 300 + "1=", "continuation": "301"})
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Go away."}]
+    write_lines(tmp_path / "kto.jsonl", {"messages": talk, "label": False}, {"messages": talk, "label": True})
+    corpus, notes = notes_on(tmp_path, caplog)
+    assert f"Skipped {tmp_path / 'none.jsonl'}: it holds no records." in notes
+    assert f"Left out 1 of 2 records of {tmp_path / 'texts.jsonl'}: the text is empty." in notes
+    assert f"Left out 3 of 3 records of {tmp_path / 'words.jsonl'}: the answer is no number." in notes
+    assert f"1 of 4 records of {tmp_path / 'sums.jsonl'}: the problem is empty or longer than 500 bytes." in notes
+    assert f"1 of 2 records of {tmp_path / 'kto.jsonl'}: the answer is marked as a bad one." in notes
+    assert "Left out 1 of 4 documents: they repeat another one." in notes
+    assert "Left out 1 of 3 problems: they repeat another one." in notes
+    assert len(corpus.problems) + len(corpus.held_out_problems) == 2
+
+
+def test_it_takes_the_steps_of_an_answer_whose_result_stands_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(CAT)
+    steps = "Step 1:\n65 - 83 = -18\nStep 2:\n-92 * -18 = 1656\n"
+    write_lines(
+        tmp_path / "steps.jsonl",
+        {"question": "What is -92 * (65 - 83)?", "answer": f"{steps}Final Answer:\n1656", "final": "1656"},
+        {"question": "What is -92 times -18?", "answer": steps, "final": 1656},
+        {"question": "Is it 4?", "answer": "4 == 4 = True", "final": "True"},
+        {"question": "How many?", "answer": None, "final": "7"},
+    )
+    stated, unstated, bare = directories.read_directory(tmp_path).problems
+    assert stated.worked == f"{steps}Final Answer:\n1656"
+    assert unstated.worked == f"{steps.strip()} The answer is 1656."
+    assert bare.worked == bare.direct
+    for problem in (stated, unstated):
+        verdict = grade(problem.answer, problem.worked)
+        assert (verdict.correct, verdict.worked_steps) == (True, True)
+
+
+def write_talks(path: Path, count: int, *opening: str) -> None:
+    """Comparisons after the same opening lines, each with a question of its own."""
+    said = "".join(f"\n\n{speaker}: {line}" for speaker, line in zip(("Human", "Assistant") * 9, opening, strict=False))
+    talks = (f"{said}\n\nHuman: {len(opening)}, why {number}?\n\nAssistant: " for number in range(count))
+    write_lines(path, *({"chosen": talk + "Because.", "rejected": talk + "No."} for talk in talks))
+
+
+def test_it_asks_single_questions_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """PPO asks a prompt alone, so what was said before it would be missing."""
+    (tmp_path / "a.txt").write_text(CAT)
+    write_talks(tmp_path / "long.jsonl", 30, "Hello.", "Hello!")
+    corpus, notes = notes_on(tmp_path, caplog)
+    assert "30 of 30 comparisons come after a longer conversation" in notes
+    assert "PPO asks the last lines all the same" in notes
+    assert {prompt[:6] for prompt in corpus.preference_prompts} == {"2, why"}
+    write_lines(tmp_path / "talks.jsonl", *({"instruction": f"Say {n}.", "output": "Yes."} for n in range(30)))
+    assert {prompt[:4] for prompt in from_directory(tmp_path).preference_prompts} == {"Say "}
+    write_talks(tmp_path / "short.jsonl", 30)
+    corpus = from_directory(tmp_path)
+    asked = corpus.preference_prompts + corpus.held_out_preference_prompts
+    assert {prompt[:6] for prompt in asked} == {"0, why"}
+    assert len(asked) == 30
+    assert any(len(comparison.messages) == 3 for comparison in corpus.comparisons)
+
+
+def test_it_measures_length_in_bytes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two thousand Chinese characters are one word, and far too long to be asked."""
+    (tmp_path / "a.txt").write_text(CAT)
+    long, short = "为" * 2000, "为什么?"
+    pairs = [
+        {"prompt": f"{text}{number}", "chosen": "好", "rejected": "不"}
+        for text in (long, short)
+        for number in range(40)
+    ]
+    write_lines(tmp_path / "pairs.jsonl", *pairs)
+    talks = [{"instruction": f"{short}{number}", "output": text} for text in (long, short) for number in range(40)]
+    write_lines(tmp_path / "talks.jsonl", *talks)
+    corpus, notes = notes_on(tmp_path, caplog)
+    assert "Left out 40 of 80 prompts to vote on: they are empty or longer than 500 bytes." in notes
+    asked = corpus.preference_prompts + corpus.held_out_preference_prompts
+    assert {prompt[:4] for prompt in asked} == {short}
+    assert {question.accept for question in corpus.questions} == {(short,)}
+
+
+def test_it_measures_a_part_of_much_held_out_text(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    books = [f"{number}: {'Straße und Öl. ' * 2000}".strip() for number in range(300)]
+    (tmp_path / "books.txt").write_text("<|endoftext|>".join(books))
+    corpus, notes = notes_on(tmp_path, caplog)
+    sizes = [len(document.encode()) for document in corpus.held_out_documents]
+    assert all(19_990 <= size <= 20_000 for size in sizes)
+    assert 200_000 <= sum(sizes) <= 220_000
+    assert "bytes of held-out documents" in notes
+    assert set(corpus.documents) == {book for book in books if not is_held_out(book)}
+    assert not {text[:9] for text in corpus.documents} & {text[:9] for text in corpus.held_out_documents}
+
+
 @pytest.mark.parametrize(
     ("name", "content", "complaint"),
     [

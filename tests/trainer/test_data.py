@@ -3,10 +3,13 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from trainer import data
 from trainer.data import ChatBatches, DocumentBatches
+from trainer.loop import random_generator
 from trainer.tokenizer import Tokenizer
 
 # Words of random letters: wherever the text is cut, no two rows of it are the same.
@@ -61,6 +64,34 @@ def test_a_batch_depends_on_nothing_but_seed_and_step(documents: Path) -> None:
         batch = one(step)
     assert torch.equal(batch[0], other(6)[0])
     assert not torch.equal(batch[0], DocumentBatches(documents, sequence=16, rows=2, seed=6)(6)[0])
+
+
+def test_it_writes_the_same_ids_however_many_documents_it_encodes_at_once(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [*DOCUMENTS, "A control token spelled out: <|im_end|>.", "", "The last."]
+    ids = [token for text in texts for token in [*tokenizer.encode(text), tokenizer.document_end_id]]
+    for together in (1, 7, len(texts), 1000):
+        monkeypatch.setattr(data, "DOCUMENTS_AT_ONCE", together)
+        assert DocumentBatches.write(tmp_path / "ids.bin", texts, tokenizer) == len(ids)
+        assert np.fromfile(tmp_path / "ids.bin", dtype=np.uint32).tolist() == ids
+
+
+def test_it_shuffles_an_epoch_once(documents: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = DocumentBatches(documents, sequence=16, rows=4, seed=0)
+    assert batches.per_epoch % 4 != 0  # a step that begins in one epoch and ends in the next
+    steps = 3 * batches.per_epoch // 4
+    anew = [DocumentBatches(documents, sequence=16, rows=4, seed=0)(step)[0] for step in range(steps)]
+    drawn: list[object] = []
+
+    def counted(seed: int, *purpose: int | str) -> torch.Generator:
+        drawn.append(purpose)
+        return random_generator(seed, *purpose)
+
+    monkeypatch.setattr(data, "random_generator", counted)
+    for step in range(steps):
+        assert torch.equal(batches(step)[0], anew[step])
+    assert drawn == [("documents", 0), ("documents", 1), ("documents", 2)]
 
 
 def test_it_says_when_there_is_too_little_text(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -5,14 +5,30 @@ from __future__ import annotations
 import itertools
 import subprocess
 import sys
+from inspect import signature
 from typing import Any
 
 import pytest
+import torch
 
+from trainer import evaluate, losses, machine, rollout
 from trainer.config import GRPO, INIT, PPO, PRESETS, PRETRAIN, REWARD, SFT, STAGES, get_preset
-from trainer.estimate import estimate
+from trainer.estimate import (
+    ACTIVATION_BYTES,
+    CPU_ANSWERS,
+    GPU_ANSWERS,
+    LOSS_TOKENS,
+    QUESTION_TOKENS,
+    QUESTIONS,
+    Speed,
+    estimate,
+    rows_at_once,
+)
+from trainer.model import LanguageModel
 
 LAPTOP = {"device": "cpu", "matmul_gflops": {"float32": 150.0, "bfloat16": 60.0}}
+SERVER = {"device": "cpu", "threads": 2, "matmul_gflops": {"float32": 213.0, "bfloat16": 975.0}}
+"""Two cores, on which the constants were fitted."""
 
 
 def test_it_imports_no_torch() -> None:
@@ -24,9 +40,104 @@ def test_it_matches_pretraining_worked_by_hand() -> None:
     preset = get_preset("tiny")
     model = preset.model
     flops = 6 * model.parameters + 12 * model.layers * model.width * 256
-    moved = 4 * (100 * model.layers * model.width + 10 * model.vocab_size)
-    seconds = 6.0 + preset.pretrain.tokens * (flops / (150e9 * 0.7) + moved / 8e9)
+    moved = 4 * (25 * model.layers * model.width + 4 * model.vocab_size)
+    muon = preset.pretrain.steps * 25 * model.width * model.parameters / (60e9 * 0.7)
+    seconds = 4.0 + preset.pretrain.tokens * (flops / (150e9 * 0.7) + moved / 8e9) + muon
     assert estimate(PRETRAIN, preset, LAPTOP).seconds == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(("stage", "seconds"), [(PRETRAIN, 240), (SFT, 90), (REWARD, 9), (PPO, 60), (GRPO, 32)])
+def test_it_is_near_what_the_tiny_stages_took_where_they_were_measured(stage: str, seconds: float) -> None:
+    assert estimate(stage, get_preset("tiny"), SERVER).seconds == pytest.approx(seconds, rel=0.4)
+
+
+@pytest.mark.parametrize("stage", [REWARD, PPO, GRPO])
+def test_a_reward_is_learnt_from_in_float32_and_text_in_what_wins(stage: str) -> None:
+    slow = {**SERVER, "matmul_gflops": {"float32": 213.0, "bfloat16": 213.0}}
+    preset = get_preset("tiny")
+    assert estimate(stage, preset, slow).seconds == estimate(stage, preset, SERVER).seconds
+    assert estimate(PRETRAIN, preset, slow).seconds > 2 * estimate(PRETRAIN, preset, SERVER).seconds
+
+
+@pytest.mark.parametrize(("width", "bfloat16"), [(64, 975.0), (192, 975.0), (192, 310.0), (192, 60.0), (512, 330.0)])
+def test_it_expects_the_precision_the_stages_choose(
+    width: int, bfloat16: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates = {torch.float32: 213.0, torch.bfloat16: bfloat16}
+    monkeypatch.setattr(machine, "matmul_gflops", lambda dtype, **_: rates[dtype])
+    speed = Speed(float32=213.0, bfloat16=bfloat16, bytes_per_s=1.0, pace=1.0, measured=True)
+    assert speed.learning(width) == {"float32": 213.0, "bfloat16": bfloat16}[machine.choose_precision(width)]
+
+
+def test_it_knows_what_the_modules_it_cannot_import_do() -> None:
+    assert (evaluate.QUESTIONS, evaluate.MAX_NEW_TOKENS) == (QUESTIONS, QUESTION_TOKENS)
+    assert (rollout.CPU_PIECE, rollout.GPU_PIECE) == (CPU_ANSWERS, GPU_ANSWERS)
+    assert signature(losses.linear_next_token_loss).parameters["chunk"].default == LOSS_TOKENS
+
+
+def test_fewer_threads_take_longer_and_more_than_were_measured_no_less() -> None:
+    preset = get_preset("tiny")
+    two, one, three = (estimate(PRETRAIN, preset, SERVER, threads=threads).seconds for threads in (2, 1, 3))
+    assert two == three == estimate(PRETRAIN, preset, SERVER).seconds
+    assert (one - 4.0) / (two - 4.0) == pytest.approx(2**0.75)
+    on_gpu = {**SERVER, "device": "Some GPU"}
+    assert estimate(PRETRAIN, preset, on_gpu, threads=1) == estimate(PRETRAIN, preset, on_gpu)
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["smoke", "tiny"])
+def test_small_presets_take_their_batches_in_one_piece_on_a_cpu(name: str) -> None:
+    preset = get_preset(name)
+    for config in (preset.pretrain, preset.sft):
+        rows = rows_at_once(preset.model, sequence=config.sequence, device="cpu")
+        assert rows * config.sequence >= config.batch_tokens
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "most"), [("small", "cpu", 4e9), ("small", "cuda", 20e9), ("base", "cuda", 20e9)]
+)
+def test_every_preset_fits_the_device_it_is_for(name: str, device: str, most: float) -> None:
+    for stage in (PRETRAIN, SFT):
+        assert estimate(stage, get_preset(name), {**SERVER, "device": device}).memory_bytes < most
+
+
+def test_one_row_goes_through_even_where_there_is_no_room_for_it() -> None:
+    assert rows_at_once(get_preset("base").model, sequence=1_000_000, device="cpu") == 1
+
+
+def test_it_knows_what_the_backward_pass_keeps() -> None:
+    shape = get_preset("tiny").model
+    model = LanguageModel(shape)
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    tokens = torch.zeros(1, 256, dtype=torch.long)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        hidden = model.decoder(tokens, segments=torch.zeros_like(tokens))
+    measured = sum(storage.nbytes() for storage in kept.values()) / (256 * shape.layers * shape.width)
+    assert hidden.requires_grad
+    assert 0.8 * ACTIVATION_BYTES < measured <= ACTIVATION_BYTES
+
+
+def test_reinforcement_learning_keeps_its_frozen_models_in_memory() -> None:
+    preset = get_preset("base")
+    copies = {PPO: 4 + 3 * 2, GRPO: 2 + 3}
+    for stage, config in ((PPO, preset.ppo), (GRPO, preset.grpo)):
+        tokens, logits = 16 * (50 + config.max_new_tokens), 16 * config.max_new_tokens
+        activations = 90 * preset.model.layers * preset.model.width * tokens + 12 * preset.model.vocab_size * logits
+        expected = 450_000_000 + 4 * preset.model.parameters * copies[stage] + activations
+        assert estimate(stage, preset, SERVER).memory_bytes == expected
+
+
+# -- both ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("stage", [PRETRAIN, SFT, PPO, GRPO])

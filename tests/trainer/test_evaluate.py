@@ -79,6 +79,24 @@ def test_it_reads_a_document_longer_than_the_context(model: LanguageModel, token
         evaluate.bits_per_byte(model, tokenizer, [])
 
 
+def test_it_never_holds_more_logits_than_it_allows_itself(
+    model: LanguageModel, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [*("A fox." for _ in range(40)), "The rabbit eats grass.", "The fox eats mice and berries. " * 40]
+    expected = evaluate.bits_per_byte(model, tokenizer, texts)
+    passes: list[tuple[int, int]] = []
+    model.decoder.register_forward_hook(lambda module, tokens, hidden: passes.append(tuple(hidden.shape[:2])))
+    assert evaluate.bits_per_byte(model, tokenizer, texts) == expected
+    assert max(rows for rows, _ in passes) == 32
+    passes.clear()
+    monkeypatch.setattr(evaluate, "LOGITS_AT_ONCE", 100 * model.config.vocab_size)
+    assert evaluate.bits_per_byte(model, tokenizer, texts) == pytest.approx(expected, rel=1e-6)
+    assert max(rows * tokens for rows, tokens in passes) <= 100
+    assert max(rows for rows, _ in passes) > 1  # as many short ones as fit
+    monkeypatch.setattr(evaluate, "LOGITS_AT_ONCE", 1)  # not even one row fits: one at a time then
+    assert evaluate.bits_per_byte(model, tokenizer, texts) == pytest.approx(expected, rel=1e-6)
+
+
 def test_it_lets_xz_learn_from_the_training_text() -> None:
     known = [f"The {thing} lives under tree number {number}." for number in range(40) for thing in small.THINGS]
     seen, unseen = evaluate.xz_bits_per_byte(known, known[:50]), evaluate.xz_bits_per_byte(["Nothing."], known[:50])
@@ -115,6 +133,25 @@ def test_it_grades_answers_in_order() -> None:
     texts = ["A fox eats mice.", "It eats mice.", "In a den!", ""]
     answers = [Answer(text=text, prompt=[1], tokens=[2], ended=True) for text in texts]
     assert evaluate.share_right(questions, answers) == 0.5
+
+
+def test_it_counts_no_answer_that_was_cut_off(
+    monkeypatch: pytest.MonkeyPatch, model: LanguageModel, tokenizer: Tokenizer
+) -> None:
+    """Noise that happens to hold the number, cut off at the limit, must not pass for a solution."""
+    right = Answer(text="The answer is 3.", prompt=[1], tokens=[2], ended=True)
+    cut_off = dataclasses.replace(right, ended=False)
+    wrong = dataclasses.replace(right, text="The answer is 4.")
+    problem = dataclasses.replace(small.corpus().problems[0], answer="3")
+    assert [evaluate.solves(problem, answer) for answer in (right, cut_off, wrong)] == [True, False, False]
+
+    def ask(*_: object, temperature: float = 0.0, **__: object) -> list[Answer]:
+        return [*[cut_off] * 8, right, *[wrong] * 7] if temperature else [right, cut_off]
+
+    monkeypatch.setattr(evaluate, "ask", ask)
+    engine = Engine(model, end_ids=[tokenizer.end_id])
+    passes = evaluate.problem_passes(engine, tokenizer, [problem, problem], stage="sft", seed=0)
+    assert (passes["pass_at_1"], passes["pass_at_1_sampled"], passes["pass_at_8"]) == (0.5, 1 / 16, 0.5)
 
 
 def test_it_judges_a_reward_model_on_pairs() -> None:

@@ -10,7 +10,8 @@ import torch
 from tests.trainer import small
 from trainer.checkpoint import read_info
 from trainer.config import GRPOConfig
-from trainer.engine import END, LENGTH
+from trainer.engine import END, LENGTH, Engine
+from trainer.evaluate import Answer
 from trainer.loop import Diverged, Inputs, Stopped, random_generator
 from trainer.model import LanguageModel
 from trainer.optim import adamw
@@ -102,6 +103,16 @@ def test_it_goes_on_when_nothing_can_be_learnt(tmp_path: Path, inputs: Inputs) -
     assert small.weights(out) == small.weights(inputs.parent)  # type: ignore[arg-type]
 
 
+def test_it_counts_no_held_out_answer_that_was_cut_off(
+    monkeypatch: pytest.MonkeyPatch, inputs: Inputs, model: LanguageModel, tokenizer: Tokenizer
+) -> None:
+    texts = [problem.worked for problem in inputs.corpus.held_out_problems]
+    answers = [Answer(text=text, prompt=[1], tokens=[2], ended=place > 0) for place, text in enumerate(texts)]
+    monkeypatch.setattr(grpo, "ask", lambda *_, **__: answers)
+    engine = Engine(model, end_ids=[tokenizer.end_id])
+    assert grpo.held_out_figures(engine, tokenizer, inputs, CONFIG, None) == {"pass_at_1": 0.5}
+
+
 def test_it_measures_the_taste_again_with_a_reward_model(
     tmp_path: Path, inputs: Inputs, model: LanguageModel, tokenizer: Tokenizer
 ) -> None:
@@ -109,6 +120,15 @@ def test_it_measures_the_taste_again_with_a_reward_model(
     judged = dataclasses.replace(inputs, reward_model=small.save_judge(tmp_path / "reward", model, tokenizer))
     grpo.train(CONFIG, judged, tmp_path / "out", report, small.never)
     assert math.isfinite(report.metrics[4]["taste_reward"])
+
+
+def test_it_refuses_to_measure_with_a_reward_model_that_reads_other_tokens(
+    tmp_path: Path, inputs: Inputs, model: LanguageModel
+) -> None:
+    other = Tokenizer.train(["quite another text about ships"], 300)
+    judged = dataclasses.replace(inputs, reward_model=small.save_judge(tmp_path / "reward", model, other))
+    with pytest.raises(ValueError, match="has another tokenizer"):
+        grpo.train(CONFIG, judged, tmp_path / "out", small.Recorder(), small.never)
 
 
 def test_it_pays_for_form_only_when_the_answer_is_right() -> None:

@@ -76,6 +76,7 @@ def test_a_stage_killed_at_random_moments_ends_as_if_undisturbed(smoke: Path, tm
         "parent": str(smoke / parents[stage]),
         "reward_model": str(smoke / "reward") if stage == "ppo" else None,
         "votes": str(smoke / "votes.jsonl") if stage == "reward" else None,
+        "overrule_doubts": stage == "ppo",  # a smoke reward model is worth nothing
         "config": LONG_ENOUGH[stage] | {"evaluations": 2},
     }
     path = tmp_path / "run.json"

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+import re
+from decimal import Decimal
 from itertools import islice
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trainer.problems import (
     HELD_OUT_NAMES,
-    HELD_OUT_STRUCTURES,
+    HELD_OUT_THEMES,
     NAMES,
+    THEMES,
     Problem,
     extract_answer,
     generate,
     grade,
     normalise_number,
+    stated_answer,
 )
+
+NUMBERS = st.decimals(min_value=-(10**9), max_value=10**9, places=2) | st.integers(-1000, 1000)
+DIGITLESS = st.text().filter(lambda text: not re.search(r"\d", text))
+"""Any text without a digit."""
+STATEMENTS = (
+    "The answer is {}.", "the answer is: {}", "Answer: {}", "#### {}", "The answer is **{}**.", "{} is the answer.",
+    r"\boxed{{{}}}", r"The answer is \({}\).", "So the answer is {}!", "The answer is {} apples.", "The answer is ${}.",
+)  # fmt: skip
 
 
 def take(count: int, *, seed: int = 0, held_out: bool = False) -> list[Problem]:
@@ -32,8 +46,25 @@ def take(count: int, *, seed: int = 0, held_out: bool = False) -> list[Problem]:
         ("She has 5 + 4 = 9\n#### 9", "9"),
         ("the ANSWER IS: $1,200.50", "1200.5"),
         ("The answer is -734.", "-734"),
-        ("It is 12-3", "3"),
+        ("The answer is −734.", "-734"),
+        ("The answer is -$5.", "-5"),
+        ("The answer is .5", "0.5"),
+        ("The answer is 7 + 5 = 12.", "12"),
+        ("The answer is (7 + 5) * 2 = 24, in 2 steps.", "24"),
+        ("The answer is x = 9, in 2 steps.", "9"),
+        ("9 is the answer. It took 3 steps.", "9"),
+        ("7 + 2 = 9 is the answer.", "9"),
+        (r"\boxed{9}. It took 2 steps.", "9"),
+        (r"The answer is $\boxed{7 + 2 = 9}$.", "9"),
+        ("answer is: £9. It took 2 days.", "9"),
+        ("The answer is **9**, after 2 steps.", "9"),
+        ("The answer is 9: 12 - 3 = 9.", "9"),
+        ("The answer is 9 (12 - 4 = 8, 8 + 1 = 9).", "9"),
+        ("The answer is 9. The answer is not 8.", "9"),
+        ("The answer is 9. I hope this answer is of use, like my last 3.", "9"),
         ("She has 8 apples left", "8"),
+        ("The answer is that she has 8 apples.", "8"),
+        ("−734", "-734"),
         ("The answer is nine.", None),
         ("", None),
     ],
@@ -43,8 +74,82 @@ def test_it_reads_the_number_an_answer_commits_to(text: str, answer: str | None)
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "The answer is 9/2.", "The answer is 9 + 4", "The answer is 9-3", "The answer is 9 − 3", "The answer is 9 × 3",
+        "The answer is 9 x 3", "The answer is 9 plus 3", "The answer is 9^2", "The answer is 9²", "The answer is 9e5",
+        "The answer is 9:30", "The answer is 9.5.2", "The answer is 9 000", "The answer is 9 thousand.",
+        "The answer is 9 or 10", "The answer is 9, 10, 11", "The answer is 7 + 2 = 9 / 3", "The answer is 9th.",
+        "The answer is **9** + 4",
+    ],
+)  # fmt: skip
+def test_it_reads_no_number_that_is_only_a_part_of_something(text: str) -> None:
+    assert extract_answer(text) is None
+    assert extract_answer(f"7 + 2 = 9. {text}") is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["The answer is not 9.", "It isn't 9.", "Not 9 is the answer.", "9 is not the answer.", "9/2", "It is 12-9", "9:30",
+     "9e5", "1 000", "9 or 10", "7 + 2 = 9", "x + 9", "First 9, then 9."],
+)  # fmt: skip
+def test_it_takes_an_unstated_number_only_if_it_is_the_only_one(text: str) -> None:
+    assert extract_answer(text) is None
+
+
+@given(number=NUMBERS, other=NUMBERS, before=st.text(), after=DIGITLESS, statement=st.sampled_from(STATEMENTS))
+def test_it_grades_a_stated_number_right_and_every_other_wrong(
+    number: Decimal | int, other: Decimal | int, before: str, after: str, statement: str
+) -> None:
+    text = f"{before}\n{statement.format(number)}\n{after}"
+    assert grade(str(number), text).correct
+    assert grade(str(other), text).correct is (Decimal(number) == Decimal(other))
+
+
+@given(
+    left=NUMBERS,
+    right=NUMBERS,
+    result=NUMBERS,
+    operator=st.sampled_from("+-*/×÷^"),
+    statement=st.sampled_from(STATEMENTS),
+)
+def test_it_takes_an_expression_by_its_right_hand_side_or_not_at_all(
+    left: Decimal | int, right: Decimal | int, result: Decimal | int, operator: str, statement: str
+) -> None:
+    expression = f"{left} {operator} {right}"
+    assert extract_answer(statement.format(expression)) is None
+    assert extract_answer(statement.format(f"{expression} = {result}")) == normalise_number(str(result))
+
+
+@given(st.text(), st.text() | st.text("0123456789.,-+=/ :\nanswer is#"))
+def test_it_survives_any_text(answer: str, text: str) -> None:
+    verdict = grade(answer, text)
+    assert not verdict.correct or verdict.answer == normalise_number(answer)
+    assert verdict.answer is None or normalise_number(verdict.answer) == verdict.answer
+
+
+def test_it_knows_a_statement_from_a_lone_number() -> None:
+    assert stated_answer("She has 9 apples left.") is None
+    assert stated_answer("#### 9") == "9"
+
+
+@pytest.mark.parametrize(
     ("text", "number"),
-    [("012", "12"), ("12.0", "12"), ("1,000", "1000"), ("-0", "0"), ("0.50", "0.5"), ("5/13", None), ("nan", None)],
+    [
+        ("012", "12"),
+        ("12.0", "12"),
+        ("1,000", "1000"),
+        ("-0", "0"),
+        ("0.50", "0.5"),
+        ("5/13", None),
+        ("nan", None),
+        (".5", "0.5"),
+        ("−7", "-7"),
+        ("£1,200", "1200"),
+        ("9:30", None),
+        ("1 000", None),
+        ("True", None),
+    ],
 )
 def test_it_spells_a_number_in_one_way(text: str, number: str | None) -> None:
     assert normalise_number(text) == number
@@ -52,7 +157,7 @@ def test_it_spells_a_number_in_one_way(text: str, number: str | None) -> None:
 
 def test_it_never_evaluates_model_text() -> None:
     verdict = grade("9", "__import__('os').abort() The answer is 3 * 3.")
-    assert (verdict.correct, verdict.answer) == (False, "3")
+    assert (verdict.correct, verdict.answer) == (False, None)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +174,10 @@ def test_it_never_evaluates_model_text() -> None:
         ("7 + 2 = 9. x = 9. The answer is 9.", False),
         ("7 + 5 = 12 = 12. The answer is 12.", False),
         ("9 / 0 = 9. The answer is 9.", False),
+        ("12 − 3 = 9. The answer is 9.", True),
+        ("$4 + $5 = $9. The answer is $9.", True),
+        ("4.5 + 4.5 = 9 / 3. The answer is 9.", False),
+        (".5 + 4 = 9. The answer is 9.", False),
     ],
 )
 def test_it_accepts_working_only_if_every_equation_is_right(text: str, worked: bool) -> None:
@@ -97,8 +206,6 @@ def test_it_makes_problems_whose_working_leads_to_their_answer(held_out: bool) -
 
 def test_it_needs_every_number_of_the_story() -> None:
     for problem in take(200, held_out=True):
-        if problem.family.startswith("held-out"):
-            continue
         told = [int(word) for word in problem.prompt.replace(".", " ").split() if word.isdigit()]
         first, *steps = [part for part in problem.worked.split(". ") if not part.startswith("The answer")]
         assert first == f"Start with {told[0]}"
@@ -112,14 +219,31 @@ def test_it_grades_difficulty_from_one_step_to_three() -> None:
         assert problem.difficulty != 4 or steps >= 2
 
 
-def test_it_holds_out_families_names_and_orders_of_events() -> None:
-    train, held_out = take(800), take(300, held_out=True)
+def outline(problem: Problem) -> str:
+    """The problem without its names, pronouns and numbers."""
+    names = "|".join(name for name, _ in NAMES + HELD_OUT_NAMES)
+    return re.sub(rf"\b(?:{names}|she|he|her|him|\d+)\b", "…", problem.prompt, flags=re.IGNORECASE)
+
+
+def test_it_holds_out_themes_and_names() -> None:
+    train, held_out = take(2000), take(300, held_out=True)
+    themes = {problem.family.split(":")[0] for problem in held_out}
+    assert themes == {theme.name for theme in HELD_OUT_THEMES}
+    assert not themes & {theme.name for theme in THEMES}
     assert not {problem.family for problem in train} & {problem.family for problem in held_out}
-    assert not {problem.prompt for problem in train} & {problem.prompt for problem in held_out}
     assert not {name for name, _ in NAMES} & {name for name, _ in HELD_OUT_NAMES}
-    structures = {problem.family.split(":")[1] for problem in train}
-    assert not structures & set(HELD_OUT_STRUCTURES)
-    assert all(problem.worked.count("=") >= 2 for problem in held_out)
+
+
+def test_it_holds_out_no_training_problem_with_other_names() -> None:
+    trained = {outline(problem) for problem in take(6000)}
+    assert not [problem.prompt for problem in take(300, held_out=True) if outline(problem) in trained]
+
+
+def test_it_asks_held_out_problems_in_practised_structures_of_two_steps() -> None:
+    trained = {problem.family.split(":")[1] for problem in take(800)}
+    held_out = take(300, held_out=True)
+    assert {problem.family.split(":")[1] for problem in held_out} <= trained
+    assert all(problem.worked.count("=") == 2 for problem in held_out)
 
 
 def test_it_repeats_itself_for_a_seed_and_never_within_one() -> None:

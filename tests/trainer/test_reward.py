@@ -3,21 +3,24 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.trainer import small
+from trainer.alarms import doubts_about
 from trainer.checkpoint import load_reward_model, read_info
 from trainer.config import RewardConfig
 from trainer.evaluate import Agreement, comparison_sequences, reward_agreement
 from trainer.loop import Stopped, random_generator
 from trainer.model import LanguageModel, ScalarModel
+from trainer.optim import apply_gradients
 from trainer.rollout import end_scores
 from trainer.stages import reward
 from trainer.tokenizer import Tokenizer
 
-CONFIG = RewardConfig(lr=3e-3, batch_pairs=4, epochs=4)
+CONFIG = RewardConfig(lr=3e-3, batch_pairs=4, epochs=4, averaged=0.5)
 
 
 @pytest.fixture
@@ -36,6 +39,25 @@ def test_it_learns_what_the_voters_chose(tmp_path: Path, parent: Path) -> None:
     assert report.metrics[report.started[1]]["margin"] > report.metrics[1]["margin"]  # type: ignore[index]
     assert {"text", "rejected", "reward", "rejected_reward"} <= report.samples[0][0].keys()
     assert not (out / "resume").exists()
+
+
+def test_it_keeps_the_average_of_the_last_weights(
+    tmp_path: Path, parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+
+    def watched(model: ScalarModel, *arguments: Any, **how: Any) -> float:
+        norm = apply_gradients(model, *arguments, **how)
+        seen.append(model.head.weight.detach().clone())
+        return norm
+
+    monkeypatch.setattr(reward, "apply_gradients", watched)
+    inputs = small.inputs(parent, comparisons=small.votes(32))
+    out = reward.train(CONFIG, inputs, tmp_path / "out", small.Recorder(), small.never)
+    kept = seen[len(seen) - round(len(seen) / 2) :]
+    assert 1 < len(kept) < len(seen)
+    head = load_reward_model(out).reward_model.head.weight
+    torch.testing.assert_close(head.detach(), torch.stack(kept).mean(0), atol=1e-6, rtol=1e-5)
 
 
 def test_it_scores_demonstrations_zero_on_average(tmp_path: Path, parent: Path) -> None:
@@ -119,13 +141,14 @@ def agreement(**changes: float) -> Agreement:
 
 
 def test_it_doubts_a_model_that_could_be_lucky_or_only_counts_words() -> None:
-    assert reward.doubts(agreement()) == []
-    [text] = reward.doubts(agreement(agreement=0.7, low=0.45))
+    assert doubts_about(reward.figures(agreement())) == []
+    [text] = doubts_about(reward.figures(agreement(agreement=0.7, low=0.45)))
     assert "could be luck" in text
-    [text] = reward.doubts(agreement(length_only_agreement=0.95))
+    [text] = doubts_about(reward.figures(agreement(length_only_agreement=0.95)))
     assert "length of the answers alone would reach 95%" in text
-    [text] = reward.doubts(agreement(comparisons=0))
+    [text] = doubts_about(reward.figures(agreement(comparisons=0)))
     assert "nobody knows" in text
+    assert doubts_about({}) == doubts_about({"held_out_comparisons": 4, "agreement": "high"}) == []
 
 
 def test_it_reports_agreement_apart_for_pairs_voters_differ_on(model: LanguageModel, tokenizer: Tokenizer) -> None:

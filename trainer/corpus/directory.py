@@ -8,13 +8,15 @@ Every file is recognised by its first record:
   `{"messages": [{role, content}]}` and ShareGPT `{"conversations": [{from, value}]}`: a conversation;
 - `{"chosen", "rejected"}` with `instruction` or `prompt` or a conversation, or with the dialogue inside
   both texts: a comparison;
-- `{"question", "answer"}` with a number (also after "####", or in `final`), `{"Body", "Question", "Answer"}`
-  and `{"context", "continuation"}`: a problem.
+- `{"question", "answer"}` with a number (or steps that end with "####" and a number, or steps in `answer` and
+  the number in `final`), `{"Body", "Question", "Answer"}` and `{"context", "continuation"}`: a problem.
 
-Records come as `.jsonl`, `.json` (a list) or `.parquet` (if pyarrow is there), plain or `.gz` or `.xz`. A file
-of another kind is skipped with a note in the log; a malformed record in a known file is an error that names
-file and record. One tenth of the prompts, by their hash, is held out, so a prompt that is in two files is on
-the same side in both.
+Records come as `.jsonl`, `.json` (a list) or `.parquet` (if pyarrow is there), plain or `.gz` or `.xz`. A malformed
+record in a known file is an error that names file and record. What is well formed but of no use here is noted in the
+log, never dropped in silence: files of another kind, and by file and reason how many records were left out.
+
+One tenth of the prompts, by their hash, is held out, so a prompt that is in two files is on the same side in both.
+PPO asks single questions, so the prompts to vote on come from comparisons of answers to a single question.
 """
 
 from __future__ import annotations
@@ -28,23 +30,29 @@ import os
 import random
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from trainer.corpus.conversations import Message, Question, exchange, problem_conversation
 from trainer.preferences import Comparison
-from trainer.problems import Problem, extract_answer, normalise_number
-from trainer.tastes import words
+from trainer.problems import Problem, extract_answer, normalise_number, stated_answer
 
 log = logging.getLogger(__name__)
 
 HELD_OUT_SHARE: Final = 0.1
 DOCUMENT_END: Final = "<|endoftext|>"
-LONGEST_ANSWER_WORDS: Final = 6
+LONGEST_ANSWER_BYTES: Final = 40
 """Held-out instructions with an answer up to this long become questions: longer ones have no one right answer."""
-LONGEST_PROMPT_WORDS: Final = 80
+LONGEST_PROMPT_BYTES: Final = 500
+"""Longest problem, question or prompt to vote on, about 80 words of English. In bytes, because not every script has
+spaces between its words, and because a text has no more tokens than bytes."""
+HELD_OUT_BYTES: Final = 200_000
+"""Held-out text that is measured, at most: every evaluation reads all of it."""
+HELD_OUT_DOCUMENT_BYTES: Final = 20_000
+"""What one document gives to it, at most: one book is not to be all of it."""
 MOST_QUESTIONS: Final = 200
 MOST_HELD_OUT_PROMPTS: Final = 100
 MOST_PROMPTS: Final = 1000
@@ -64,6 +72,15 @@ class _Found:
     conversations: list[list[Message]] = field(default_factory=list)
     comparisons: list[Comparison] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+
+
+class _OfNoUse(Exception):
+    """Why a well-formed record is left out, as it reads in the log."""
+
+
+def _fits(text: str, longest_bytes: int) -> bool:
+    """Whether a text says something, and in no more than `longest_bytes` of UTF-8."""
+    return bool(text.strip()) and len(text.encode()) <= longest_bytes
 
 
 def is_held_out(text: str) -> bool:
@@ -246,16 +263,24 @@ def work_expression(expression: str) -> str | None:
     return " ".join([*steps, f"The answer is {terms[0]}."])
 
 
-def _problem(prompt: str, answer_text: str, shown: str, source: str) -> Problem | None:
-    """A problem, or None if its answer is no number."""
-    answer = normalise_number(answer_text) or extract_answer(answer_text)
-    if answer is None or (not shown and normalise_number(answer_text) is None):
-        return None
-    worked = work_expression(prompt)
-    if worked is None or extract_answer(worked) != answer:
-        steps = re.sub(r"<<[^<>]*>>", "", shown)
-        steps = re.sub(r"\s*####.*", "", steps, flags=re.DOTALL).strip()
-        worked = f"{steps} The answer is {answer}.".strip()
+def _worked(prompt: str, answer: str, steps: str) -> str:
+    """A model answer that ends with the result: the steps shown with the problem, else our own, else none."""
+    steps = re.sub(r"<<[^<>]*>>", "", steps)
+    steps = re.sub(r"\s*####.*", "", steps, flags=re.DOTALL).strip()
+    own = work_expression(prompt)
+    if not steps and own is not None and stated_answer(own) == answer:
+        return own
+    return steps if stated_answer(steps) == answer else f"{steps} The answer is {answer}.".strip()
+
+
+def _problem(prompt: str, answer_text: str, steps: str, source: str) -> Problem:
+    """A problem; with `steps`, the answer may be a text that names its number."""
+    answer = normalise_number(answer_text) or (extract_answer(answer_text) if steps else None)
+    if answer is None:
+        raise _OfNoUse("the answer is no number")
+    if not _fits(prompt, LONGEST_PROMPT_BYTES):
+        raise _OfNoUse(f"the problem is empty or longer than {LONGEST_PROMPT_BYTES} bytes")
+    worked = _worked(prompt, answer, steps)
     operators = len(re.findall(r"(?<=\d)\s*[-+*/x×÷]", prompt)) or worked.count("=")
     size = max((len(number) for number in re.findall(r"\d+", prompt)), default=1)
     difficulty = min(4, max(1, operators + (size > 1) + (size > 2) - 1))
@@ -270,34 +295,32 @@ def _take(record: Any, found: _Found, source: str) -> bool:
     if {"chosen", "rejected"} <= keys:
         found.comparisons.append(_comparison(record, source))
     elif "messages" in keys or "conversations" in keys:
-        if record.get("label") is not False:  # KTO data marks bad answers
-            found.conversations.append(_conversation(_turns(record.get("messages", record.get("conversations")))))
+        if record.get("label") is False:  # KTO data
+            raise _OfNoUse("the answer is marked as a bad one")
+        found.conversations.append(_conversation(_turns(record.get("messages", record.get("conversations")))))
     elif "instruction" in keys and ("output" in keys or "response" in keys):
         found.conversations.append(exchange(_instruction(record), _text(record, "output", "response")))
     elif {"question", "answer"} <= keys:
-        _add_problem(found, _text(record, "question"), _text(record, "final", "answer"), record, source)
+        shown = record["answer"] if isinstance(record["answer"], str) else ""
+        steps = shown if "final" in keys or "####" in shown else ""
+        found.problems.append(_problem(_text(record, "question"), _text(record, "final", "answer"), steps, source))
     elif {"Body", "Question", "Answer"} <= keys:
         body = _text(record, "Body").rstrip(".")
-        _add_problem(found, f"{body}. {_text(record, 'Question')}", _text(record, "Answer"), record, source)
+        found.problems.append(_problem(f"{body}. {_text(record, 'Question')}", _text(record, "Answer"), "", source))
     elif {"context", "continuation"} <= keys:
-        _add_problem(found, _text(record, "context"), _text(record, "continuation"), record, source)
+        found.problems.append(_problem(_text(record, "context"), _text(record, "continuation"), "", source))
     elif "text" in keys:
-        if document := _text(record, "text"):
-            found.documents.append(document)
+        document = _text(record, "text")
+        if not document:
+            raise _OfNoUse("the text is empty")
+        found.documents.append(document)
     else:
         return False
     return True
 
 
-def _add_problem(found: _Found, prompt: str, answer: str, record: Record, source: str) -> None:
-    shown = str(record["answer"]) if "####" in str(record.get("answer", "")) else ""
-    problem = _problem(prompt, answer, shown, source)
-    if problem is not None:
-        found.problems.append(problem)
-
-
 def _read_file(path: Path, found: _Found) -> None:
-    """Add what one file holds, or leave a note in the log that it was skipped."""
+    """Add what one file holds, with a note in the log on whatever is left out."""
     name = path.name.removesuffix(".gz").removesuffix(".xz")
     kind = Path(name).suffix
     source = Path(name).stem
@@ -307,22 +330,34 @@ def _read_file(path: Path, found: _Found) -> None:
     if kind not in {".jsonl", ".json", ".parquet"}:
         log.warning("Skipped %s: not .txt, .jsonl, .json or .parquet.", path)
         return
-    known = False
     try:
-        for where, record in _records(path, kind):
-            try:
-                taken = _take(record, found, source)
-            except ValueError as error:
-                raise ValueError(f"{path}, {where}: {error}; correct or delete the record.") from error
-            if not taken and known:
-                raise ValueError(f"{path}, {where}: not the same kind of record as before; correct or delete it.")
-            if not taken:
-                keys = ", ".join(record) if isinstance(record, dict) else type(record).__name__
-                log.warning("Skipped %s: records with %s are of no known kind.", path, keys)
-                return
-            known = True
+        _read_records(path, _records(path, kind), found, source)
     except ImportError:
         log.warning("Skipped %s: reading parquet needs pyarrow (pip install pyarrow).", path)
+
+
+def _read_records(path: Path, records: Iterable[tuple[str, Any]], found: _Found, source: str) -> None:
+    count = 0
+    left_out: Counter[str] = Counter()
+    for where, record in records:
+        try:
+            taken = _take(record, found, source)
+        except _OfNoUse as reason:
+            left_out[str(reason)] += 1
+            taken = True
+        except ValueError as error:
+            raise ValueError(f"{path}, {where}: {error}; correct or delete the record.") from error
+        if not taken and count:
+            raise ValueError(f"{path}, {where}: not the same kind of record as before; correct or delete it.")
+        if not taken:
+            keys = ", ".join(record) if isinstance(record, dict) else type(record).__name__
+            log.warning("Skipped %s: records with %s are of no known kind.", path, keys)
+            return
+        count += 1
+    if not count:
+        log.warning("Skipped %s: it holds no records.", path)
+    for why, number in left_out.items():
+        log.warning("Left out %d of %d records of %s: %s.", number, count, path, why)
 
 
 def read_directory(path: Path) -> _Found:
@@ -351,6 +386,61 @@ def split(items: list[str]) -> tuple[list[str], list[str]]:
     return train, held_out
 
 
+def _distinct(what: str, texts: Iterable[str]) -> list[str]:
+    """The texts without repetitions, in order."""
+    given = list(texts)
+    kept = list(dict.fromkeys(given))
+    if len(kept) < len(given):
+        log.warning("Left out %d of %d %s: they repeat another one.", len(given) - len(kept), len(given), what)
+    return kept
+
+
+def _excerpt(documents: list[str]) -> list[str]:
+    """About `HELD_OUT_BYTES` of the documents, in the order of their hashes and so from all over the directory."""
+    excerpt, size = [], 0
+    for document in sorted(documents, key=lambda document: hashlib.sha256(document.encode()).digest()):
+        if size >= HELD_OUT_BYTES:
+            break
+        part = document.encode()[:HELD_OUT_DOCUMENT_BYTES].decode(errors="ignore")  # without half a character
+        excerpt.append(part)
+        size += len(part.encode())
+    whole = sum(len(document.encode()) for document in documents)
+    if size < whole:
+        log.warning("Of %d bytes of held-out documents %d are measured, the others are not used.", whole, size)
+    return excerpt
+
+
+def _prompts_to_vote_on(found: _Found) -> list[str]:
+    """Single questions, as PPO asks them: those of the comparisons, else those of the conversations.
+
+    The last line of a longer conversation is not one. The reward model learns to judge its answers in the light of
+    what was said before, and PPO would ask it without.
+    """
+    single = [comparison.prompt for comparison in found.comparisons if len(comparison.messages) == 1]
+    if longer := len(found.comparisons) - len(single):
+        log.warning(
+            "%d of %d comparisons come after a longer conversation: reward learns from them, PPO does not ask them.",
+            longer,
+            len(found.comparisons),
+        )
+    asked = single or [_first_prompt(talk) for talk in found.conversations if len(talk) == 2]
+    if found.comparisons and not asked:
+        log.warning(
+            "No comparison and no conversation is about a single question: PPO asks the last lines all the same."
+        )
+        asked = [comparison.prompt for comparison in found.comparisons]
+    prompts = list(dict.fromkeys(asked))
+    short = [prompt for prompt in prompts if _fits(prompt, LONGEST_PROMPT_BYTES)]
+    if len(short) < len(prompts):
+        log.warning(
+            "Left out %d of %d prompts to vote on: they are empty or longer than %d bytes.",
+            len(prompts) - len(short),
+            len(prompts),
+            LONGEST_PROMPT_BYTES,
+        )
+    return short
+
+
 def _first_prompt(conversation: list[Message]) -> str:
     return next(turn["content"] for turn in conversation if turn["role"] == "user")
 
@@ -360,7 +450,7 @@ def _questions(conversations: list[list[Message]]) -> list[Question]:
     questions = []
     for conversation in conversations:
         prompt, answer = _first_prompt(conversation), conversation[-1]["content"]
-        if 0 < len(words(answer)) <= LONGEST_ANSWER_WORDS and len(words(prompt)) <= LONGEST_PROMPT_WORDS:
+        if _fits(answer, LONGEST_ANSWER_BYTES) and _fits(prompt, LONGEST_PROMPT_BYTES):
             questions.append(Question(prompt=prompt, accept=(answer,), family="data", fact=prompt, exact=True))
     return questions[:MOST_QUESTIONS]
 
@@ -384,20 +474,20 @@ def split_directory(path: Path, seed: int) -> DirectoryParts:
     """Read `path` and split it by the hash of every prompt or document."""
     found = read_directory(path)
     rng = random.Random(f"directory/{seed}")
-    documents, held_out_documents = split(list(dict.fromkeys(found.documents)))
-    problems = list({problem.prompt: problem for problem in found.problems}.values())
+    documents, held_out_documents = split(_distinct("documents", found.documents))
+    by_prompt = {problem.prompt: problem for problem in found.problems}
+    problems = [by_prompt[prompt] for prompt in _distinct("problems", (problem.prompt for problem in found.problems))]
     kept = [problem for problem in problems if not is_held_out(problem.prompt)]
     single = [talk for talk in found.conversations if len(talk) == 2]
     conversations = [talk for talk in found.conversations if not is_held_out(_first_prompt(talk))]
     conversations += [problem_conversation(rng, problem) for problem in kept]
     rng.shuffle(conversations)
-    asked = [comparison.prompt for comparison in found.comparisons] or [_first_prompt(talk) for talk in single]
-    short = [prompt for prompt in dict.fromkeys(asked) if 0 < len(words(prompt)) <= LONGEST_PROMPT_WORDS]
-    prompts, held_out_prompts = split(short) if short else ([], [])
+    asked = _prompts_to_vote_on(found)
+    prompts, held_out_prompts = split(asked) if asked else ([], [])
     rng.shuffle(prompts)
     return DirectoryParts(
         documents=documents,
-        held_out_documents=held_out_documents,
+        held_out_documents=_excerpt(held_out_documents),
         conversations=conversations,
         questions=_questions([talk for talk in single if is_held_out(_first_prompt(talk))]),
         preference_prompts=prompts[:MOST_PROMPTS],

@@ -39,7 +39,7 @@ from trainer.alarms import new_alarms, repetition
 from trainer.checkpoint import Loaded, load_checkpoint, load_reward_model, save_checkpoint
 from trainer.config import GRPO, GRPOConfig
 from trainer.engine import Engine
-from trainer.evaluate import ask, mean_reward
+from trainer.evaluate import ask, mean_reward, solves
 from trainer.loop import (
     Inputs,
     Metrics,
@@ -92,7 +92,9 @@ def train(config: GRPOConfig, inputs: Inputs, out_dir: Path, report: Report, sho
     prompts = fitting_prompts(tokenizer, [problem.prompt for problem in inputs.corpus.problems], room=room)
     fitting = [problem for problem in inputs.corpus.problems if problem.prompt in prompts]
     shelves = by_difficulty(fitting, hardest=config.hardest)
-    taste_judge = load_reward_model(inputs.reward_model, device=device) if inputs.reward_model else None
+    taste_judge = (
+        load_reward_model(inputs.reward_model, device=device, tokenizer=tokenizer) if inputs.reward_model else None
+    )
     engine = Engine(policy, end_ids=[tokenizer.end_id], max_batch=config.problems * config.group)
     optimizers = {"adamw": adamw(list(policy.parameters()), lr=config.lr)}
     state: dict[str, Any] = {"level": float(min(shelves)), "alarms": {}, "figures": {}}
@@ -331,8 +333,8 @@ def held_out_figures(
             stage=GRPO,
             max_new_tokens=config.max_new_tokens,
         )
-        right = [grade(problem.answer, answer.text).correct for problem, answer in zip(problems, answers, strict=True)]
-        metrics["pass_at_1"] = sum(right) / len(right)
+        solved = sum(solves(problem, answer) for problem, answer in zip(problems, answers, strict=True))
+        metrics["pass_at_1"] = solved / len(problems)
     prompts = inputs.corpus.held_out_preference_prompts[:EVALUATION_PROMPTS]
     if taste_judge is not None and prompts:
         answers = ask(engine, tokenizer, prompts, stage=GRPO, temperature=config.temperature, seed=inputs.seed)

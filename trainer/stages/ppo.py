@@ -207,9 +207,7 @@ def load_models(policy: LanguageModel, tokenizer: Tokenizer, reward_model: Path)
 
     ValueError when the reward model reads other tokens than the policy writes.
     """
-    loaded = load_reward_model(reward_model, device=next(policy.parameters()).device)
-    if loaded.tokenizer.backend.to_str() != tokenizer.backend.to_str():
-        raise ValueError(f"{reward_model} has another tokenizer than the parent; train a reward model from this one.")
+    loaded = load_reward_model(reward_model, device=next(policy.parameters()).device, tokenizer=tokenizer)
     return Models(
         policy=policy,
         reference=copy.deepcopy(policy).requires_grad_(False),

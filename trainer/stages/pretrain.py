@@ -4,6 +4,8 @@ The idea: documents are joined into one stream of tokens and the model learns to
 from those before it. Nothing tells it what a question is; it learns words, grammar, facts and the
 habits of the corpus, and then continues whatever it is given.
 
+A batch goes through the model in pieces that fit in memory; their gradients add up to the batch's.
+
 Run it: ``python -m trainer pretrain --preset tiny --from INIT_DIR --out DIR``
 """
 
@@ -15,15 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from trainer import machine
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.config import PRETRAIN, PretrainConfig
 from trainer.data import DocumentBatches
 from trainer.engine import Engine
+from trainer.estimate import rows_at_once
 from trainer.evaluate import bits_per_byte
 from trainer.loop import Inputs, Metrics, Report, SampleDict, clear_resume, run_steps, stage_info
 from trainer.losses import linear_next_token_loss
+from trainer.model import LanguageModel
 from trainer.optim import apply_gradients, muon_and_adamw, set_lr_factor, warmup_decay
 from trainer.prompting import greedy_samples
 
@@ -48,16 +53,13 @@ def train(
     state: dict[str, Any] = {"precision": machine.choose_precision(model.config.width), "figures": {}}
     optimizers = muon_and_adamw(model, matrix_lr=config.matrix_lr, embedding_lr=config.embedding_lr)
     engine = Engine(model, end_ids=[tokenizer.document_end_id])
+    fitting = rows_at_once(model.config, sequence=config.sequence, device=device.type)
 
     def do_step(step: int) -> Metrics:
         begun = time.perf_counter()
         factor = warmup_decay(step, config.steps, warmup=config.warmup, decay=config.decay)
         set_lr_factor(optimizers, factor)
-        tokens, targets = (part.to(device) for part in batches(step))
-        with torch.autocast(device.type, torch.bfloat16, enabled=state["precision"] == "bfloat16"):
-            hidden = model.decoder(tokens).flatten(0, 1)
-            loss = linear_next_token_loss(hidden, model.decoder.embed_tokens.weight, targets.flatten())
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = add_gradients(model, *batches(step), rows=fitting, precision=state["precision"])
         norm = apply_gradients(model, optimizers.values())
         return {
             "loss": loss.item(),
@@ -87,3 +89,21 @@ def train(
     save_checkpoint(out_dir, model, tokenizer, stage=PRETRAIN, info=info)
     clear_resume(out_dir)
     return out_dir
+
+
+def add_gradients(model: LanguageModel, tokens: Tensor, targets: Tensor, *, rows: int, precision: str) -> Tensor:
+    """Add the gradient of the mean next-token loss over tokens and targets, [B, T] each; returns the loss, [].
+
+    At most `rows` rows go forward and backward at a time. The mean of a piece counts by its share of all B rows,
+    so that the pieces add up to the mean over the batch.
+    """
+    weight = model.decoder.embed_tokens.weight
+    total = torch.zeros((), device=weight.device)
+    for piece, goals in zip(torch.split(tokens, rows), torch.split(targets, rows), strict=True):
+        piece, goals = piece.to(weight.device), goals.to(weight.device)
+        with torch.autocast(weight.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            hidden = model.decoder(piece).flatten(0, 1)
+            loss = linear_next_token_loss(hidden, weight, goals.flatten()) * (len(piece) / len(tokens))
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    return total

@@ -1,0 +1,301 @@
+"""What a run's directory holds is asked before it is used again; what a stage lacks is said before it starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.trainer import small
+from trainer.checkpoint import read_info, read_shape
+from trainer.config import GRPO, PPO, SFT
+from trainer.corpus import Corpus
+from trainer.loop import RESUME_RUN, RESUME_STATE, Stopped
+from trainer.model import LanguageModel
+from trainer.preferences import write_comparisons
+from trainer.run import RunSpec, check_corpus, execute
+from trainer.tokenizer import Tokenizer
+
+SHORT = {
+    "sft": {"steps": 4, "batch_tokens": 192, "sequence": 96, "evaluations": 1},
+    "reward": {"evaluations": 1},
+    "ppo": {"steps": 2, "rollouts": 4, "minibatch": 4, "max_new_tokens": 8, "evaluations": 1},
+}
+
+
+@pytest.fixture
+def parent(tmp_path: Path, model: LanguageModel, tokenizer: Tokenizer) -> Path:
+    return small.save_parent(tmp_path / "parent", model, tokenizer)
+
+
+@pytest.fixture
+def other_parent(tmp_path: Path, model: LanguageModel, tokenizer: Tokenizer) -> Path:
+    with torch.no_grad():
+        model.decoder.norm.weight.mul_(1.01)
+    return small.save_parent(tmp_path / "other parent", model, tokenizer)
+
+
+@pytest.fixture
+def judge(tmp_path: Path, model: LanguageModel, tokenizer: Tokenizer) -> Path:
+    return small.save_judge(tmp_path / "judge", model, tokenizer)
+
+
+def votes_file(path: Path, count: int) -> Path:
+    write_comparisons(path, small.votes(count))
+    return path
+
+
+def spec(parent: Path, stage: str = SFT, **changes: Any) -> RunSpec:
+    return RunSpec(
+        **{"stage": stage, "preset": "smoke", "parent": parent, "config": SHORT[stage], "threads": 1} | changes
+    )
+
+
+def run(spec: RunSpec, out_dir: Path, *, stop_after: int = 0, corpus: Corpus | None = None) -> small.Recorder:
+    """Run to the end, or stop at the given step; returns what was reported."""
+    report = small.Recorder()
+    should_stop = small.after(stop_after) if stop_after else small.never
+    execute(spec, out_dir, report, should_stop, corpus=corpus or small.corpus())
+    return report
+
+
+def stop(spec: RunSpec, out_dir: Path, *, after: int = 2) -> None:
+    with pytest.raises(Stopped):
+        run(spec, out_dir, stop_after=after)
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    """Change a JSON file as if another version had written it; None takes a field away."""
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+
+
+# -- finished runs ---------------------------------------------------------------------------------
+
+
+def test_it_returns_a_finished_run_untouched(tmp_path: Path, parent: Path) -> None:
+    run(spec(parent), tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    report = run(spec(parent), tmp_path / "out")
+    assert report.metrics == {}
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"seed": 7}, "its seed is 0, not 7"),
+        ({"config": SHORT["sft"] | {"matrix_lr": 0.5}}, "its setting matrix_lr is 0.008, not 0.5"),
+        ({"preset": "tiny"}, "its preset is smoke, not tiny"),
+        ({"stage": "reward", "config": {}}, "its stage is sft, not reward"),
+    ],
+)
+def test_it_refuses_a_directory_that_holds_another_run(
+    tmp_path: Path, parent: Path, changes: dict[str, Any], found: str
+) -> None:
+    run(spec(parent), tmp_path / "out")
+    before = small.weights(tmp_path / "out")
+    votes = {"votes": votes_file(tmp_path / "votes", 16)} if "stage" in changes else {}
+    with pytest.raises(ValueError, match=rf"out holds another run \({found}.*\)\. Choose another --out"):
+        run(spec(parent, **changes, **votes), tmp_path / "out")
+    assert small.weights(tmp_path / "out") == before
+
+
+def test_it_refuses_another_parent_or_corpus(tmp_path: Path, parent: Path, other_parent: Path) -> None:
+    run(spec(parent), tmp_path / "out")
+    ours, other = (read_info(path)["weights_sha256"][:8] for path in (parent, other_parent))
+    with pytest.raises(ValueError, match=f"its parent is {ours}, not {other}"):
+        run(spec(other_parent), tmp_path / "out")
+    with pytest.raises(ValueError, match="its corpus is 00000000, not 11111111"):
+        run(spec(parent), tmp_path / "out", corpus=small.corpus(sha256="1" * 64))
+
+
+def test_it_refuses_other_votes(tmp_path: Path, parent: Path) -> None:
+    votes = votes_file(tmp_path / "votes", 16)
+    run(spec(parent, "reward", votes=votes), tmp_path / "out")
+    votes_file(votes, 12)
+    with pytest.raises(ValueError, match=r"its votes file is \w{8}, not \w{8}"):
+        run(spec(parent, "reward", votes=votes), tmp_path / "out")
+
+
+def test_it_records_the_reward_model_and_refuses_another(
+    tmp_path: Path, parent: Path, judge: Path, model: LanguageModel, tokenizer: Tokenizer
+) -> None:
+    out = tmp_path / "out"
+    run(spec(parent, PPO, reward_model=judge), out)
+    assert read_info(out)["data_sha256"]["reward_model"] == read_info(judge)["weights_sha256"]
+    with torch.no_grad():
+        model.decoder.norm.weight.mul_(1.01)
+    other = small.save_judge(tmp_path / "other judge", model, tokenizer)
+    with pytest.raises(ValueError, match=r"its reward model is \w{8}, not \w{8}"):
+        run(spec(parent, PPO, reward_model=other), out)
+
+
+def test_it_takes_what_an_earlier_version_did_not_record_for_granted(tmp_path: Path, parent: Path, judge: Path) -> None:
+    out = tmp_path / "out"
+    run(spec(parent, PPO, reward_model=judge), out)
+    config = {name: value for name, value in read_info(out)["config"].items() if name != "lam"}
+    rewrite(out / "stage.json", data_sha256={"corpus": "0" * 64}, config=config | {"since_removed": 1})
+    assert run(spec(parent, PPO, reward_model=judge), out).metrics == {}
+    with pytest.raises(ValueError, match="its seed is 0, not 1"):
+        run(spec(parent, PPO, reward_model=judge, seed=1), out)
+
+
+def test_it_knows_a_finished_init_by_its_preset(tmp_path: Path) -> None:
+    init = RunSpec(stage="init", preset="smoke", threads=1)
+    corpus = small.corpus(documents=["A fox eats mice and berries."] * 3)
+    run(init, tmp_path / "out", corpus=corpus)
+    assert not (tmp_path / "out" / "resume").exists()
+    assert run(init, tmp_path / "out", corpus=corpus).metrics == {}
+    with pytest.raises(ValueError, match="its preset is smoke, not tiny"):
+        run(dataclasses.replace(init, preset="tiny"), tmp_path / "out", corpus=corpus)
+
+
+def test_it_never_writes_over_the_parent(tmp_path: Path, parent: Path) -> None:
+    with pytest.raises(ValueError, match="is the parent itself"):
+        run(spec(parent), tmp_path / "out" / ".." / "parent")
+
+
+# -- half-finished runs ----------------------------------------------------------------------------
+
+
+def test_a_run_that_was_moved_goes_on_to_the_same_bytes(tmp_path: Path, parent: Path) -> None:
+    run(spec(parent), tmp_path / "whole")
+    stop(spec(parent), tmp_path / "here")
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = parent.rename(tmp_path / "moved parent")
+    assert run(spec(moved), tmp_path / "there").started == (2, 4)
+    assert small.weights(tmp_path / "there") == small.weights(tmp_path / "whole")
+
+
+def test_it_refuses_to_go_on_as_another_run(tmp_path: Path, parent: Path, other_parent: Path) -> None:
+    stop(spec(parent), tmp_path / "out")
+    saved = (tmp_path / "out" / RESUME_STATE).read_bytes()
+    with pytest.raises(ValueError, match=r"holds another run \(its seed is 0, not 3; its parent is"):
+        run(spec(other_parent, seed=3), tmp_path / "out")
+    assert (tmp_path / "out" / RESUME_STATE).read_bytes() == saved
+    assert run(spec(parent), tmp_path / "out").started == (2, 4)
+
+
+def test_it_goes_on_with_as_many_threads_as_it_began_with(tmp_path: Path, parent: Path) -> None:
+    stop(spec(parent, threads=2), tmp_path / "out")
+    with pytest.raises(ValueError, match=r"on 2 threads, and its sums depend on their number\. Give --threads 2"):
+        run(spec(parent, threads=1), tmp_path / "out")
+
+    seen: list[int] = []
+
+    class Counting(small.Recorder):
+        def start(self, step: int, total_steps: int) -> None:
+            seen.append(torch.get_num_threads())
+
+    execute(spec(parent, threads=0), tmp_path / "out", Counting(), small.never, corpus=small.corpus())
+    assert seen == [2]
+    assert torch.get_num_threads() == 1
+
+
+def test_it_goes_on_with_a_run_of_a_version_that_did_not_say_what_it_is(tmp_path: Path, parent: Path) -> None:
+    stop(spec(parent), tmp_path / "out")
+    (tmp_path / "out" / RESUME_RUN).unlink()
+    assert run(spec(parent), tmp_path / "out").started == (2, 4)
+
+
+def test_another_run_may_begin_where_nothing_was_saved(tmp_path: Path, parent: Path) -> None:
+    stop(spec(parent), tmp_path / "out")
+    (tmp_path / "out" / RESUME_STATE).unlink()
+    run(spec(parent, seed=3), tmp_path / "out")
+    assert read_info(tmp_path / "out")["seed"] == 3
+
+
+# -- prompts that do not fit -----------------------------------------------------------------------
+
+
+def test_it_leaves_out_prompts_without_room_for_an_answer_and_says_so_once(tmp_path: Path, parent: Path) -> None:
+    long = "What does a fox eat? " * 20
+    corpus = small.corpus()
+    questions = [*corpus.questions, dataclasses.replace(corpus.questions[0], prompt=long)]
+    problems = [dataclasses.replace(problem, prompt=long) for problem in corpus.held_out_problems]
+    corpus = small.corpus(questions=questions, held_out_problems=problems, sample_prompts=[long])
+    report = run(spec(parent), tmp_path / "out", corpus=corpus)
+    [line] = [text for text in report.logs if "Left out" in text]
+    assert "48 tokens" in line  # half of this model's context of 96
+    assert "1 of 2 held-out questions, 2 of 2 held-out problems, 1 of 1 sample prompts." in line
+    assert report.samples[4] == []
+
+
+def test_it_says_nothing_when_all_prompts_fit(tmp_path: Path, parent: Path) -> None:
+    assert run(spec(parent), tmp_path / "out").logs == []
+
+
+def test_it_stops_when_nothing_a_stage_needs_fits(tmp_path: Path, parent: Path) -> None:
+    problems = [dataclasses.replace(problem, prompt="How many? " * 40) for problem in small.corpus().problems]
+    grpo = RunSpec(stage=GRPO, preset="smoke", parent=parent, threads=1)
+    with pytest.raises(ValueError, match="None of the 6 problems fits into 48 tokens"):
+        run(grpo, tmp_path / "out", corpus=small.corpus(problems=problems))
+
+
+# -- what can be known before it starts ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stage", "part", "message"),
+    [
+        ("init", "held_out_documents", "no document to hold out, which init needs. Add a second one: a blank line"),
+        ("pretrain", "held_out_documents", "no document to hold out, which pretrain needs"),
+        ("sft", "conversations", 'no conversations, which sft needs. Add records with "instruction" and "output"'),
+        (
+            "ppo",
+            "preference_prompts",
+            'no short prompts to compare answers on, which ppo needs. Add records with "chosen"',
+        ),
+        ("ppo", "held_out_preference_prompts", "no second short prompt to hold out, which ppo needs"),
+        ("grpo", "problems", 'no problems, which grpo needs. Add records with "question"'),
+    ],
+)
+def test_it_says_which_part_of_the_data_is_missing(stage: str, part: str, message: str) -> None:
+    check_corpus(small.corpus(), [stage], source="my_texts")
+    with pytest.raises(ValueError, match=f"my_texts has {message}"):
+        check_corpus(small.corpus(**{part: []}), [stage], source="my_texts")
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"sequence": 128, "batch_tokens": 128}, "sequence=128 is too long: the model reads 96 tokens"),
+        ({}, "sequence=256 is too long"),
+    ],
+)
+def test_it_refuses_rows_the_parent_cannot_read(
+    tmp_path: Path, parent: Path, config: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        run(spec(parent, config=config), tmp_path / "out")
+
+
+def test_it_refuses_answers_that_leave_no_room_for_a_prompt(tmp_path: Path, parent: Path, judge: Path) -> None:
+    with pytest.raises(ValueError, match="max_new_tokens=96 leaves no room for a prompt"):
+        run(spec(parent, PPO, reward_model=judge, config={"max_new_tokens": 96}), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"threads": -1}, "threads must be 0"),
+        ({"threads": "two"}, "threads must be a whole number, not 'two'"),
+        ({"seed": None}, "seed must be a whole number"),
+        ({"config": [1]}, "config must be an object"),
+        ({"preset": ["smoke"]}, "preset must be a name"),
+    ],
+)
+def test_it_refuses_a_description_of_other_types(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps({"stage": "init", "preset": "smoke"} | changes))
+    with pytest.raises(ValueError, match=rf"run\.json is not a run description: {message}"):
+        RunSpec.from_json(path)
+
+
+def test_it_reads_the_shape_alone(parent: Path, model: LanguageModel) -> None:
+    assert read_shape(parent) == model.config
