@@ -86,6 +86,7 @@ ALLOWED_HOSTS = _listed("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
 if "*" in ALLOWED_HOSTS:
     raise ImproperlyConfigured("ALLOWED_HOSTS=* accepts any name. List the site's own host names instead.")
 CSRF_TRUSTED_ORIGINS = _listed("CSRF_TRUSTED_ORIGINS", [])
+CSRF_FAILURE_VIEW = "webapp.accounts.views.refuse_stale_form"
 
 INSTALLED_APPS = [
     "servestatic.runserver_nostatic",
@@ -149,7 +150,12 @@ _SQLITE: dict[str, Any] = {
     "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
 }
 try:
-    DATABASES = {"default": dj_database_url.config(default=f"sqlite:///{DATA_DIR / 'db.sqlite3'}", conn_max_age=0)}
+    # A pool looks whether a connection lives before it lends it: a restart of PostgreSQL costs nobody an error.
+    DATABASES = {
+        "default": dj_database_url.config(
+            default=f"sqlite:///{DATA_DIR / 'db.sqlite3'}", conn_max_age=0, conn_health_checks=True
+        )
+    }
 except (dj_database_url.ParseError, dj_database_url.UnknownSchemeError) as error:
     raise ImproperlyConfigured("DATABASE_URL is not understood: write postgres://user:password@host/name.") from error
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
@@ -176,10 +182,11 @@ LOGIN_URL = "accounts:login"
 LOGIN_REDIRECT_URL = "/"
 LOGOUT_REDIRECT_URL = "/"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+SESSION_ENGINE = "webapp.accounts.sessions"
 SESSION_COOKIE_AGE = 60 * 60 * 24 * 365
 SESSION_COOKIE_SAMESITE = "Lax"
 
-# -- Redis: broker, live logs, notices -----------------------------------------------------------
+# -- Redis: broker, live logs, limits ------------------------------------------------------------
 REDIS_URL_FILE = DATA_DIR / "redis_url"
 """Where `manage.py up` writes the address of its embedded server, so that commands beside it find it."""
 
@@ -227,14 +234,6 @@ CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600}
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_TIMEZONE = "UTC"
-
-CHANNEL_LAYERS = {
-    "default": {
-        # The core layer drops messages beyond 100 per process; pub/sub carries only small notices here.
-        "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-        "CONFIG": {"hosts": [REDIS_URL]},
-    }
-}
 
 # -- static, security ----------------------------------------------------------------------------
 STATIC_URL = "static/"

@@ -61,8 +61,11 @@ async def follow(key: str, after: str = "0", *, wait_s: float = 15.0) -> AsyncGe
     Yields None whenever `wait_s` passes without one, so the caller can check the database (the
     producer may have died) or that its reader is still allowed to listen.
     """
-    # A blocking read outlasts any socket timeout, so this connection has none.
-    connection = redis.asyncio.Redis.from_url(settings.REDIS_URL, decode_responses=True, socket_timeout=None)
+    # A blocking read outlasts any socket timeout, so this connection has none. Introducing the library to the
+    # server would take longer than all the rest before the first token.
+    connection = redis.asyncio.Redis.from_url(
+        settings.REDIS_URL, decode_responses=True, socket_timeout=None, driver_info=None
+    )
     try:
         while True:
             answer = await connection.xread({key: after}, count=500, block=int(wait_s * 1000))

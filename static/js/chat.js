@@ -127,6 +127,14 @@ window.addEventListener("scroll", () => {
 
 // -- the composer --------------------------------------------------------------------------------
 
+/** What to say of an answer that is no success. 403: the form is from before a log-in or log-out in another tab. */
+function complaint(status, text) {
+  if ([400, 422, 429, 503].includes(status) && !text.startsWith("<")) return text; // a page is some proxy's
+  if (status === 403) return "This page is out of date. Copy your text, reload the page, then send it.";
+  if (status === 404) return "That is no longer here. Reload the page.";
+  return status >= 400 ? "Something went wrong on the site. Your text is still here; try again." : "";
+}
+
 function showError(text) {
   const error = document.getElementById("composer-error");
   error.textContent = text;
@@ -150,15 +158,12 @@ composer?.addEventListener("change", async (event) => {
     headers: { "HX-Request": "true" },
     redirect: "manual",
   });
-  showError(response.status === 422 ? await response.text() : "");
+  showError(complaint(response.status, await response.text()));
 });
 
 document.addEventListener("htmx:beforeSwap", (event) => {
   const { xhr } = event.detail;
-  if ([400, 422, 429].includes(xhr.status)) showError(xhr.responseText);
-  else if (xhr.status === 404) showError("That is no longer here. Reload the page.");
-  else if (xhr.status >= 400) showError("Something went wrong on the site. Your text is still here; try again.");
-  else showError("");
+  showError(complaint(xhr.status, xhr.responseText));
 });
 document.addEventListener("htmx:sendError", () =>
   showError("The site could not be reached. Your text is still here; try again."),

@@ -76,7 +76,12 @@ document.addEventListener("htmx:beforeSwap", (event) => {
 });
 
 document.addEventListener("htmx:sendError", () => showError("Not saved: the site could not be reached. Please try again."));
-document.addEventListener("htmx:responseError", () => showError("Not saved: something went wrong here. Please try again."));
+document.addEventListener("htmx:responseError", (event) => {
+  // Its form is from before a log-in or log-out in another tab: trying again would never help.
+  const stale = event.detail.xhr.status === 403;
+  const then = stale ? "this page is out of date. Reload it, then vote." : "something went wrong here. Please try again.";
+  showError(`Not saved: ${then}`);
+});
 
 document.addEventListener("htmx:afterSwap", () => {
   showToggle();

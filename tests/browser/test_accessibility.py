@@ -12,6 +12,7 @@ from trainer.config import CHAT_STAGES, STAGES
 from webapp.arena.models import Pair, Prompt
 from webapp.chat.models import Conversation, Message
 from webapp.checkpoints.models import Checkpoint, Generation
+from webapp.stages.models import SiteAnswer
 from webapp.training.models import TrainingRun
 
 pytestmark = pytest.mark.browser
@@ -68,7 +69,8 @@ def paths(transactional_db: None, visitor: Any, make_checkpoint: Callable[..., C
             run.samples.create(step=step, prompt="What is an LLM?", text=LONG, extra=extra)
         run.log.create(text=LONG, level="alarm")
         if stage in CHAT_STAGES:
-            _answer(checkpoints[stage], LONG)
+            answer = _answer(checkpoints[stage], LONG)
+            SiteAnswer.objects.create(checkpoint=checkpoints[stage], prompt=answer.prompt, generation=answer)
         parent = checkpoints[stage] if stage != "reward" else parent
     prompt = Prompt.objects.create(text=LONG, source="shipped")
     a, b = (_answer(checkpoints["grpo"], text) for text in (LONG, "Short."))

@@ -10,6 +10,7 @@ from playwright.async_api import expect
 
 from trainer.corpus import SAMPLE_PROMPTS
 from webapp.checkpoints.models import Checkpoint, Generation
+from webapp.stages.models import SiteAnswer
 from webapp.stages.services import HOME_SAMPLING
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
@@ -64,9 +65,11 @@ async def test_the_theme_button_starts_with_the_other_theme(
 def generation(transactional_db: None, make_checkpoint: Callable[..., Checkpoint]) -> Generation:
     """An answer to the first of the home page's questions that is being written."""
     asked = [{"role": "user", "content": SAMPLE_PROMPTS[0]}]
-    return Generation.objects.create(
+    generation = Generation.objects.create(
         checkpoint=make_checkpoint("init"), messages=asked, sampling=HOME_SAMPLING, state="running"
     )
+    SiteAnswer.objects.create(checkpoint=generation.checkpoint, prompt=SAMPLE_PROMPTS[0], generation=generation)
+    return generation
 
 
 async def test_the_home_page_shows_an_answer_as_soon_as_it_is_there(

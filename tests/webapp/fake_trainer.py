@@ -5,7 +5,8 @@
     python fake_trainer.py MODE measure
 
 MODE says what happens after the first step: good, garbage, crash, silent_crash, mistake, no_checkpoint,
-killed, wait (for SIGTERM, then saves; finishes when resumed) or wedged (deaf to SIGTERM).
+killed, wait (for SIGTERM, then saves; finishes when resumed), wedged (deaf to SIGTERM) or doubtful (good, but
+its reward model beats neither chance nor length).
 """
 
 import hashlib
@@ -24,7 +25,16 @@ def say(**event: Any) -> None:
     print(json.dumps(event), flush=True)
 
 
-def write_checkpoint(directory: Path, stage: str, preset: str) -> None:
+DOUBTFUL = {
+    "held_out_comparisons": 4,
+    "agreement": 0.75,
+    "length_only_agreement": 1.0,
+    "beats_chance": False,
+    "beats_length": False,
+}
+
+
+def write_checkpoint(directory: Path, stage: str, preset: str, **metrics: Any) -> None:
     header = json.dumps({"weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
     header += b" " * (-len(header) % 8)
     weights = len(header).to_bytes(8, "little") + header + hashlib.sha256(str(directory).encode()).digest()[:3] + b"\0"
@@ -35,7 +45,7 @@ def write_checkpoint(directory: Path, stage: str, preset: str) -> None:
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "parameters": 1,
         "config": {},
-        "metrics": {"bits_per_byte": 2.5},
+        "metrics": {"bits_per_byte": 2.5, **metrics},
         "seconds": 0.1,
     }
     architecture = "LlamaForSequenceClassification" if stage == "reward" else "LlamaForCausalLM"
@@ -104,7 +114,8 @@ def run(mode: str, run_json: Path, out: Path) -> None:
     say(type="alarm", step=STEPS, text="The answers are getting longer.")
     if mode == "no_checkpoint":
         return
-    write_checkpoint(out, spec["stage"], spec["preset"])
+    doubted = mode == "doubtful" and spec["stage"] == "reward"
+    write_checkpoint(out, spec["stage"], spec["preset"], **(DOUBTFUL if doubted else {}))
     say(type="done", path=str(out), info={})
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth import SESSION_KEY
+from django.template.loader import render_to_string
 from django.test import Client
 from django.urls import reverse
 
@@ -94,16 +95,46 @@ def test_it_does_not_send_people_to_other_sites(client: Client, alice: User, nam
 @pytest.mark.parametrize("name", ["login", "logout", "signup", "theme"])
 def test_it_refuses_forms_without_a_csrf_token(name: str) -> None:
     client = Client(enforce_csrf_checks=True)
-    assert client.post(reverse(f"accounts:{name}"), NEW).status_code == 403
+    response = client.post(reverse(f"accounts:{name}"), NEW)
+    assert response.status_code == 403
+    assert "That page is out of date" in response.content.decode()
     assert User.objects.count() == 0
 
 
+def test_who_may_not_is_told_so_and_not_that_a_page_is_old(alice_client: Client) -> None:
+    page = alice_client.get("/no-such-page/")
+    assert page.status_code == 404
+    text = render_to_string("403.html", request=page.wsgi_request)
+    assert "This is not open to you" in text
+    assert "out of date" not in text
+
+
 def test_it_limits_new_accounts_from_one_address(client: Client) -> None:
-    for number in range(10):
+    for number in range(60):
         Client().post(reverse("accounts:signup"), {**NEW, "username": f"user{number}"})
     response = client.post(reverse("accounts:signup"), NEW)
     assert "Too many new accounts" in response.content.decode()
-    assert User.objects.count() == 10
+    assert User.objects.count() == 60
+
+
+def test_a_second_click_on_sign_up_is_told_the_name_is_taken(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    def first_click(kind: str, identity: str) -> bool:
+        """It comes between this one's look at the names and its account."""
+        User.objects.create_user(username="bea", password=PASSWORD)
+        return True
+
+    monkeypatch.setattr("webapp.accounts.views.limits.allow", first_click)
+    response = client.post(reverse("accounts:signup"), NEW)
+    assert response.status_code == 200
+    assert "A user with that username already exists." in response.content.decode()
+    assert User.objects.count() == 1
+    assert not is_logged_in(client)
+
+
+@pytest.mark.parametrize("key", ["", "short", '"12345678\\000"', "12345678\0", "x" * 5000])
+def test_a_cookie_that_is_no_session_is_no_visitor(client: Client, key: str) -> None:
+    for address in ("/login/", "/chat/"):
+        assert client.get(address, headers={"cookie": f"sessionid={key}"}).status_code == 200
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import random
+import re
 from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
+from django.test import Client
+from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
 from django.utils import timezone
 
 from tests.webapp.arena_factory import finish, make_answer, make_pair, make_prompts, make_vote
@@ -55,6 +60,17 @@ def test_it_tops_the_stock_up_and_no_further(make_checkpoint: Any, enqueued: Any
     assert prepare_pairs(count=5) == 0
     make_vote(Pair.objects.all()[0])
     assert prepare_pairs(count=5) == 1
+
+
+def test_a_full_stock_is_not_paid_for_with_a_look_at_every_pair(make_checkpoint: Any, enqueued: Any) -> None:
+    make_checkpoint("sft", parent=make_checkpoint("pretrain"))
+    make_prompts(2)
+    prepare_pairs(count=4)
+    with CaptureQueriesContext(connection) as asked:
+        assert prepare_pairs(count=4) == 0
+    read = [query["sql"] for query in asked.captured_queries if '"arena_p' in query["sql"]]
+    assert len(read) == 2  # how many wait, of either kind
+    assert all(sql.startswith("SELECT COUNT(*)") and '"arena_prompt"' not in sql for sql in read)
 
 
 def test_it_makes_a_new_stock_for_a_new_checkpoint(make_checkpoint: Any, enqueued: Any) -> None:
@@ -165,20 +181,43 @@ def test_the_periodic_task_seeds_prepares_and_settles(make_checkpoint: Any, enqu
     assert Pair.objects.get(state=Pair.State.READY) == pairs[0]
 
 
-def _opening(visitor: Visitor, checkpoint: Any, text: str, **fields: Any) -> None:
-    conversation = Conversation.objects.create(visitor=visitor, checkpoint=checkpoint, **fields)
-    Message.objects.create(conversation=conversation, role="user", text=text)
+@pytest.fixture
+def chat(make_checkpoint: Any, visitor: Visitor) -> Conversation:
+    """A visitor's chat of two questions."""
+    conversation = Conversation.objects.create(visitor=visitor, checkpoint=make_checkpoint("sft"))
+    first = Message.objects.create(conversation=conversation, role="user", text="Why is the sea salt?")
+    Message.objects.create(conversation=conversation, role="user", text="And my own name?", parent=first)
+    return conversation
 
 
-def test_it_takes_questions_from_chats_only_where_the_author_agreed(make_checkpoint: Any, visitor: Visitor) -> None:
-    sft = make_checkpoint("sft")
-    _opening(visitor, sft, " Why is the sea salt? ", may_serve_votes=True)
-    _opening(visitor, sft, "My private question")
-    _opening(visitor, sft, "Deleted question", may_serve_votes=True, deleted_at=timezone.now())
-    _opening(visitor, sft, "x" * 301, may_serve_votes=True)
-    assert services.gather_chat_prompts() == 1
-    assert services.gather_chat_prompts() == 0
+def test_a_chats_opening_question_is_asked_of_others_only_while_its_author_agrees(
+    chat: Conversation, visitor_client: Client
+) -> None:
+    page, address = reverse("chat:conversation", args=[chat.pk]), reverse("arena:share", args=[chat.pk])
+    assert address in visitor_client.get(page).content.decode()
+    assert visitor_client.post(address, {"agreed": "on"})["Location"] == page
     assert [(prompt.text, prompt.source) for prompt in Prompt.objects.all()] == [("Why is the sea salt?", "chat")]
+    assert re.search(r'name="agreed"[^>]* checked', visitor_client.get(page).content.decode())
+    assert visitor_client.post(address, headers={"HX-Request": "true"}).status_code == 204
+    assert not Prompt.objects.get().active
+    assert not re.search(r'name="agreed"[^>]* checked', visitor_client.get(page).content.decode())
+
+
+def test_a_shared_question_leaves_a_shipped_one_and_a_long_one_alone(chat: Conversation) -> None:
+    Prompt.objects.create(text="Why is the sea salt?", source=Prompt.Source.SHIPPED)
+    services.share_opening(conversation=chat, agreed=True)
+    services.share_opening(conversation=chat, agreed=False)
+    assert Prompt.objects.get().active
+    chat.messages.filter(parent=None).update(text="x" * 301)
+    services.share_opening(conversation=chat, agreed=True)
+    assert Prompt.objects.count() == 1
+
+
+def test_nobody_shares_the_question_of_somebody_else(chat: Conversation, client: Client, alice_client: Client) -> None:
+    address = reverse("arena:share", args=[chat.pk])
+    for stranger in (client, alice_client):
+        assert stranger.post(address, {"agreed": "on"}).status_code == 404
+    assert not Prompt.objects.exists()
 
 
 # -- settling ------------------------------------------------------------------------------------

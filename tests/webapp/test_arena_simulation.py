@@ -6,9 +6,11 @@ import io
 from typing import Any
 
 import pytest
+import redis
 from django.core.management import CommandError, call_command
 
 from tests.webapp.arena_factory import finish, make_pair, make_prompts
+from webapp import streams
 from webapp.accounts.models import Visitor
 from webapp.arena import services
 from webapp.arena.management.commands import simulate_votes as command
@@ -156,6 +158,12 @@ def test_the_command_stops_on_ctrl_c_and_keeps_what_is_there(sft: Any, monkeypat
     out = io.StringIO()
     call_command("simulate_votes", "--taste", "shorter", "-n", "3", stdout=out)
     assert "0 of 3 votes recorded" in out.getvalue()
+
+
+def test_the_command_without_redis_says_so_in_one_line(sft: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "client", lambda: redis.Redis(unix_socket_path="/nowhere/redis.sock"))
+    with pytest.raises(CommandError, match=r"Redis does not answer.*make run"):
+        call_command("simulate_votes", "--taste", "shorter", "-n", "3")
 
 
 def test_the_command_refuses_what_makes_no_sense(make_checkpoint: Any) -> None:

@@ -8,16 +8,21 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import redis
+from django.db import connection
 from django.http import HttpResponse
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from tests.conftest import Enqueued
 from webapp.accounts.models import Visitor
 from webapp.chat import services
 from webapp.chat.models import Conversation, Message
-from webapp.chat.views import TOO_FAST
+from webapp.chat.views import TOO_FAST, TOO_MANY_SEARCHES
 from webapp.checkpoints.models import Checkpoint, Generation
+from webapp.checkpoints.services import UNREACHABLE
+from webapp.checkpoints.tasks import generate_answer
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("enqueued")]
 
@@ -102,7 +107,7 @@ def test_the_furthest_trained_checkpoint_is_proposed_unless_another_is_named(
     named = client.get(reverse("chat:new"), {"checkpoint": sft.pk, "text": "Why?"}).content.decode()
     assert selected.findall(named) == [str(sft.pk)]
     assert "Why?</textarea>" in named
-    for nonsense in ("x", "99999", "²", ""):
+    for nonsense in ("x", "99999", "²", "", "9" * 30, "1" * 5000, "1\0"):
         page = client.get(reverse("chat:new"), {"checkpoint": nonsense}).content.decode()
         assert selected.findall(page) == [str(grpo.pk)]
 
@@ -330,6 +335,35 @@ def test_stop_works_without_scripts(visitor_client: Client, chat: Conversation) 
     assert Generation.objects.get(message=answer).state == Generation.State.STOPPED
 
 
+def test_stop_says_so_when_the_model_cannot_be_told(
+    visitor_client: Client, chat: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away() -> Any:
+        raise redis.ConnectionError("connection refused")
+
+    answer = services.send_message(conversation=chat, text="One?", offer_two=False).children.get()
+    finish(answer, "", state="running", reason="")
+    address = reverse("chat:stop", args=[answer.pk])
+    monkeypatch.setattr("webapp.streams.client", away)
+    fragment = visitor_client.post(address, headers=HTMX)
+    assert (fragment.status_code, fragment.content.decode()) == (503, UNREACHABLE)
+    assert visitor_client.post(address).status_code == 302
+    assert UNREACHABLE in page_of(visitor_client, chat)
+
+
+def test_a_message_is_taken_while_the_broker_is_away(
+    client: Client, sft: Checkpoint, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
+) -> None:
+    def away(*_: Any, **__: Any) -> None:
+        raise generate_answer.OperationalError("connection refused")
+
+    monkeypatch.setattr(generate_answer, "apply_async", away)
+    with django_capture_on_commit_callbacks(execute=True):
+        response = client.post(reverse("chat:new"), fields(sft, text="Hello"))
+    assert response.status_code == 302
+    assert "Hello" in page_of(client, Conversation.objects.get())
+
+
 def test_a_refusal_without_scripts_is_a_notice_on_the_page(visitor_client: Client, chat: Conversation) -> None:
     response = visitor_client.post(reverse("chat:continue", args=[answer_of(chat).pk]), follow=True)
     assert "Only an answer that was stopped or cut off can be continued." in response.content.decode()
@@ -399,6 +433,30 @@ def test_the_history_lists_and_searches_ones_own(visitor_client: Client, chat: C
     assert "Foxes" not in client.get(reverse("chat:index")).content.decode()
 
 
+def test_a_search_takes_any_bytes_and_does_not_scan_without_end(
+    visitor_client: Client, chat: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = reverse("chat:index")
+    assert "Foxes" in visitor_client.get(address, {"q": "ber\0ries"}).content.decode()
+    assert visitor_client.get(address, {"q": "\0"}).status_code == 200
+    monkeypatch.setattr("webapp.chat.views.limits.allow", lambda kind, identity: kind != "search")
+    assert "Foxes" in visitor_client.get(address).content.decode()
+    refused = visitor_client.get(address, {"q": "fox"}, headers=HTMX)
+    assert (refused.status_code, refused.content.decode()) == (429, TOO_MANY_SEARCHES)
+
+
+def test_a_search_reads_nobody_elses_messages(visitor: Visitor, chat: Conversation, sft: Checkpoint) -> None:
+    """Not even in vain: the rows come by their conversation's index, whatever the rest of the table holds."""
+    stranger = services.begin_conversation(visitor=Visitor.objects.create(), checkpoint=sft, text="Berries?")
+    found = Conversation.objects.of(visitor.pk).history("berries")
+    assert list(found) == [chat]
+    assert stranger not in found
+    if connection.vendor == "sqlite":
+        plan = found.explain()
+        assert "SCAN" not in plan
+        assert "USING INDEX chat_message_conversation_id" in plan
+
+
 def test_a_chat_is_renamed(visitor_client: Client, chat: Conversation) -> None:
     address = reverse("chat:rename", args=[chat.pk])
     visitor_client.post(address, {"title": "Diets"})
@@ -420,6 +478,19 @@ def test_a_comparison_has_its_own_page(visitor_client: Client, visitor: Visitor,
     asked = services.ask_checkpoints(visitor=visitor, checkpoints=[sft], text="One?", sampling={})
     response = visitor_client.get(reverse("chat:conversation", args=[asked.pk]))
     assert response.url == reverse("stages:comparison", args=[asked.pk])  # type: ignore[attr-defined]
+
+
+def test_nothing_is_done_to_a_comparison_as_if_it_were_a_chat(
+    visitor_client: Client, visitor: Visitor, sft: Checkpoint
+) -> None:
+    asked = services.ask_checkpoints(visitor=visitor, checkpoints=[sft], text="One?", sampling={})
+    answer = asked.messages.get(role="assistant")
+    finish(answer, "It", state="stopped", reason="stopped")
+    before = Conversation.objects.values().get(pk=asked.pk)
+    _, *posts = refusals(visitor_client, asked.pk, answer.pk, fields(sft, title="Other"))
+    assert {response.status_code for response in posts} == {404}
+    assert asked.messages.count() == 2
+    assert Conversation.objects.values().get(pk=asked.pk) == before
 
 
 # -- who may ----------------------------------------------------------------------------------------
@@ -495,3 +566,19 @@ def test_staff_read_conversations_and_change_nothing(owner_client: Client, chat:
     assert "<script>alert(1)" not in page
     assert owner_client.post(address, {"title": "x"}).status_code == 403
     assert owner_client.get(reverse("admin:chat_conversation_add")).status_code == 403
+
+
+def test_a_long_conversation_costs_staff_as_many_queries_as_a_short_one(
+    owner_client: Client, chat: Conversation
+) -> None:
+    address = reverse("admin:chat_conversation_change", args=[chat.pk])
+    owner_client.get(address)  # a process looks up its content types once
+    counts = []
+    for _ in range(2):
+        with CaptureQueriesContext(connection) as asked:
+            assert "berries" in owner_client.get(address).content.decode()
+        counts.append(len(asked))
+        for number in range(5):
+            question = services.send_message(conversation=chat, text=f"{number}?", offer_two=False)
+            finish(question.children.get(), "Mice.")
+    assert counts[0] == counts[1]

@@ -357,6 +357,7 @@ def test_a_running_answer_is_shown_as_far_as_it_has_come(chat: Conversation) -> 
     question = services.send_message(conversation=chat, text="One?", offer_two=False)
     message = question.children.get()
     assert message.generation is not None
+    message.generation.state = Generation.State.RUNNING
     streams.append(message.generation.stream_key, {"type": "token", "text": "A "})
     last = streams.append(message.generation.stream_key, {"type": "token", "text": "fox"})
     answer = Answer(message)
@@ -369,7 +370,18 @@ def test_a_page_reads_a_long_conversation_in_few_queries(
     for number in range(8):
         ask(chat, f"{number}?", f"{number}.")
     chat = Conversation.objects.get(pk=chat.pk)
-    with django_assert_max_num_queries(2):
+    with django_assert_max_num_queries(2) as asked:
         turns = Tree(chat).turns()
         shown = [turn.answer.html for turn in turns if turn.message.role == "assistant"]
     assert len(shown) == 8
+    # Every answer holds the conversation up to it: reading them all would grow with the square of its length.
+    assert not [query for query in asked if '"checkpoints_generation"."messages"' in query["sql"]]
+
+
+def test_a_queued_answer_costs_the_page_no_look_into_the_log(
+    chat: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question = services.send_message(conversation=chat, text="One?", offer_two=False)
+    monkeypatch.delattr(streams, "read")
+    answer = Answer(question.children.get())
+    assert (answer.live_text, answer.last_id) == ("", "0")

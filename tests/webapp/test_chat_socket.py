@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,6 +13,7 @@ import pytest
 from asgiref.sync import sync_to_async
 from asgiref.testing import ApplicationCommunicator
 from django.conf import settings
+from django.db import OperationalError
 from django.test import Client
 from django.utils import timezone
 
@@ -22,6 +24,7 @@ from webapp.chat import consumers, services
 from webapp.chat.models import Conversation, Message
 from webapp.checkpoints.models import Generation
 from webapp.checkpoints.services import finish_generation, stop_key
+from webapp.sockets import TRY_AGAIN
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("enqueued")]
 
@@ -400,6 +403,51 @@ async def test_the_socket_closes_when_its_person_loses_the_right(
             alice.is_active = False
             await alice.asave(update_fields=["is_active"])
         assert await is_closed(socket)
+
+
+def _breaks(consumer: Any) -> bool:
+    raise OperationalError("server closed the connection unexpectedly")
+
+
+async def test_a_database_that_hiccups_closes_the_socket_instead_of_leaving_it_unguarded(
+    visitor_client: Client, chat: Conversation, answer: Message, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumers, "RECHECK_S", 0.05)
+    async with connected(visitor_client, chat.pk) as socket:
+        await attach(socket, answer)
+        monkeypatch.setattr(consumers.ChatConsumer, "_may_read", sync_to_async(_breaks))
+        closed = await socket.receive_output(timeout=20)
+        assert (closed["type"], closed["code"]) == ("websocket.close", TRY_AGAIN)
+        await run(write, answer, "nobody knows whether this is for you")
+        assert await socket.receive_nothing(timeout=0.2)
+
+
+async def test_a_frame_the_database_does_not_answer_closes_the_socket_to_be_opened_again(
+    visitor_client: Client, chat: Conversation, answer: Message, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumers.ChatConsumer, "_generation", sync_to_async(lambda *_: _breaks(None)))
+    socket = socket_of(visitor_client, chat.pk)
+    assert await socket.open() == (True, 0)
+    await attach(socket, answer)
+    closed = await socket.receive_output(timeout=20)
+    assert (closed["type"], closed["code"]) == ("websocket.close", TRY_AGAIN)
+    await socket.wait(timeout=20)
+
+
+async def test_a_browser_that_leaves_in_the_middle_of_a_frame_leaves_nothing_running(
+    visitor_client: Client, chat: Conversation, answer: Message, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def gone(*_: Any, **__: Any) -> None:
+        raise ConnectionResetError
+
+    before = asyncio.all_tasks()
+    socket = socket_of(visitor_client, chat.pk)
+    assert await socket.open() == (True, 0)
+    await attach(socket, answer)
+    monkeypatch.setattr(consumers.ChatConsumer, "send", gone)
+    await socket.send_input({"type": "websocket.receive", "text": "nonsense"})
+    await socket.wait(timeout=20)
+    assert asyncio.all_tasks() <= before
 
 
 def test_rights_are_looked_at_often_enough() -> None:

@@ -114,6 +114,41 @@ def test_it_takes_a_model_without_a_chat_template_for_a_pretrained_one(directory
     assert import_checkpoint(directory=directory).stage == "pretrain"
 
 
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"stage": 5}, "stage must be text"),
+        ({"preset": ["tiny"]}, "preset must be text"),
+        ({"preset": "ti\0ny"}, "preset must be text"),
+        ({"preset": "ti\ud800ny"}, "preset must be text"),
+        ({"parent_sha256": {"a": 1}}, "parent_sha256 must be text"),
+        ({"files_sha256": 5}, "files_sha256 must map"),
+        ({"files_sha256": "abc"}, "files_sha256 must map"),
+        ({"files_sha256": {"config.json": 5}}, "files_sha256 must map"),
+        ({"metrics": [1]}, "metrics must map"),
+        ({"metrics": {"reward": float("nan")}}, "the metric 'reward' must be a finite number"),
+        ({"metrics": {"reward": 10**400}}, "the metric 'reward' must be a finite number"),
+        ({"metrics": {"reward": {"mean": 1}}}, "the metric 'reward' must be a finite number"),
+        ({"metrics": {"re\0ward": 1}}, "must be a finite number"),
+        ({"metrics": {"agreement_interval": 0.5}}, "'agreement_interval' must be two finite numbers"),
+        ({"metrics": {"agreement_interval": [0.1, 0.2, 0.3]}}, "'agreement_interval' must be two finite numbers"),
+        ({"metrics": {"agreement_interval": [0.1, float("inf")]}}, "'agreement_interval' must be two finite numbers"),
+    ],
+)
+def test_it_refuses_a_stage_json_of_the_wrong_shape(tmp_path: Path, changes: dict[str, Any], complaint: str) -> None:
+    write_checkpoint_files(tmp_path / "model", **{"stage": "sft", **changes})
+    with pytest.raises(ValueError, match=complaint) as refusal:
+        import_checkpoint(directory=tmp_path / "model")
+    assert str(refusal.value).isprintable()
+    assert not Checkpoint.objects.exists()
+
+
+def test_it_takes_every_figure_a_stage_reports(tmp_path: Path) -> None:
+    figures = {"agreement": 0.9, "agreement_interval": [0.8, 1], "beats_chance": True, "held_out_comparisons": 7}
+    write_checkpoint_files(tmp_path / "model", stage="sft", metrics={**figures, "reward": None}, files_sha256=None)
+    assert import_checkpoint(directory=tmp_path / "model").metrics == {**figures, "reward": None}
+
+
 def test_it_leaves_nothing_behind_when_copying_fails(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = Path(settings.CHECKPOINT_DIR)
     before = {path.name for path in store.iterdir()} if store.exists() else set()
@@ -203,6 +238,7 @@ def test_it_counts_the_parameters(tmp_path: Path) -> None:
         (safetensors_bytes({"a": tensor(0, 4, shape=[2])}, b"\0" * 4), "size it claims"),
         (safetensors_bytes({"a": tensor(0, 4, shape=[-1, -1])}, b"\0" * 4), "size it claims"),
         (safetensors_bytes({"a": tensor(-4, 0, shape=[1])}, b""), "size it claims"),
+        (safetensors_bytes(b'{"a": {"dtype": "F32", "shape": [1e999], "data_offsets": [0, 4]}}', b""), "malformed"),
         (safetensors_bytes({"a": tensor(0, 4, shape=[1])}, b"\0" * 3), "damaged or cut off"),
         (safetensors_bytes({"a": tensor(0, 4, shape=[1])}, b"\0" * 9), "damaged or cut off"),
         (safetensors_bytes({"a": tensor(4, 8, shape=[1])}, b"\0" * 8), "overlap or leave gaps"),
@@ -231,6 +267,19 @@ def test_it_exports_a_copy(make_checkpoint: Callable[..., Any], tmp_path: Path) 
 def test_it_does_not_export_over_something(make_checkpoint: Callable[..., Any], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="exists already"):
         export_checkpoint(checkpoint=make_checkpoint("sft"), directory=tmp_path)
+
+
+def test_it_exports_no_checkpoint_without_files(make_checkpoint: Callable[..., Any], tmp_path: Path) -> None:
+    elsewhere = make_checkpoint("sft", directory="elsewhere/model", archived=True)
+    with pytest.raises(CommandError, match="has no files of test sft"):
+        call_command("export_checkpoint", str(elsewhere.pk), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_it_says_in_one_line_that_it_cannot_write_there(make_checkpoint: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(CommandError, match=r"Cannot write .*file/out: File exists \(.*file\)\."):
+        call_command("export_checkpoint", str(make_checkpoint("sft").pk), str(tmp_path / "file" / "out"))
 
 
 def test_it_says_which_checkpoints_there_are(make_checkpoint: Callable[..., Any], tmp_path: Path) -> None:

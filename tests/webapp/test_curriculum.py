@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -134,6 +135,17 @@ def test_without_a_curriculum_only_init_is_written(work: Any, django_capture_on_
     assert (step.state, step.stage, step.is_action) == ("ready", "pretrain", True)
 
 
+@pytest.mark.parametrize("before", [{"curriculum": False}, {"demo": True}])
+def test_what_an_earlier_start_was_told_does_not_stick(
+    work: Any, django_capture_on_commit_callbacks: Any, before: dict[str, bool]
+) -> None:
+    first_start(django_capture_on_commit_callbacks, **before)
+    first_start(django_capture_on_commit_callbacks)
+    assert Curriculum.objects.get().automatic == Curriculum.Automatic.START
+    work()
+    assert set(Checkpoint.objects.values_list("stage", flat=True)) == {"init", "pretrain", "sft"}
+
+
 def test_before_the_first_start_it_says_so() -> None:
     assert curriculum.next_step().state == "starting"
 
@@ -161,6 +173,8 @@ def test_the_owner_walks_with_the_votes_of_people(
     assert runs["ppo"].reward_model == runs["reward"].checkpoint
     assert runs["grpo"].parent == runs["ppo"].checkpoint
     assert runs["grpo"].requested_by == owner
+    assert runs["grpo"].reward_model == runs["reward"].checkpoint  # to measure the taste again
+    assert runs["ppo"].overruled == ""  # nothing spoke against it
     assert curriculum.next_step().state == "done"
     with pytest.raises(ValueError, match="nothing to start"):
         curriculum.perform_next_step()
@@ -176,6 +190,19 @@ def test_the_demo_walks_every_stage_alone(work: Any, django_capture_on_commit_ca
     assert (row.votes_wanted, row.voting_until, row.error) == (0, None, "")
 
 
+def test_the_demo_overrules_doubts_by_itself_and_says_so(
+    work: Any, django_capture_on_commit_callbacks: Any, settings: Any
+) -> None:
+    settings.TRAINER_COMMAND[-1] = "doubtful"
+    first_start(django_capture_on_commit_callbacks, demo=True)
+    work()
+    ppo = TrainingRun.objects.get(stage="ppo")
+    assert ppo.state == "done"
+    assert "could be luck" in ppo.overruled
+    assert ppo.log.filter(text__contains="this is a demo, and nobody is there to ask").count() == 1
+    assert json.loads((ppo.inputs_dir / "run.json").read_text())["overrule_doubts"] is True
+
+
 def test_the_demo_stops_at_votes_that_decide_nothing(
     work: Any, django_capture_on_commit_callbacks: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -187,6 +214,61 @@ def test_the_demo_stops_at_votes_that_decide_nothing(
     assert "no taste to learn" in Curriculum.objects.get().error
     with pytest.raises(ValueError, match="no taste to learn"):
         curriculum.perform_next_step()
+
+
+@pytest.fixture
+def doubted(work: Any, collect_votes: Any, django_capture_on_commit_callbacks: Any, settings: Any) -> None:
+    """A site whose first reward model beats neither chance nor length on four votes."""
+    settings.TRAINER_COMMAND[-1] = "doubtful"
+    first_start(django_capture_on_commit_callbacks)
+    work()
+    collect_votes(settings.VOTES_PER_REWARD_MODEL)
+    with django_capture_on_commit_callbacks(execute=True):
+        curriculum.perform_next_step()
+    work()
+
+
+def test_a_doubted_reward_model_is_a_choice_not_a_dead_end(
+    doubted: None, work: Any, owner: Any, django_capture_on_commit_callbacks: Any
+) -> None:
+    step = curriculum.next_step()
+    assert (step.state, step.stage, step.done, step.total, step.may_train_again) == ("doubted", "ppo", 0, 40, False)
+    assert ["could be luck" in step.doubts[0], "would reach 100%" in step.doubts[1]] == [True, True]
+    curriculum.advance()
+    with pytest.raises(services.RewardModelDoubted, match="could be luck"):
+        curriculum.perform_next_step(requested_by=owner)
+    assert not TrainingRun.objects.filter(stage="ppo").exists()
+    with django_capture_on_commit_callbacks(execute=True):
+        curriculum.perform_next_step(requested_by=owner, overrule_doubts=True)
+    run = TrainingRun.objects.get(stage="ppo")
+    assert run.overruled == " ".join(step.doubts)
+    assert run.log.filter(text__endswith="a person overruled it.").exists()
+
+
+def test_more_votes_train_another_reward_model(
+    doubted: None, work: Any, collect_votes: Any, owner: Any, django_capture_on_commit_callbacks: Any, settings: Any
+) -> None:
+    collect_votes(3)
+    step = curriculum.next_step()
+    assert (step.state, step.done, step.may_train_again) == ("doubted", 3, True)
+    settings.TRAINER_COMMAND[-1] = "good"
+    with django_capture_on_commit_callbacks(execute=True):
+        curriculum.perform_next_step(requested_by=owner, again=True)
+    work()
+    assert TrainingRun.objects.filter(stage="reward").first().votes_used == settings.VOTES_PER_REWARD_MODEL + 3  # type: ignore[union-attr]
+    step = curriculum.next_step()
+    assert (step.state, step.stage, step.doubts) == ("ready", "ppo", ())
+
+
+def test_a_simulated_voter_adds_to_the_votes_it_has_cast(
+    doubted: None, work: Any, django_capture_on_commit_callbacks: Any
+) -> None:
+    for cast in (40, 80):
+        with django_capture_on_commit_callbacks(execute=True):
+            assert curriculum.perform_next_step(taste="shorter").state == "voting"
+        work()
+        assert Vote.objects.filter(taste="shorter").count() == cast
+        assert curriculum.next_step().done == cast
 
 
 def test_a_simulated_voter_can_stand_in(work: Any, django_capture_on_commit_callbacks: Any) -> None:

@@ -23,7 +23,7 @@ from trainer.engine import Sampling
 from trainer.model import LanguageModel
 from trainer.tokenizer import Tokenizer
 from webapp.checkpoints import answering, services
-from webapp.checkpoints.engines import Engines, LoadedEngine, load, memory_bytes, render_prompt
+from webapp.checkpoints.engines import Engines, LoadedEngine, NotWaitedFor, load, memory_bytes, render_prompt
 from webapp.checkpoints.models import Checkpoint, Generation
 
 pytestmark = pytest.mark.django_db
@@ -111,6 +111,25 @@ def test_a_model_in_use_is_waited_for_not_dropped(
     waiting.join(timeout=30)
     assert borrowed.is_set()
     assert engines.loaded() == [b.pk]
+
+
+@pytest.mark.parametrize("room", [0.5, 1.5])
+def test_who_no_longer_wants_a_model_stops_waiting_for_it(
+    room: float, engines: Engines, checkpoint: Callable[[], Checkpoint], directory: Path, settings: Any
+) -> None:
+    size = engine_bytes(directory)
+    a, b = checkpoint(), checkpoint()
+    settings.ENGINE_MEMORY_MB = 1.5 * size / MEGABYTE
+    with engines.borrow(a):
+        if room < 1:  # not even its weights fit beside the other; else only its cache does not
+            Checkpoint.objects.filter(pk=b.pk).update(parameters=size)
+            b.refresh_from_db()
+        threads = threading.active_count()
+        with pytest.raises(NotWaitedFor), engines.borrow(b, is_unwanted=lambda: True):
+            pass
+        assert threading.active_count() == threads
+    with engines.borrow(b):
+        assert engines.loaded() == [b.pk]
 
 
 def test_an_engine_that_broke_is_loaded_anew(engines: Engines, checkpoint: Callable[[], Checkpoint]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from tests.conftest import Enqueued
 from tests.threads import database_thread
 from webapp import streams
 from webapp.checkpoints import answering, services
+from webapp.checkpoints.engines import NotWaitedFor
 from webapp.checkpoints.models import Generation
 from webapp.checkpoints.tasks import generate_answer, look_after_answers
 
@@ -55,13 +57,17 @@ class FakeRequest:
 
 @dataclass
 class FakeEngines:
-    """Engines that answer with one prepared request."""
+    """Engines that answer with one prepared request; unless `ready` is set, whoever borrows one waits."""
 
     request: FakeRequest
     asked: list[Any] = field(default_factory=list)
+    ready: threading.Event = field(default_factory=threading.Event)
 
     @contextmanager
-    def borrow(self, checkpoint: Any) -> Iterator[Any]:
+    def borrow(self, checkpoint: Any, *, is_unwanted: Callable[[], bool]) -> Iterator[Any]:
+        while not self.ready.wait(timeout=0.02):
+            if is_unwanted():
+                raise NotWaitedFor
         yield self
 
     tokenizer = Bytes()
@@ -73,10 +79,12 @@ class FakeEngines:
 
 @pytest.fixture
 def says(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeEngines]:
-    """`says("text")`: the model, whichever it is, answers this."""
+    """`says("text")`: the model, whichever it is, answers this (not before it is `ready`)."""
 
-    def prepare(text: str, **options: Any) -> FakeEngines:
+    def prepare(text: str, *, ready: bool = True, **options: Any) -> FakeEngines:
         engines = FakeEngines(FakeRequest(text, **options))
+        if ready:
+            engines.ready.set()
         monkeypatch.setattr(answering, "engines", engines)
         return engines
 
@@ -110,6 +118,31 @@ def test_it_enqueues_only_the_id_after_commit(
     assert generation.state == State.QUEUED
     assert generation.sampling["temperature"] == 0.5
     assert generation.sampling["top_p"] == 1.0
+
+
+def test_a_broker_that_is_away_costs_only_time(
+    make_checkpoint: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    django_capture_on_commit_callbacks: Any,
+) -> None:
+    sent: list[str] = []
+
+    def away(*_: Any, **__: Any) -> None:
+        raise generate_answer.OperationalError("connection refused")
+
+    monkeypatch.setattr(generate_answer, "apply_async", away)
+    with django_capture_on_commit_callbacks(execute=True) as hooks:
+        checkpoint = make_checkpoint("sft")
+        waiting = [services.start_generation(checkpoint=checkpoint, messages=QUESTION, sampling={}) for _ in range(2)]
+    assert len(hooks) == 2
+    assert caplog.text.count("will be enqueued later") == 2
+
+    monkeypatch.setattr(generate_answer, "apply_async", lambda args, *_, **__: sent.extend(args))
+    monkeypatch.setattr(services, "ASK_AGAIN_S", 0)
+    monkeypatch.setattr(services.streams.client().__class__, "set", _set_without_expiry)
+    look_after_answers()
+    assert sorted(sent) == sorted(str(generation.pk) for generation in waiting)
 
 
 def test_it_refuses_a_reward_model(make_checkpoint: Callable[..., Any]) -> None:
@@ -298,7 +331,42 @@ def test_stopping_a_running_answer_stops_the_engine_and_keeps_the_text(
     queued.refresh_from_db()
     assert engines.request.stopped.is_set()
     assert (queued.state, queued.finish_reason, queued.text) == (State.STOPPED, "stopped", "A fox")
-    assert queued.stop_requested
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_answer_that_waits_for_its_model_is_alive_and_can_be_stopped(
+    queued: Generation, says: Callable[..., FakeEngines], monkeypatch: pytest.MonkeyPatch, redis_server: Any
+) -> None:
+    monkeypatch.setattr(answering, "ALIVE_S", 1)
+    monkeypatch.setattr(answering, "WATCH_S", 0.05)
+    engines = says("Mice.", ready=False)
+    queued.messages = [*QUESTION, {"role": "assistant", "content": "A fox"}]
+    queued.save(update_fields=["messages"])
+    writing = database_thread(answering.write_answer, generation_id=str(queued.pk))
+    writing.start()
+    assert redis_server.xread({queued.stream_key: "0"}, block=20_000), "the answer was not taken"
+    time.sleep(1.2)  # longer than a claim lives by itself
+    services.revive_generations()
+    queued.refresh_from_db()
+    assert queued.state == State.RUNNING
+
+    services.stop_generation(queued)
+    writing.join(timeout=20)
+    assert not writing.is_alive()
+    queued.refresh_from_db()
+    assert (queued.state, queued.finish_reason, queued.text) == (State.STOPPED, "stopped", "A fox")
+    assert engines.asked == []
+    assert not redis_server.exists(services.alive_key(queued.pk))
+
+
+@pytest.mark.parametrize("stopped_first", [True, False])
+def test_a_stop_reaches_the_request_whichever_comes_first(stopped_first: bool) -> None:
+    stopper, request = answering.Stopper(), FakeRequest("")
+    steps = [stopper.stop, lambda: stopper.attach(request)]
+    for step in steps if stopped_first else steps[::-1]:
+        assert not request.stopped.is_set()
+        step()
+    assert request.stopped.is_set()
 
 
 def test_stopping_a_finished_answer_changes_nothing(queued: Generation, says: Callable[..., FakeEngines]) -> None:
@@ -306,7 +374,7 @@ def test_stopping_a_finished_answer_changes_nothing(queued: Generation, says: Ca
     answering.write_answer(generation_id=str(queued.pk))
     services.stop_generation(queued)
     queued.refresh_from_db()
-    assert (queued.state, queued.stop_requested) == (State.DONE, False)
+    assert (queued.state, queued.text) == (State.DONE, "Mice.")
 
 
 # -- workers that die ------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import pytest
 from django.db import DatabaseError, connection
 from django.test import Client
 
+from tests.threads import database_thread
 from webapp.checkpoints.models import Checkpoint, Generation
 
 pytestmark = pytest.mark.django_db
@@ -66,6 +67,49 @@ def test_it_counts_what_there_is(client: Client, redis_server: Any, make_checkpo
         "# TYPE stagecraft_runs gauge",
     ):
         assert line in lines
+
+
+def test_it_counts_what_the_database_knows_while_redis_is_away(
+    client: Client, settings: Any, make_checkpoint: Callable[..., Checkpoint]
+) -> None:
+    Generation.objects.create(checkpoint=make_checkpoint(), messages=[], state="done")
+    settings.REDIS_URL = "unix:///nowhere/redis.sock?db=0"
+    response = client.get("/metrics")
+    assert response.status_code == 200
+    text = response.content.decode()
+    assert 'stagecraft_generations{state="done"} 1' in text.splitlines()
+    assert "stagecraft_queue_length" not in text
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="only PostgreSQL has a pool (make test-postgres)")
+def test_a_restart_of_the_database_costs_nobody_an_error() -> None:
+    """Pooled connections are cut; whoever borrows one next gets one that lives."""
+    backends: set[int] = set()
+    failures: list[Exception] = []
+
+    def ask() -> None:
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_backend_pid()")
+                backends.add(cursor.fetchone()[0])
+        except DatabaseError as error:
+            failures.append(error)
+
+    def ask_together() -> None:
+        threads = [database_thread(ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    connection.ensure_connection()  # this thread's own, which is not in the pool
+    ask_together()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(pid, 5000) FROM unnest(%s) AS pid", [list(backends)])
+        assert all(ended for (ended,) in cursor.fetchall())
+    ask_together()
+    assert failures == []
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/metrics"])

@@ -96,6 +96,15 @@ def test_it_follows_every_new_vote(sft: Checkpoint, ppo: Checkpoint) -> None:
     assert reports.leaderboard()[0].standing.score > before
 
 
+def test_it_counts_the_votes_once_and_then_only_asks_whether_there_are_more(
+    sft: Checkpoint, ppo: Checkpoint, django_assert_num_queries: Any
+) -> None:
+    duel(ppo, sft, 4)
+    first = reports.leaderboard()
+    with django_assert_num_queries(2):  # the aggregate, and the checkpoints that are named
+        assert reports.leaderboard() == first
+
+
 def test_a_checkpoint_is_promoted_on_a_clear_win_over_its_parent_by_enough_people(
     sft: Checkpoint, ppo: Checkpoint
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,6 +17,28 @@ from webapp.accounts.models import Visitor
 def test_it_allows_a_share_and_no_more(kind: str, share: int) -> None:
     assert all(limits.allow(kind, "visitor:1") for _ in range(share))
     assert not limits.allow(kind, "visitor:1")
+
+
+@pytest.mark.parametrize(("kind", "share"), [("chat", 200), ("compare", 60), ("signup", 60)])
+def test_an_address_may_do_what_a_class_behind_it_does(kind: str, share: int) -> None:
+    assert all(limits.allow(kind, "address:192.0.2.7") for _ in range(share))
+    assert not limits.allow(kind, "address:192.0.2.7")
+    assert limits.allow(kind, "address:192.0.2.8")
+
+
+def test_every_kind_has_both_shares() -> None:
+    assert set(limits.LIMITS) == set(limits.ADDRESS_LIMITS)
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("enqueued")
+def test_a_class_of_thirty_newcomers_behind_one_address_is_served(make_checkpoint: Callable[..., Any]) -> None:
+    checkpoint = make_checkpoint("init")
+    for address, form in (
+        ("/compare/", {"text": "What is an LLM?"}),
+        ("/chat/new/", {"text": "Hello", "checkpoint": checkpoint.pk}),
+    ):
+        assert {Client().post(address, form).status_code for _ in range(30)} == {302}
 
 
 def test_it_counts_people_and_kinds_apart() -> None:

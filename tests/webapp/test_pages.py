@@ -13,6 +13,7 @@ from django.urls import reverse
 
 from trainer.config import CHAT_STAGES, STAGES
 from webapp.checkpoints.models import Checkpoint, Generation
+from webapp.stages.models import SiteAnswer
 from webapp.training.models import TrainingRun
 
 pytestmark = pytest.mark.django_db
@@ -85,13 +86,14 @@ def data(make_checkpoint: Callable[..., Checkpoint]) -> None:
                 run.samples.create(step=step, prompt="What is an LLM?", text=f"At step {step} <b>it</b> says this.")
             run.log.create(text="<script>alert(1)</script>")
         if stage in CHAT_STAGES:
-            Generation.objects.create(
+            answer = Generation.objects.create(
                 checkpoint=checkpoint,
                 messages=[{"role": "user", "content": "What is an LLM?"}],
                 sampling={"temperature": 0},
                 state="done",
                 text="An <script>alert(1)</script> LLM.",
             )
+            SiteAnswer.objects.create(checkpoint=checkpoint, prompt="What is an LLM?", generation=answer)
         parent = checkpoint if stage != "reward" else parent
 
 

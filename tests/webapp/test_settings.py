@@ -101,14 +101,14 @@ def test_sqlite_waits_for_its_turn_and_postgres_pools(tmp_path: Path) -> None:
         "timeout": 20,
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     }
-    options = value(
+    pooled = value(
         tmp_path,
-        "settings.DATABASES['default']['OPTIONS']",
+        "[settings.DATABASES['default'][name] for name in ('OPTIONS', 'CONN_HEALTH_CHECKS')]",
         SECRET_KEY=KEY,
         DATABASE_URL="postgres://u:p@db/name",
         DATABASE_POOL="5",
     )
-    assert options == {"pool": {"min_size": 1, "max_size": 5, "timeout": 20}}
+    assert pooled == [{"pool": {"min_size": 1, "max_size": 5, "timeout": 20}}, True]
 
 
 def test_a_deployment_passes_djangos_own_check(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
+from tests.webapp.fake_trainer import DOUBTFUL
 from trainer.config import CHAT_STAGES, STAGES
 from trainer.corpus import SAMPLE_PROMPTS
 from webapp.accounts.models import Visitor
@@ -19,6 +20,7 @@ from webapp.arena.models import Pair, Prompt, Vote
 from webapp.chat.models import Conversation
 from webapp.checkpoints.models import Checkpoint, Generation
 from webapp.stages.context import RailItem, build_rail
+from webapp.stages.models import SiteAnswer
 from webapp.stages.queries import home_answers, home_page
 from webapp.stages.reports import masked_conversation, measured, stage_report
 from webapp.stages.services import HOME_SAMPLING, ask_home_prompt
@@ -40,9 +42,16 @@ def rail() -> dict[str, RailItem]:
 
 
 def answer(checkpoint: Checkpoint, *, prompt: str = PROMPT, state: str = "done", **fields: Any) -> Generation:
-    """The site's own greedy answer to one of the fixed questions."""
+    """Somebody's answer to one of the fixed questions."""
     values = {"text": f"{checkpoint.stage} says", "sampling": HOME_SAMPLING, "state": state, **fields}
     return Generation.objects.create(checkpoint=checkpoint, messages=[{"role": "user", "content": prompt}], **values)
+
+
+def site_answer(checkpoint: Checkpoint, *, prompt: str = PROMPT, **fields: Any) -> Generation:
+    """The site's own greedy answer to one of the fixed questions."""
+    generation = answer(checkpoint, prompt=prompt, **fields)
+    SiteAnswer.objects.create(checkpoint=checkpoint, prompt=prompt, generation=generation)
+    return generation
 
 
 # -- the rail --------------------------------------------------------------------------------------
@@ -107,7 +116,7 @@ def test_it_costs_two_queries(make_checkpoint: MakeCheckpoint, django_assert_num
 
 
 def test_it_tells_apart_everything_a_stage_can_be_in(make_checkpoint: MakeCheckpoint) -> None:
-    answer(make_checkpoint("init"))
+    site_answer(make_checkpoint("init"))
     make_checkpoint("pretrain")
     run = TrainingRun.objects.create(stage="sft", preset="smoke", state="running", total_steps=20)
     for step in (0, 10):
@@ -131,8 +140,8 @@ def test_it_tells_apart_everything_a_stage_can_be_in(make_checkpoint: MakeCheckp
 def test_it_takes_no_visitors_answer_for_the_sites_own(make_checkpoint: MakeCheckpoint, visitor: Visitor) -> None:
     checkpoint = make_checkpoint("sft")
     answer(checkpoint, visitor=visitor)
-    answer(checkpoint, sampling={**HOME_SAMPLING, "temperature": 1.0})
-    answer(checkpoint, prompt="Another question")
+    answer(checkpoint)  # made for a pair, for instance
+    site_answer(checkpoint, prompt="Another question")
 
     states = {row.stage.slug: row.state for row in home_answers(PROMPT)}
 
@@ -159,10 +168,11 @@ def test_it_asks_every_checkpoint_once(
 def test_it_asks_again_after_a_failure_but_not_at_once(
     make_checkpoint: MakeCheckpoint, enqueued: Any, minutes: int, asked: int
 ) -> None:
-    failed = answer(make_checkpoint("init"), state="failed")
+    failed = site_answer(make_checkpoint("init"), state="failed")
     Generation.objects.filter(pk=failed.pk).update(created_at=timezone.now() - timedelta(minutes=minutes))
 
     assert len(ask_home_prompt(prompt=PROMPT)) == asked
+    assert (home_answers(PROMPT)[0].state == "failed") is not asked
 
 
 def test_looking_at_the_home_page_changes_nothing(client: Client, make_checkpoint: MakeCheckpoint) -> None:
@@ -191,7 +201,7 @@ def test_it_knows_only_its_own_questions(client: Client, number: str) -> None:
 
 
 def test_a_reader_who_has_everything_gets_nothing(client: Client, make_checkpoint: MakeCheckpoint) -> None:
-    generation = answer(make_checkpoint("init"), state="running", text="")
+    generation = site_answer(make_checkpoint("init"), state="running", text="")
     version = home_page(0).version
 
     same = client.get("/", {"q": 0, "v": version}, headers={"HX-Request": "true"})
@@ -209,7 +219,7 @@ def test_it_looks_again_soon_only_while_something_happens(make_checkpoint: MakeC
     for stage in STAGES:
         checkpoint = make_checkpoint(stage)
         if stage in CHAT_STAGES:
-            answer(checkpoint)
+            site_answer(checkpoint)
     assert not home_page(0).is_changing
 
     TrainingRun.objects.create(stage="ppo", preset="smoke", state="running")
@@ -217,7 +227,7 @@ def test_it_looks_again_soon_only_while_something_happens(make_checkpoint: MakeC
 
 
 def test_it_escapes_what_a_model_says(client: Client, make_checkpoint: MakeCheckpoint) -> None:
-    answer(make_checkpoint("init"), text='<img src=x onerror="alert(1)" hx-get="/logout/">')
+    site_answer(make_checkpoint("init"), text='<img src=x onerror="alert(1)" hx-get="/logout/">')
 
     page = client.get("/").content.decode()
 
@@ -233,6 +243,34 @@ def test_the_owner_gets_the_next_step_as_a_button(
 
     assert button in owner_client.get("/").content.decode()
     assert button not in client.get("/").content.decode()
+
+
+def test_doubts_are_shown_to_everyone_and_the_choice_to_the_owner(
+    client: Client, owner_client: Client, make_checkpoint: MakeCheckpoint, visitor: Visitor
+) -> None:
+    parent = None
+    for stage in ("init", "pretrain", "sft"):
+        parent = make_checkpoint(stage, parent=parent)
+    make_checkpoint("reward", parent=parent, metrics=DOUBTFUL)
+    assert parent is not None
+
+    before, anybody = (one.get("/").content.decode() for one in (owner_client, client))
+    version = home_page(0).version
+    voted_pair(parent, visitor, source="shipped")
+    after = owner_client.get("/").content.decode()
+
+    assert "which could be luck" in before
+    assert "which could be luck" in anybody
+    assert "Collect more votes" in before
+    assert 'name="overrule_doubts"' in before
+    assert 'name="overrule_doubts"' not in anybody
+    assert 'name="again"' not in before
+    assert 'name="again"' in after
+    assert "1 of 40 votes that are new to it" in after
+    assert home_page(0).version != version
+
+    owner_client.post(reverse("training:next_step"), {"overrule_doubts": "1"})
+    assert "could be luck" in TrainingRun.objects.get().overruled
 
 
 def test_the_owner_may_let_a_simulated_voter_stand_in(
@@ -394,6 +432,7 @@ def test_a_stage_without_data_says_so(client: Client, slug: str) -> None:
         ("ppo", "ppo", [{"held_out_win_rate": 0.5}, {"held_out_win_rate": 0.8}], "from 50 % to 80 %"),
         ("grpo", "grpo", [{"pass_at_1": 0.4}, {"pass_at_1": 0.95}], "from 40 % to 95 %"),
         ("grpo", "grpo", [{"solved": 0.2}, {"solved": 0.6}], "from 20 % to 60 %"),
+        ("grpo", "grpo", [{"taste_reward": 1.5}, {"taste_reward": -0.25}], "from +1.50 to −0.25"),
     ],
 )
 def test_it_draws_what_the_sites_own_run_measured(
@@ -419,6 +458,20 @@ def test_it_draws_the_newest_run_that_has_the_figure(make_checkpoint: MakeCheckp
     run_of("sft", [{"loss": 1.0}])
 
     assert f"run {old.pk}" in stage_report("sft").figures[0].caption
+
+
+def test_in_the_second_round_it_shows_the_second_round(make_checkpoint: MakeCheckpoint) -> None:
+    for number in (1, 2):
+        run = run_of("pretrain", [{"loss": 1.0}], parent=make_checkpoint("init"))
+        run.samples.create(step=1, prompt=f"Round {number}", text="So it goes.")
+        site_answer(make_checkpoint("ppo"), text=f"What round {number} says")
+
+    timeline, quote = stage_report("pretrain").timeline, stage_report("ppo").quote
+
+    assert timeline is not None
+    assert timeline.prompt == "Round 2"
+    assert quote is not None
+    assert quote.text == "What round 2 says"
 
 
 def test_it_forgets_a_discarded_run() -> None:

@@ -12,10 +12,14 @@ import pytest
 from asgiref.sync import sync_to_async
 from asgiref.testing import ApplicationCommunicator
 from django.core.management import CommandError, call_command
+from django.db import DatabaseError
 from django.urls import reverse
 
+from tests.webapp.arena_factory import make_pair, make_vote
+from tests.webapp.fake_trainer import DOUBTFUL
 from webapp import streams
 from webapp.asgi import application
+from webapp.sockets import REFUSED, TRY_AGAIN
 from webapp.training import consumers, services
 from webapp.training.events import Logged, Measured, Sampled, Started
 from webapp.training.models import LogLine, TrainingRun
@@ -64,6 +68,32 @@ def test_everyone_may_read_a_run(client: Any, run: TrainingRun) -> None:
     chart = json.loads(re.search(r'id="run-chart-data" type="application/json">(.*?)</script>', text)[1])  # type: ignore[index]
     assert chart["series"]["loss"] == [[1, 3.25], [2, 2.75]]
     assert 'name="how"' not in text
+
+
+def test_a_run_is_repeated_with_the_votes_and_the_decision_it_was_started_with(
+    client: Any, make_checkpoint: Any
+) -> None:
+    sft = make_checkpoint("sft")
+    make_vote(make_pair(sft), source="simulated")
+    reward = services.queue_run(stage="reward", preset="smoke", parent=sft, votes="simulated")
+    judge = make_checkpoint("reward", parent=sft, metrics=DOUBTFUL, name="First judge")
+    ppo = services.queue_run(stage="ppo", preset="smoke", parent=sft, reward_model=judge, overrule_doubts=True)
+    page = client.get(reward.get_absolute_url()).content.decode()
+    assert f"--parent {sft.pk} --votes simulated --seed 0" in page
+    assert "simulated only" in page
+    page = client.get(ppo.get_absolute_url()).content.decode()
+    assert f"--reward-model {judge.pk} --overrule-doubts --seed 0" in page
+    assert "started although its reward model may need more votes" in page
+    assert page.count("could be luck") == 2  # at the head and in the log
+
+
+def test_a_grpo_run_says_who_measures_the_taste(client: Any, make_checkpoint: Any) -> None:
+    sft = make_checkpoint("sft")
+    judge = make_checkpoint("reward", parent=sft, name="First judge")
+    run = services.queue_run(stage="grpo", preset="smoke", parent=sft, reward_model=judge)
+    page = client.get(run.get_absolute_url()).content.decode()
+    assert "Taste measured by" in page
+    assert "First judge" in page
 
 
 def test_the_page_says_where_its_live_log_goes_on(client: Any, run: TrainingRun) -> None:
@@ -240,6 +270,42 @@ def test_the_admin_refuses_to_start_twice(staff_client: Any, make_checkpoint: An
     assert TrainingRun.objects.count() == 1
 
 
+def test_the_admin_shows_doubts_beside_the_checkbox_that_overrules_them(
+    staff_client: Any, make_checkpoint: Any
+) -> None:
+    sft = make_checkpoint("sft")
+    judge = make_checkpoint("reward", parent=sft, metrics=DOUBTFUL)
+    address = reverse(ADD) + "?stage=ppo"
+    assert "overrule_doubts" not in staff_client.get(address).content.decode()
+    answers = {"preset": "smoke", "parent": sft.pk, "reward_model": judge.pk, "seed": 0}
+    preview = staff_client.post(address, {**answers, "estimate": "1"}).content.decode()
+    assert "could be luck" in preview
+    assert 'name="overrule_doubts"' in preview
+    refused = staff_client.post(address, {**answers, "start": "1"}).content.decode()
+    assert "Tick this to go on" in refused
+    assert "Start the run" in refused  # one tick and one press away
+    assert not TrainingRun.objects.exists()
+    staff_client.post(address, {**answers, "overrule_doubts": "on", "start": "1"})
+    assert "could be luck" in TrainingRun.objects.get().overruled
+
+
+def test_the_admin_offers_grpo_the_judge_of_its_line_and_takes_none(staff_client: Any, make_checkpoint: Any) -> None:
+    sft = make_checkpoint("sft")
+    address = reverse(ADD) + "?stage=grpo"
+    answers = {"preset": "smoke", "parent": sft.pk, "seed": 0, "estimate": "1"}
+    assert "Memory" in staff_client.post(address, answers).content.decode()  # without any reward model
+    judge, other = (make_checkpoint("reward", parent=sft) for _ in range(2))
+    ppo = make_checkpoint("ppo", parent=sft)
+    TrainingRun.objects.create(
+        stage="ppo", preset="smoke", parent=sft, reward_model=judge, checkpoint=ppo, state="done"
+    )
+    form = staff_client.get(address).content.decode()
+    assert f'<option value="{judge.pk}" selected>' in form
+    assert f'<option value="{other.pk}">' in form
+    staff_client.post(address, {**answers, "parent": ppo.pk, "reward_model": "", "start": "1"})
+    assert TrainingRun.objects.get(stage="grpo").reward_model is None
+
+
 @pytest.mark.parametrize("stage", ["", "init", "reward", "ppo", "grpo", "nonsense"])
 def test_the_start_form_is_there_for_every_stage(staff_client: Any, db: None, stage: str) -> None:
     assert staff_client.get(reverse(ADD) + f"?stage={stage}").status_code == 200
@@ -283,11 +349,44 @@ def test_the_train_command_queues_from_the_usual_checkpoint(make_checkpoint: Any
         (["sft"], "sft needs a parent checkpoint"),
         (["sft", "--parent", "4711"], "There is no checkpoint 4711"),
         (["init", "--preset", "enormous"], "Unknown preset 'enormous'"),
+        (["init", "--seed=-1"], "The seed must be a number from 0"),
+        (["init", f"--seed={2**40}"], "The seed must be a number from 0"),
     ],
 )
 def test_the_train_command_refuses_in_one_line(db: None, arguments: list[str], reason: str) -> None:
     with pytest.raises(CommandError, match=reason):
         call_command("train", *arguments)
+
+
+def test_the_train_command_overrules_doubts_only_when_told_to(make_checkpoint: Any) -> None:
+    sft = make_checkpoint("sft")
+    make_checkpoint("reward", parent=sft, metrics=DOUBTFUL)
+    with pytest.raises(CommandError, match=r"could be luck\..* by --overrule-doubts"):
+        call_command("train", "ppo")
+    call_command("train", "ppo", "--overrule-doubts")
+    assert TrainingRun.objects.get().overruled
+
+
+def test_the_train_command_gives_grpo_the_judge_of_the_parent_it_is_told(make_checkpoint: Any) -> None:
+    sft = make_checkpoint("sft")
+    judges = [make_checkpoint("reward", parent=sft) for _ in range(2)]
+    for judge in judges:
+        made = make_checkpoint("ppo", parent=sft, name=f"by {judge.pk}")
+        TrainingRun.objects.create(
+            stage="ppo", preset="smoke", parent=sft, reward_model=judge, checkpoint=made, state="done"
+        )
+    call_command("train", "grpo", "--parent", str(TrainingRun.objects.get(reward_model=judges[0]).checkpoint_id))
+    assert TrainingRun.objects.get(stage="grpo").reward_model == judges[0]
+    call_command("train", "grpo", "--parent", str(sft.pk))
+    assert TrainingRun.objects.get(stage="grpo", parent=sft).reward_model is None
+
+
+def test_the_train_command_without_redis_says_so_in_one_line(make_checkpoint: Any, settings: Any) -> None:
+    make_checkpoint("pretrain")
+    settings.REDIS_URL = "unix:///nowhere/redis.sock"
+    with pytest.raises(CommandError, match=r"Redis does not answer, so run 1.* it stays queued"):
+        call_command("train", "sft", "--wait")
+    assert TrainingRun.objects.get().state == State.QUEUED
 
 
 # -- the socket ----------------------------------------------------------------------------------
@@ -365,7 +464,24 @@ async def test_a_quiet_socket_notices_what_only_the_database_knows(
 @pytest.mark.django_db(transaction=True)
 async def test_the_socket_of_no_run_closes() -> None:
     socket = await connect("/ws/runs/4711/")
-    assert (await socket.receive_output(timeout=10))["code"] == consumers.NO_SUCH_RUN
+    assert (await socket.receive_output(timeout=10))["code"] == REFUSED
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_socket_whose_database_hiccups_closes_to_be_opened_again(
+    run: TrainingRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(event: Any) -> Any:
+        raise DatabaseError("server closed the connection unexpectedly")
+
+    monkeypatch.setattr(consumers, "QUIET_S", 0.05)
+    socket = await connect(f"/ws/runs/{run.pk}/?after={await sync_to_async(streams.last_id)(run.stream_key)}")
+    assert (await receive(socket))["type"] == "state"
+    monkeypatch.setattr(consumers, "state_event", fail)
+    while (output := await socket.receive_output(timeout=10))["type"] == "websocket.send":
+        pass  # what was on its way
+    assert (output["type"], output["code"]) == ("websocket.close", TRY_AGAIN)
+    await disconnect(socket)
 
 
 @pytest.mark.django_db(transaction=True)

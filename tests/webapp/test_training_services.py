@@ -11,11 +11,16 @@ from typing import Any
 
 import pytest
 from django.conf import settings
+from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from tests.threads import database_thread
+from tests.webapp import fake_trainer
+from tests.webapp.arena_factory import make_pair, make_vote
 from trainer.config import get_preset, to_dict
 from webapp import streams
+from webapp.arena.models import Prompt, Vote
+from webapp.chat.models import Conversation, Message
 from webapp.training import services
 from webapp.training.events import Logged, Measured, Sampled, Started, parse_line
 from webapp.training.models import LogLine, Metric, Sample, TrainingRun
@@ -84,9 +89,11 @@ def test_it_freezes_the_inputs_and_enqueues_after_commit(
         ({"stage": "ppo", "preset": "smoke"}, "ppo cannot start from a pretrain checkpoint; it needs sft"),
         ({"stage": "init", "preset": "smoke"}, "init cannot start from a pretrain checkpoint; it needs no parent"),
         ({"stage": "sft", "preset": "small"}, "reads 256; choose smoke"),
+        ({"stage": "sft", "preset": "smoke", "seed": -1}, "seed must be a number from 0 to 2147483647, not -1"),
+        ({"stage": "sft", "preset": "smoke", "seed": 2**40}, "seed must be a number from 0"),
     ],
 )
-def test_it_refuses_what_does_not_fit(make_checkpoint: Any, arguments: dict[str, str], message: str) -> None:
+def test_it_refuses_what_does_not_fit(make_checkpoint: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         services.queue_run(**arguments, parent=make_checkpoint("pretrain"))
     assert not TrainingRun.objects.exists()
@@ -113,6 +120,64 @@ def test_it_refuses_ppo_without_a_fitting_reward_model(make_checkpoint: Any) -> 
         services.queue_run(stage="ppo", preset="smoke", parent=sft, reward_model=stranger)
     kin = make_checkpoint("reward", parent=sft)
     assert services.queue_run(stage="ppo", preset="smoke", parent=sft, reward_model=kin).reward_model == kin
+
+
+DOUBTED = {
+    "held_out_comparisons": 4,
+    "agreement": 0.75,
+    "length_only_agreement": 0.5,
+    "beats_chance": False,
+    "beats_length": True,
+}
+
+
+def test_it_refuses_ppo_with_a_doubted_reward_model_unless_a_person_overrules(make_checkpoint: Any) -> None:
+    sft = make_checkpoint("sft")
+    inputs: dict[str, Any] = {"preset": "smoke", "parent": sft}
+    inputs["reward_model"] = make_checkpoint("reward", parent=sft, metrics=DOUBTED)
+    with pytest.raises(services.RewardModelDoubted, match="75% of 4 held-out votes, which could be luck"):
+        services.queue_run(stage="ppo", **inputs)
+    run = services.queue_run(stage="ppo", **inputs, overrule_doubts=True)
+    assert "could be luck" in run.overruled
+    assert json.loads((run.inputs_dir / "run.json").read_text())["overrule_doubts"] is True
+    assert run.log.get().text.endswith("It starts all the same: a person overruled it.")
+
+
+def test_it_overrules_only_what_there_is(make_checkpoint: Any) -> None:
+    sft = make_checkpoint("sft")
+    sure = make_checkpoint("reward", parent=sft, metrics={**DOUBTED, "beats_chance": True})
+    run = services.queue_run(stage="ppo", preset="smoke", parent=sft, reward_model=sure, overrule_doubts=True)
+    assert run.overruled == ""
+    assert not run.log.exists()
+
+
+def test_grpo_may_have_a_reward_model_to_measure_with(make_checkpoint: Any) -> None:
+    sft = make_checkpoint("sft")
+    judge = make_checkpoint("reward", parent=sft, metrics=DOUBTED)  # nothing is trained against it
+    with pytest.raises(ValueError, match="is not a reward model"):
+        services.queue_run(stage="grpo", preset="smoke", parent=sft, reward_model=sft)
+    with pytest.raises(ValueError, match="only ppo and grpo do"):
+        services.queue_run(stage="sft", preset="smoke", parent=make_checkpoint("pretrain"), reward_model=judge)
+    run = services.queue_run(stage="grpo", preset="smoke", parent=sft, reward_model=judge)
+    assert json.loads((run.inputs_dir / "run.json").read_text())["reward_model"] == str(judge.path)
+    assert run.inputs["reward_model"] == judge.weights_sha256
+
+
+def test_it_counts_votes_and_not_lines(make_checkpoint: Any) -> None:
+    sft = make_checkpoint("sft")
+    for text in ("Plain.", "Two\u2028lines,\u0085or\x0cthree."):
+        make_vote(make_pair(sft, texts=(text, "Another.")))
+    run = services.queue_run(stage="reward", preset="smoke", parent=sft)
+    assert run.votes_used == 2
+
+
+def test_another_broken_rule_is_not_read_as_a_double_start(
+    make_checkpoint: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "check_run", lambda **arguments: None)
+    with pytest.raises(IntegrityError), transaction.atomic():
+        services.queue_run(stage="sft", preset="smoke", parent=make_checkpoint("pretrain"), seed=-1)
+    assert not list(Path(settings.RUN_DIR).glob(".*"))
 
 
 def test_it_refuses_to_start_the_same_twice(queue_sft: Any, make_checkpoint: Any) -> None:
@@ -235,7 +300,7 @@ def test_it_keeps_events_and_passes_them_on(claimed: TrainingRun) -> None:
     events = [event for _, event in streams.read(claimed.stream_key)]
     assert [event["type"] for event in events] == ["state", "state", "log", "metrics", "samples", "alarm"]
     assert events[3]["values"] == {"loss": 2.0}
-    assert events[4]["samples"] == [sample]
+    assert events[4] == {"type": "samples", "step": 1}  # a page fetches itself again
 
 
 def test_it_replaces_the_steps_a_resumed_run_repeats(claimed: TrainingRun) -> None:
@@ -244,6 +309,60 @@ def test_it_replaces_the_steps_a_resumed_run_repeats(claimed: TrainingRun) -> No
         services.record_event(run=claimed, event=Sampled(step=4, samples=[{"prompt": "Hello?", "text": text}]))
     assert Metric.objects.get().values == {"loss": 1.5}
     assert Sample.objects.get().text == "again"
+
+
+@pytest.fixture
+def claimed_reward(make_checkpoint: Callable[..., Any]) -> TrainingRun:
+    """A reward run that a worker has just claimed, on one vote cast at /vote/."""
+    parent = make_checkpoint("sft")
+    make_vote(make_pair(parent))
+    queued = services.queue_run(stage="reward", preset="smoke", parent=parent)
+    run = services.claim_run(run_id=queued.pk, worker="first")
+    assert run is not None
+    return run
+
+
+def held_out(prompt: str, *, text: str = "Chosen.", rejected: str = "Rejected.") -> dict[str, Any]:
+    return {"prompt": prompt, "text": text, "rejected": rejected, "outcome": "win", "reward": 1.0}
+
+
+def test_a_question_from_somebodys_chat_is_shown_to_nobody_else(claimed_reward: TrainingRun, visitor: Any) -> None:
+    checkpoint = claimed_reward.parent
+    chat = Conversation.objects.create(visitor=visitor, checkpoint=checkpoint)
+    for text in ("Is this rash serious?", "What is an LLM?", "May others be asked this?"):
+        Message.objects.create(conversation=chat, role="user", text=text)
+    Prompt.objects.create(text="What is an LLM?", source=Prompt.Source.SHIPPED)
+    Prompt.objects.create(text="May others be asked this?", source=Prompt.Source.CHAT)
+    make_pair(checkpoint, texts=("You are Ada.", "I do not know."), from_chat=True)  # type: ignore[arg-type]
+    samples = [
+        held_out("Is this rash serious?"),
+        held_out("What is an LLM?"),
+        held_out("What is an LLM?", rejected="You are Ada."),
+        held_out("May others be asked this?"),
+        held_out("A question of an imported vote", text=""),
+    ]
+    services.record_event(run=claimed_reward, event=Sampled(step=1, samples=samples))
+    kept = Sample.objects.values_list("prompt", "extra__rejected")
+    assert list(kept) == [("What is an LLM?", "Rejected."), ("A question of an imported vote", "Rejected.")]
+    assert "rash" not in json.dumps(streams.read(claimed_reward.stream_key))
+
+
+def test_other_stages_show_what_they_like(claimed: TrainingRun, visitor: Any) -> None:
+    chat = Conversation.objects.create(visitor=visitor, checkpoint=claimed.parent)
+    Message.objects.create(conversation=chat, role="user", text="Hello?")  # the corpus asks so, too
+    services.record_event(run=claimed, event=Sampled(step=1, samples=[{"prompt": "Hello?", "text": "Yes."}]))
+    assert Sample.objects.count() == 1
+
+
+def test_a_finished_reward_model_leaves_the_votes_it_has_not_seen(claimed_reward: TrainingRun) -> None:
+    fresh = Vote.objects.for_training().since_last_reward_model
+    assert fresh().count() == 1
+    assert claimed_reward.parent is not None
+    late = make_vote(make_pair(claimed_reward.parent))  # while it trains
+    fake_trainer.write_checkpoint(claimed_reward.output_dir, "reward", "smoke")
+    services.finish_run(run=claimed_reward)
+    old = make_vote(make_pair(claimed_reward.parent), created_at=timezone.now() - timedelta(days=400))  # imported
+    assert set(fresh()) == {late, old}
 
 
 def test_it_goes_on_when_redis_is_away(claimed: TrainingRun, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,6 +443,23 @@ def test_it_asks_a_running_run_and_discard_wins_over_save(claimed: TrainingRun) 
     services.request_stop(run=claimed, how="save")
     assert services.wanted_stop(claimed) == "discard"
     assert LogLine.objects.filter(text__startswith="Asked").count() == 2
+
+
+@pytest.mark.parametrize("how", ["save", "discard"])
+def test_a_stop_asked_for_while_a_worker_claims_is_not_lost(
+    queue_sft: Any, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = queue_sft()
+    move = services._move
+
+    def claimed_meanwhile(*arguments: Any, **values: Any) -> bool:
+        services.claim_run(run_id=run.pk, worker="quick")
+        return move(*arguments, **values)
+
+    monkeypatch.setattr(services, "_move", claimed_meanwhile)
+    services.request_stop(run=run, how=how)
+    run.refresh_from_db()
+    assert (run.state, run.stop_request) == (State.RUNNING, how)
 
 
 def test_it_refuses_to_stop_what_is_over_or_unclear(claimed: TrainingRun) -> None:

@@ -6,6 +6,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -222,14 +223,18 @@ def test_training_learns_from_decided_votes_on_one_checkpoints_answers(make_chec
     assert set(Vote.objects.for_training()) == {*counted, chat}
 
 
-def test_progress_starts_anew_with_every_reward_model(make_checkpoint: Any) -> None:
+def test_progress_starts_anew_with_every_reward_model(make_checkpoint: Any, tmp_path: Path) -> None:
     sft = make_checkpoint("sft")
-    make_vote(make_pair(sft))
-    assert Vote.objects.for_training().since_last_reward_model().count() == 1
-    make_checkpoint("reward")
-    assert Vote.objects.for_training().since_last_reward_model().count() == 0
-    make_vote(make_pair(sft))
-    assert Vote.objects.for_training().since_last_reward_model().count() == 1
+    first, second = (make_vote(make_pair(sft)) for _ in range(2))
+    fresh = Vote.objects.for_training().since_last_reward_model
+    assert fresh().count() == 2
+    services.write_votes(tmp_path / "votes.jsonl", Vote.objects.filter(pk=first.pk))
+    third = make_vote(make_pair(sft))
+    reward = make_checkpoint("reward")
+    assert services.mark_learnt(tmp_path / "votes.jsonl", by=reward) == 1
+    assert set(fresh()) == {second, third}
+    make_checkpoint("reward")  # one from elsewhere has learnt from none of them
+    assert fresh().count() == 3
 
 
 # -- the page ------------------------------------------------------------------------------------
@@ -359,6 +364,20 @@ def test_undo_brings_the_pair_back(pair: Pair, visitor: Visitor, visitor_client:
     assert "The first answer." in swapped_in
     assert "Vote taken back." in swapped_in
     assert not Vote.objects.exists()
+
+
+@pytest.mark.parametrize("headers", [{}, HTMX])
+def test_a_reveal_that_an_undo_overtakes_finds_no_vote(
+    pair: Pair, visitor: Visitor, visitor_client: Client, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_vote(pair=pair, visitor=visitor, choice="a")
+
+    def undone_meanwhile(**arguments: Any) -> Vote | None:
+        assert undo_vote(**arguments)
+        return reveal_vote(**arguments)
+
+    monkeypatch.setattr(services, "reveal_vote", undone_meanwhile)
+    assert visitor_client.post(reverse("arena:reveal", args=[pair.pk]), headers=headers).status_code == 404
 
 
 def test_undo_after_the_reveal_is_too_late(pair: Pair, visitor: Visitor, visitor_client: Client) -> None:

@@ -86,7 +86,8 @@ def test_export_leaves_out_what_is_no_comparison(votes: list[Vote], tmp_path: Pa
 
 def test_the_hash_is_the_files(votes: list[Vote], tmp_path: Path) -> None:
     path = tmp_path / "votes.jsonl"
-    sha256 = write_votes(path, Vote.objects.comparisons())
+    sha256, written = write_votes(path, Vote.objects.comparisons())
+    assert written == Vote.objects.comparisons().count()
     assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert [entry.name for entry in tmp_path.iterdir()] == ["votes.jsonl"]
 

@@ -6,6 +6,7 @@ Accounts is the lowest app, so the models it counts are looked up by name, never
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 
 import redis
@@ -54,13 +55,17 @@ def _outcome(check: Callable[[], object]) -> str:
 
 
 def metrics() -> Iterator[str]:
-    """Lines in Prometheus' text format."""
-    client = _redis(settings.REDIS_URL)
-    yield from _gauge("stagecraft_queue_length", "queue", "Tasks waiting.", {q: client.llen(q) for q in QUEUES})  # type: ignore[misc]
-    yield from _gauge("stagecraft_workers", "queue", "Workers alive.", {q: count_workers(client, q) for q in QUEUES})
+    """Lines in Prometheus' text format. While Redis is away, those of the database: they are what helps then."""
+    with suppress(redis.RedisError):
+        yield from _queue_gauges(_redis(settings.REDIS_URL))
     for name, (model, field, text) in COUNTED.items():
         rows = apps.get_model(model)._default_manager.order_by().values_list(field).annotate(Count("pk"))
         yield from _gauge(name, field, text, dict(rows))
+
+
+def _queue_gauges(client: redis.Redis) -> Iterator[str]:
+    yield from _gauge("stagecraft_queue_length", "queue", "Tasks waiting.", {q: client.llen(q) for q in QUEUES})  # type: ignore[misc]
+    yield from _gauge("stagecraft_workers", "queue", "Workers alive.", {q: count_workers(client, q) for q in QUEUES})
 
 
 def _gauge(name: str, label: str, text: str, values: dict[str, int]) -> Iterator[str]:

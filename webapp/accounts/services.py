@@ -24,6 +24,22 @@ class LinkSpent(ValueError):
     """The owner link is unknown, replaced by a newer one, or already used."""
 
 
+class NameTaken(ValueError):
+    """Somebody has an account of this name by now."""
+
+
+# -- accounts --------------------------------------------------------------------------------------
+
+
+def create_account(*, username: str, password: str) -> User:
+    """A new account without any rights. Raises NameTaken if somebody was first."""
+    try:
+        with transaction.atomic():
+            return User.objects.create_user(username=username, password=password)
+    except IntegrityError as error:
+        raise NameTaken("A user with that username already exists.") from error
+
+
 # -- visitors --------------------------------------------------------------------------------------
 
 

@@ -15,6 +15,7 @@ from django.views.decorators.http import require_GET, require_POST
 from . import health, limits, services
 from .context import THEME_COOKIE, THEMES
 from .forms import AccountForm
+from .models import User
 
 BACKEND = "django.contrib.auth.backends.ModelBackend"
 
@@ -29,12 +30,22 @@ def sign_up(request: HttpRequest) -> HttpResponse:
     if request.user.is_authenticated:
         return redirect(settings.LOGIN_REDIRECT_URL)
     form = AccountForm(request.POST or None)
-    if request.method == "POST" and form.is_valid():
-        if limits.allow("signup", f"address:{request.META.get('REMOTE_ADDR', '')}"):
-            login(request, form.save(), backend=BACKEND)
-            return redirect(_next(request))
-        form.add_error(None, "Too many new accounts from this address. Try again in an hour.")
+    if request.method == "POST" and form.is_valid() and (account := _new_account(request, form)):
+        login(request, account, backend=BACKEND)
+        return redirect(_next(request))
     return render(request, "accounts/signup.html", {"form": form, "next": request.GET.get("next", "")})
+
+
+def _new_account(request: HttpRequest, form: AccountForm) -> User | None:
+    """The account somebody asks for, or None with the form's errors filled in."""
+    if not limits.allow("signup", limits.address_of(request)):
+        form.add_error(None, "Too many new accounts from this address. Try again in an hour.")
+        return None
+    try:
+        return services.create_account(username=form.cleaned_data["username"], password=form.cleaned_data["password1"])
+    except services.NameTaken as error:  # since the form looked: the second of two clicks
+        form.add_error("username", str(error))
+        return None
 
 
 @never_cache
@@ -73,6 +84,12 @@ def set_theme(request: HttpRequest) -> HttpResponse:
     else:
         response.delete_cookie(THEME_COOKIE, samesite="Lax")
     return response
+
+
+@never_cache
+def refuse_stale_form(request: HttpRequest, reason: str = "") -> HttpResponse:
+    """What Django answers to a form without a good CSRF token: mostly a page from before somebody logged in or out."""
+    return render(request, "403.html", {"form_is_stale": True}, status=403)
 
 
 @never_cache

@@ -13,19 +13,7 @@ from django.utils.text import Truncator
 
 from webapp.arena import reports
 from webapp.arena.models import Pair, Prompt, Vote
-
-
-class ReadOnlyAdmin(admin.ModelAdmin[Any]):
-    """Rows that are evidence: staff may look, nobody may add, change or delete."""
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
-
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
-
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
+from webapp.checkpoints.admin import ReadOnlyAdmin
 
 
 @admin.register(Prompt)

@@ -25,7 +25,7 @@ from django.db import transaction
 from django.utils import timezone
 
 from trainer.config import CHAT_STAGES, SFT
-from trainer.preferences import Comparison, numbered_comparisons, write_comparisons
+from trainer.preferences import Comparison, numbered_comparisons, read_comparisons, write_comparisons
 from webapp.accounts.models import Visitor
 from webapp.arena.models import Pair, Vote, VoteQuerySet
 from webapp.checkpoints.models import Checkpoint, Generation
@@ -35,8 +35,8 @@ _IMPORTED = uuid.UUID("0f8b2c66-3c0d-4f8e-8f39-1f0a7f4f5a10")
 _BATCH = 500
 
 
-def write_votes(path: Path, votes: VoteQuerySet) -> str:
-    """Write these votes to `path`, complete or not at all; returns the file's SHA-256."""
+def write_votes(path: Path, votes: VoteQuerySet) -> tuple[str, int]:
+    """Write these votes to `path`, complete or not at all; returns the file's SHA-256 and how many votes it holds."""
     comparisons = [_to_comparison(vote) for vote in votes.with_answers().iterator(chunk_size=_BATCH)]
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
@@ -44,7 +44,20 @@ def write_votes(path: Path, votes: VoteQuerySet) -> str:
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(path.read_bytes()).hexdigest(), len(comparisons)
+
+
+def mark_learnt(path: Path, *, by: Checkpoint) -> int:
+    """Note on the votes of a file `write_votes` wrote that this reward model learnt from them; returns how many.
+
+    From the file and not from a time: votes are cast while it trains, and imported ones bring old times along.
+    """
+    learnt = {(comparison.extra.get("pair"), comparison.voter) for comparison in read_comparisons(path)}
+    rows = Vote.objects.for_training().values_list("pk", "pair", "visitor").iterator(chunk_size=_BATCH)
+    found = [pk for pk, pair, voter in rows if (str(pair), str(voter)) in learnt]
+    for start in range(0, len(found), _BATCH):
+        Vote.objects.filter(pk__in=found[start : start + _BATCH]).update(learnt_by=by)
+    return len(found)
 
 
 def _to_comparison(vote: Vote) -> Comparison:

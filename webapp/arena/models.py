@@ -17,6 +17,12 @@ UNDO_SECONDS = 10
 """The page reveals a vote by itself after this long; until then it can be undone."""
 
 
+class PromptQuerySet(models.QuerySet["Prompt"]):
+    def public(self) -> PromptQuerySet:
+        """Questions that are no visitor's own, and may therefore be shown to everyone."""
+        return self.filter(source__in=Prompt.PUBLIC)
+
+
 class Prompt(models.Model):
     """A question pairs are made from."""
 
@@ -25,10 +31,14 @@ class Prompt(models.Model):
         STAFF = "staff"
         CHAT = "chat"
 
+    PUBLIC = (Source.SHIPPED, Source.STAFF)
+
     text = models.CharField(max_length=2000, unique=True)
     source = models.CharField(max_length=8, choices=Source.choices)
     active = models.BooleanField(default=True, help_text="Inactive prompts make no new pairs and are not shown.")
     created_at = models.DateTimeField(auto_now_add=True)
+
+    objects = PromptQuerySet.as_manager()
 
     def __str__(self) -> str:
         return self.text[:60]
@@ -123,9 +133,9 @@ class VoteQuerySet(models.QuerySet["Vote"]):
         return self.comparisons().filter(pair__kind=Pair.Kind.SELF)
 
     def since_last_reward_model(self) -> VoteQuerySet:
-        """Votes younger than the newest reward model, which cannot have learnt from them."""
+        """Votes the newest reward model has not learnt from: cast while it trained, imported later, not chosen."""
         newest = Checkpoint.objects.current(REWARD)
-        return self.filter(created_at__gt=newest.created_at) if newest else self.all()
+        return self.exclude(learnt_by=newest) if newest else self.all()
 
     def duels(self) -> VoteQuerySet:
         """What the leaderboard counts: comparisons of two checkpoints that people may see."""
@@ -164,6 +174,10 @@ class Vote(models.Model):
     revealed_at = models.DateTimeField(
         null=True, blank=True, help_text="When its voter was told which model wrote which; until then it can be undone."
     )
+    learnt_by = models.ForeignKey(
+        "checkpoints.Checkpoint", models.SET_NULL, null=True, blank=True, editable=False, related_name="+",
+        help_text="The newest reward model that learnt from it.",
+    )  # fmt: skip
 
     objects = VoteQuerySet.as_manager()
 

@@ -42,26 +42,36 @@ class LeaderboardRow:
 
 def leaderboard() -> list[LeaderboardRow]:
     """Checkpoints by Bradley–Terry score from the votes between them, best first."""
-    votes = Vote.objects.duels().order_by("pk")
-    # One aggregate says whether anything changed; the bootstrap need not run for every visitor.
-    state = votes.aggregate(n=Count("pk"), last=Max("pk"))
-    key = f"leaderboard:{state['n']}:{state['last']}"
-    cells: Counter[tuple[stats.Duel, str]] = Counter(
-        ((a, b, SCORE_OF_FIRST[Vote.Choice(choice)]), source)
-        for a, b, choice, source in votes.values_list("pair__a__checkpoint", "pair__b__checkpoint", "choice", "source")
-    )
-    duels = [duel for (duel, _), count in sorted(cells.items()) for _ in range(count)]
-    standings: list[stats.Standing] = cache.get_or_set(key, lambda: stats.leaderboard(duels)) or []
-    checkpoints = Checkpoint.objects.select_related("parent").in_bulk([one.contestant for one in standings])
-    human = [duel for (duel, source), count in cells.items() if source == Vote.Source.HUMAN for _ in range(count)]
+    # One aggregate says whether anything changed: neither the votes nor the bootstrap are for every visitor.
+    state = Vote.objects.duels().order_by().aggregate(n=Count("pk"), last=Max("pk"))
+    ranked: _Ranking = cache.get_or_set(f"ranking:{state['n']}:{state['last']}", _rank) or []
+    checkpoints = Checkpoint.objects.select_related("parent").in_bulk([standing.contestant for standing, _ in ranked])
     return [
-        LeaderboardRow(
-            checkpoint=checkpoint,
-            standing=standing,
-            over_parent=win_rate(human, of=checkpoint.pk, over=checkpoint.parent_id),
-        )
-        for standing in standings
+        LeaderboardRow(checkpoint=checkpoint, standing=standing, over_parent=over_parent)
+        for standing, over_parent in ranked
         if (checkpoint := checkpoints.get(standing.contestant))
+    ]
+
+
+_Ranking = list[tuple[stats.Standing, stats.Rate | None]]
+
+
+def _rank() -> _Ranking:
+    """Every contestant's standing, and how often people preferred it to its parent; best first."""
+    votes = Vote.objects.duels().order_by()
+    counted = votes.values_list("pair__a__checkpoint", "pair__b__checkpoint", "choice", "source").annotate(Count("pk"))
+    cells: Counter[tuple[stats.Duel, str]] = Counter()
+    for a, b, choice, source, count in counted:
+        cells[(a, b, SCORE_OF_FIRST[Vote.Choice(choice)]), source] += count
+    duels = [duel for (duel, _), count in sorted(cells.items()) for _ in range(count)]
+    human = [duel for (duel, source), count in cells.items() if source == Vote.Source.HUMAN for _ in range(count)]
+    standings = stats.leaderboard(duels)
+    parents = dict(
+        Checkpoint.objects.filter(pk__in=[one.contestant for one in standings]).values_list("pk", "parent_id")
+    )
+    return [
+        (standing, win_rate(human, of=standing.contestant, over=parents.get(standing.contestant)))
+        for standing in standings
     ]
 
 

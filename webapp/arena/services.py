@@ -27,6 +27,7 @@ from trainer.config import GRPO, PPO, PRESETS, PRETRAIN, SFT
 from trainer.tastes import TASTES, SimulatedVoter
 from webapp.accounts.models import Visitor
 from webapp.arena.exchange import import_votes as import_votes
+from webapp.arena.exchange import mark_learnt as mark_learnt
 from webapp.arena.exchange import write_votes as write_votes
 from webapp.arena.models import Pair, Prompt, Vote
 from webapp.chat.models import Conversation, Message
@@ -59,6 +60,8 @@ SIMULATED_AT_ONCE = 48
 """How many pairs a simulated voter has being written at a time; the engine batches them."""
 NOISE = 0.1
 """Share of a simulated voter's votes that go against its taste."""
+LONGEST_CHAT_PROMPT = 300
+"""A longer question from a chat is too much to read before two answers."""
 REASONS = {
     "accurate": "more accurate",
     "clear": "clearer",
@@ -124,9 +127,12 @@ def prepare_pairs(*, count: int, rng: random.Random = _coin) -> int:
 
 def _least_compared(couples: list[tuple[Checkpoint, Checkpoint]], *, count: int) -> list[tuple[Checkpoint, Checkpoint]]:
     """The couples to compare next. A child and its parent count double: that decides whether it is promoted."""
+    if not count:  # nearly always: this is asked every few seconds, and the pairs of a year are many
+        return []
     made: Counter[frozenset[int]] = Counter()
-    for a, b in Pair.objects.filter(kind=Pair.Kind.VERSUS).values_list("a__checkpoint", "b__checkpoint"):
-        made[frozenset((a, b))] += 1
+    sides = Pair.objects.filter(kind=Pair.Kind.VERSUS).values_list("a__checkpoint", "b__checkpoint")
+    for a, b, pairs in sides.annotate(pairs=Count("pk")):
+        made[frozenset((a, b))] += pairs
 
     def compared(couple: tuple[Checkpoint, Checkpoint]) -> float:
         one, other = couple
@@ -143,11 +149,14 @@ def _least_compared(couples: list[tuple[Checkpoint, Checkpoint]], *, count: int)
 
 def _least_used_prompts(*, count: int, rng: random.Random) -> list[Prompt]:
     """`count` active prompts, those with the fewest pairs first, repeating when there are not enough."""
-    if count and not Prompt.objects.exists():
+    if not count:
+        return []
+    if not Prompt.objects.exists():
         seed_prompts()
-    prompts = list(Prompt.objects.filter(active=True).annotate(used=Count("pairs")))
+    prompts = list(Prompt.objects.filter(active=True))
+    pairs = dict(Pair.objects.exclude(prompt=None).values_list("prompt").annotate(Count("pk")))
     rng.shuffle(prompts)
-    prompts.sort(key=lambda prompt: prompt.used)
+    prompts.sort(key=lambda prompt: pairs.get(prompt.pk, 0))
     return [prompts[index % len(prompts)] for index in range(count)] if prompts else []
 
 
@@ -243,22 +252,19 @@ def seed_prompts() -> int:
     return Prompt.objects.count() - before
 
 
-def gather_chat_prompts(*, longest: int = 300) -> int:
-    """Add the opening questions of conversations whose author agreed; returns how many were added."""
-    openings = Message.objects.filter(
-        conversation__may_serve_votes=True,
-        conversation__kind=Conversation.Kind.CHAT,
-        conversation__deleted_at=None,
-        role=Message.Role.USER,
-        parent=None,
-    ).exclude(text__in=Prompt.objects.values("text"))
-    texts = {text.strip() for text in openings.values_list("text", flat=True)[:200]}
-    before = Prompt.objects.count()
-    Prompt.objects.bulk_create(
-        [Prompt(text=text, source=Prompt.Source.CHAT) for text in sorted(texts) if 0 < len(text) <= longest],
-        ignore_conflicts=True,
-    )
-    return Prompt.objects.count() - before
+@transaction.atomic
+def share_opening(*, conversation: Conversation, agreed: bool) -> None:
+    """Keep whether a chat's opening question may be asked of other voters; from then on it is, or no longer.
+
+    What was withdrawn stays so whatever is agreed to later: staff may have switched it off meanwhile.
+    """
+    Conversation.objects.filter(pk=conversation.pk).update(may_serve_votes=agreed)
+    openings = conversation.messages.filter(role=Message.Role.USER, parent=None).values_list("text", flat=True)
+    if not agreed:
+        Prompt.objects.filter(source=Prompt.Source.CHAT, text__in=openings).update(active=False)
+        return
+    short = [text for text in openings if len(text) <= LONGEST_CHAT_PROMPT]
+    Prompt.objects.bulk_create([Prompt(text=text, source=Prompt.Source.CHAT) for text in short], ignore_conflicts=True)
 
 
 # -- voting --------------------------------------------------------------------------------------

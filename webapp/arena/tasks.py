@@ -11,5 +11,4 @@ from webapp.arena import services
 def keep_pairs_ready() -> None:
     """Settle what has been written and ask for what will be wanted; runs every few seconds."""
     services.settle_pairs()
-    services.gather_chat_prompts()
     services.prepare_pairs(count=services.wanted_stock())

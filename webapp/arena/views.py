@@ -13,7 +13,7 @@ from django.conf import settings
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse
-from django.shortcuts import redirect, render
+from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from django_htmx.http import HttpResponseClientRedirect
@@ -24,11 +24,9 @@ from webapp.accounts.services import visitor_for
 from webapp.arena import reports, services
 from webapp.arena.forms import VoteForm
 from webapp.arena.models import Pair, Vote
+from webapp.chat.models import Conversation
 from webapp.checkpoints.rendering import render_answer
-
-
-def _is_htmx(request: HttpRequest) -> bool:
-    return bool(getattr(request, "htmx", False))
+from webapp.htmx import is_htmx
 
 
 def _own_pair(visitor: Visitor | None, pair_id: uuid.UUID) -> Pair:
@@ -60,7 +58,7 @@ def _page(
     """The voting page with this pair, or, for htmx, its inner part. `said` is what screen readers hear."""
     made = Vote.objects.with_answers().filter(visitor=visitor, pair__from_chat=False).order_by("-created_at", "-pk")
     context = {
-        "base_template": "arena/fragment.html" if _is_htmx(request) else "base.html",
+        "base_template": "arena/fragment.html" if is_htmx(request) else "base.html",
         "pair": pair,
         "answers": [(side, render_answer(one.text)) for side, one in (("A", pair.a), ("B", pair.b))] if pair else [],
         "recent": list(made[:4]) if visitor else [],
@@ -81,9 +79,9 @@ def vote(request: HttpRequest) -> HttpResponse:
     """The next pair for this person. A page that waits for one asks by htmx, and is left as it is until there is."""
     visitor = visitor_for(request, create=False)
     pair = services.next_pair(visitor)
-    if _is_htmx(request) and pair is None:
+    if is_htmx(request) and pair is None:
         return HttpResponse(status=204)
-    return _page(request, visitor=visitor, pair=pair, said="A pair is ready." if _is_htmx(request) else "")
+    return _page(request, visitor=visitor, pair=pair, said="A pair is ready." if is_htmx(request) else "")
 
 
 @never_cache
@@ -108,7 +106,7 @@ def cast(request: HttpRequest, pair_id: uuid.UUID) -> HttpResponse:
         recorded = services.record_vote(pair=pair, visitor=voter, **form.cleaned_data)
     except PermissionDenied as error:
         return again(error=str(error), status=403)
-    if not _is_htmx(request):
+    if not is_htmx(request):
         return redirect("arena:vote")
     said = f"Recorded: {recorded.get_choice_display()}."
     return _page(request, visitor=voter, pair=services.next_pair(voter), said=said)
@@ -120,7 +118,7 @@ def undo(request: HttpRequest, pair_id: uuid.UUID) -> HttpResponse:
     voter, pair = _voted_pair(request, pair_id)
     undone = services.undo_vote(pair=pair, visitor=voter)
     late = "" if undone else "Too late to undo: you have been told which model wrote which."
-    if not _is_htmx(request):
+    if not is_htmx(request):
         if late:
             messages.warning(request, late)
         return redirect("arena:cast", pair_id=pair.pk)
@@ -133,7 +131,9 @@ def reveal(request: HttpRequest, pair_id: uuid.UUID) -> HttpResponse:
     """Lock the vote and say which checkpoint wrote which answer."""
     voter, pair = _voted_pair(request, pair_id)
     revealed = services.reveal_vote(pair=pair, visitor=voter)
-    if not _is_htmx(request):
+    if revealed is None:  # taken back at the same moment, from here or from another tab
+        raise Http404("There is no such vote.")
+    if not is_htmx(request):
         return redirect("arena:vote")
     return render(request, "arena/_vote_made.html", {"vote": revealed})
 
@@ -156,7 +156,17 @@ def vote_in_chat(request: HttpRequest, message_id: uuid.UUID) -> HttpResponse:
     except PermissionDenied as error:
         raise Http404("There is no such question.") from error
     page = redirect("chat:conversation", chosen.conversation_id)
-    return HttpResponseClientRedirect(page.url) if _is_htmx(request) else page
+    return HttpResponseClientRedirect(page.url) if is_htmx(request) else page
+
+
+@require_POST
+def share(request: HttpRequest, conversation_id: uuid.UUID) -> HttpResponse:
+    """Agree, or no longer, that a chat's opening question is asked of other voters."""
+    visitor = visitor_for(request, create=False)
+    own = Conversation.objects.of(visitor.pk) if visitor else Conversation.objects.none()
+    conversation = get_object_or_404(own, pk=conversation_id, kind=Conversation.Kind.CHAT)
+    services.share_opening(conversation=conversation, agreed="agreed" in request.POST)
+    return HttpResponse(status=204) if is_htmx(request) else redirect("chat:conversation", conversation.pk)
 
 
 @require_GET

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
+from django.db.models import QuerySet
 from django.http import HttpRequest
 
 from webapp.chat.models import Conversation, Message
@@ -18,6 +19,10 @@ class MessageInline(admin.TabularInline):  # type: ignore[type-arg]  # not gener
     ordering = ["created_at"]
     extra = 0
     can_delete = False
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Message]:
+        """With the answers' text, which is the generations'."""
+        return super().get_queryset(request).select_related("generation").defer("generation__messages")
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False

@@ -13,15 +13,14 @@ answer's log, however often the socket breaks. The server keeps nothing about a 
 which pieces belong to what it shows.
 
 A frame that makes no sense is answered with an error and forgotten. A socket whose session or
-conversation is gone is closed with 4404 within RECHECK_S; a conversation that does not exist and
-one that is somebody else's are refused alike.
+conversation is gone is closed with 4404 within RECHECK_S (with 1013, "try again", if nobody can tell);
+a conversation that does not exist and one that is somebody else's are refused alike.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import re
 import uuid
 from dataclasses import dataclass
@@ -29,19 +28,15 @@ from typing import Any
 
 import redis
 from channels.db import database_sync_to_async
-from channels.generic.websocket import AsyncWebsocketConsumer
 
 from webapp import streams
 from webapp.accounts.services import visitor_for_scope
 from webapp.chat.models import Conversation, Message
 from webapp.checkpoints.models import Generation
 from webapp.checkpoints.rendering import render_answer
-from webapp.checkpoints.services import revive_generation, stop_generation
+from webapp.checkpoints.services import UNREACHABLE, revive_generation, stop_generation
+from webapp.sockets import REFUSED, WorkingConsumer
 
-logger = logging.getLogger(__name__)
-
-REFUSED = 4404
-TRY_AGAIN = 1013
 RECHECK_S = 3.0
 FOLLOW_S = 5.0
 """Without news for this long the database is asked whether the answer is still being written."""
@@ -78,25 +73,17 @@ def parse_frame(text: str | None) -> Frame:
     return Frame(content["type"], message, after)
 
 
-class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels has no types
+class ChatConsumer(WorkingConsumer):
     """One open page of one conversation."""
 
     async def connect(self) -> None:
         self.conversation_id: uuid.UUID = self.scope["url_route"]["kwargs"]["conversation_id"]
         self.followers: dict[uuid.UUID, asyncio.Task[None]] = {}
-        self.guard: asyncio.Task[None] | None = None
-        self.withdrawn = False
         if not await self._may_read():
-            await self.close(code=REFUSED)
+            await self.finish(REFUSED)
             return
         await self.accept()
-        self.guard = asyncio.create_task(self._watch_rights())
-
-    async def disconnect(self, code: int) -> None:
-        tasks = [task for task in (self.guard, *self.followers.values()) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        self.work(self._watch_rights)
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         try:
@@ -122,10 +109,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels ha
         await asyncio.sleep(RECHECK_S)
         while await self._may_read():
             await asyncio.sleep(RECHECK_S)
-        self.withdrawn = True  # also for a frame that is being handled right now
-        for follower in self.followers.values():
-            follower.cancel()
-        await self.close(code=REFUSED)
+        await self.finish(REFUSED)
 
     # -- answers ---------------------------------------------------------------------------------
 
@@ -134,6 +118,7 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels ha
         message = (
             Message.objects.filter(pk=message_id, conversation=self.conversation_id, generation__isnull=False)
             .select_related("generation")
+            .defer("generation__messages")
             .first()
         )
         if message is None or message.generation is None:
@@ -144,28 +129,21 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels ha
         try:
             await database_sync_to_async(stop_generation)(generation)
         except redis.RedisError:
-            await self._send({"type": "error", "text": "The model cannot be reached right now; try again."})
+            await self._send({"type": "error", "text": UNREACHABLE})
 
     def _follow(self, frame: Frame, generation: Generation) -> None:
         """Send what comes after `frame.after`, in place of what was being sent of the same answer."""
         if running := self.followers.pop(frame.message, None):
             running.cancel()
-        follower = asyncio.create_task(self._send_answer(frame.message, generation, frame.after))
-        self.followers[frame.message] = follower
+        self.followers[frame.message] = self.work(self._send_answer, frame.message, generation, frame.after)
 
     async def _send_answer(self, message_id: uuid.UUID, generation: Generation, after: str) -> None:
-        try:
-            if generation.is_final:
-                for entry in await asyncio.to_thread(streams.read, generation.stream_key, after):
-                    after = await self._send_token(message_id, after, entry)
-            else:
-                await self._send_tokens(message_id, generation, after)
-            await self._send_end(message_id, generation)
-        except redis.RedisError:
-            await self.close(code=TRY_AGAIN)  # the page comes back with the last id it has
-        except Exception:
-            logger.exception("chat socket of %s", self.conversation_id)
-            await self.close(code=TRY_AGAIN)
+        if generation.is_final:
+            for entry in await asyncio.to_thread(streams.read, generation.stream_key, after):
+                after = await self._send_token(message_id, after, entry)
+        else:
+            await self._send_tokens(message_id, generation, after)
+        await self._send_end(message_id, generation)
 
     async def _send_tokens(self, message_id: uuid.UUID, generation: Generation, after: str) -> None:
         async for entry in streams.follow(generation.stream_key, after, wait_s=FOLLOW_S):
@@ -200,5 +178,4 @@ class ChatConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels ha
         )
 
     async def _send(self, frame: dict[str, Any]) -> None:
-        if not self.withdrawn:
-            await self.send(text_data=json.dumps(frame))
+        await self.send(text_data=json.dumps(frame))

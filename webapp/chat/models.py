@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 
 
 class ConversationQuerySet(models.QuerySet["Conversation"]):
@@ -13,13 +13,18 @@ class ConversationQuerySet(models.QuerySet["Conversation"]):
         """A visitor's own conversations that are not deleted, newest first."""
         return self.filter(visitor_id=visitor_id, deleted_at=None).order_by("-updated_at")
 
+    def chats(self) -> ConversationQuerySet:
+        """Those that go on turn by turn; a comparison is asked once."""
+        return self.filter(kind=Conversation.Kind.CHAT)
+
     def history(self, query: str = "") -> ConversationQuerySet:
-        """Chats (not comparisons), those only whose title or any turn contains `query`."""
-        chats = self.filter(kind=Conversation.Kind.CHAT).select_related("checkpoint")
+        """Chats, those only whose title or any turn contains `query`."""
+        chats = self.chats().select_related("checkpoint")
         if not query:
             return chats
+        # Of each of these conversations, so that nobody else's are read.
         turns = Message.objects.filter(Q(text__icontains=query) | Q(generation__text__icontains=query))
-        return chats.filter(Q(title__icontains=query) | Q(pk__in=turns.values("conversation")))
+        return chats.filter(Q(title__icontains=query) | Exists(turns.filter(conversation=OuterRef("pk"))))
 
 
 class Conversation(models.Model):
@@ -47,9 +52,9 @@ class Conversation(models.Model):
 
 class MessageQuerySet(models.QuerySet["Message"]):
     def of(self, visitor_id: uuid.UUID) -> MessageQuerySet:
-        """Turns of a visitor's own conversations that are not deleted."""
-        conversations = Conversation.objects.filter(visitor_id=visitor_id, deleted_at=None)
-        return self.filter(conversation__in=conversations).select_related("conversation", "generation__checkpoint")
+        """Turns of a visitor's own chats that are not deleted."""
+        chats = Conversation.objects.chats().filter(visitor_id=visitor_id, deleted_at=None)
+        return self.filter(conversation__in=chats).select_related("conversation", "generation__checkpoint")
 
 
 class Message(models.Model):

@@ -56,8 +56,8 @@ class Answer:
     def __post_init__(self) -> None:
         assert self.message.generation is not None
         self.generation = self.message.generation
-        if self.generation.is_final:
-            return
+        if self.generation.is_final or self.generation.state == Generation.State.QUEUED:
+            return  # nothing written yet, or everything is in the database
         try:
             written = [(entry, event) for entry, event in streams.read(self.generation.stream_key)]
         except redis.RedisError:
@@ -95,7 +95,11 @@ class Tree:
         self.conversation = conversation
         self._by_id: dict[uuid.UUID, Message] = {}
         self._children: defaultdict[uuid.UUID | None, list[Message]] = defaultdict(list)
-        rows = conversation.messages.select_related("generation__checkpoint").order_by("created_at", "side", "id")
+        rows = (
+            conversation.messages.select_related("generation__checkpoint")
+            .defer("generation__messages")  # each holds the whole conversation up to it
+            .order_by("created_at", "side", "id")
+        )
         for message in rows:
             self._by_id[message.pk] = message
             self._children[message.parent_id].append(message)

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+import redis
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -25,9 +26,11 @@ from webapp.chat.forms import ComposerForm, EditForm, SettingsForm, TitleForm
 from webapp.chat.models import Conversation, Message
 from webapp.chat.threads import Answer, Tree
 from webapp.checkpoints.models import Checkpoint
-from webapp.checkpoints.services import stop_generation
+from webapp.checkpoints.services import UNREACHABLE, stop_generation
+from webapp.htmx import is_htmx
 
 TOO_FAST = "That was a lot of messages at once. Wait a minute, then send again."
+TOO_MANY_SEARCHES = "That was a lot of searching at once. Wait a minute, then search again."
 HISTORY_LENGTH = 60
 
 
@@ -41,6 +44,14 @@ def _own_conversation(request: HttpRequest, conversation_id: uuid.UUID) -> Conve
         raise Http404("There is no such conversation.")
     own = Conversation.objects.of(visitor.pk).select_related("checkpoint", "visitor")
     return get_object_or_404(own, pk=conversation_id)
+
+
+def _own_chat(request: HttpRequest, conversation_id: uuid.UUID) -> Conversation:
+    """The same for what is done to a conversation: a comparison has no turns to add and is left as it is."""
+    own = _own_conversation(request, conversation_id)
+    if own.kind != Conversation.Kind.CHAT:
+        raise Http404("There is no such conversation.")
+    return own
 
 
 def _own_message(request: HttpRequest, message_id: uuid.UUID) -> Message:
@@ -86,7 +97,9 @@ def new(request: HttpRequest) -> HttpResponse:
 def _composer_for_new(request: HttpRequest) -> ComposerForm:
     wanted = request.GET.get("checkpoint", "")
     chattable = Checkpoint.objects.chattable().by_progress()
-    checkpoint = chattable.filter(pk=wanted).first() if wanted.isascii() and wanted.isdigit() else None
+    # Python reads no number of thousands of digits, and no checkpoint has one.
+    is_number = wanted.isascii() and wanted.isdigit() and len(wanted) < 19
+    checkpoint = chattable.filter(pk=wanted).first() if is_number else None
     return ComposerForm(
         initial={
             **services.DEFAULT_SAMPLING,
@@ -98,7 +111,9 @@ def _composer_for_new(request: HttpRequest) -> ComposerForm:
 
 def _index(request: HttpRequest, form: ComposerForm, *, status: int = 200) -> HttpResponse:
     visitor = visitor_for(request, create=False)
-    query = request.GET.get("q", "").strip()[:100]
+    query = request.GET.get("q", "").replace("\0", "").strip()[:100]  # PostgreSQL takes no NUL
+    if query and visitor and not limits.allow("search", limits.identity_of(request)):
+        return _one_sentence(TOO_MANY_SEARCHES, status=429)
     own = Conversation.objects.of(visitor.pk).history(query) if visitor else Conversation.objects.none()
     context = {
         "base_template": _base_template(request),
@@ -141,7 +156,7 @@ def _page(
         "offered": [Answer(message) for message in tree.offered()],
         "stages": list(Checkpoint.objects.chattable().current_by_stage().values()),
     }
-    if _is_htmx(request):
+    if is_htmx(request):
         return render(request, "chat/thread.html", context, status=status)
     initial = {**services.DEFAULT_SAMPLING, **own.sampling, "checkpoint": own.checkpoint}
     context["form"] = form or ComposerForm(initial=initial, conversation=own)
@@ -150,15 +165,11 @@ def _page(
 
 def _show(request: HttpRequest, own: Conversation) -> HttpResponse:
     """What a conversation has become by an action."""
-    return _page(request, own) if _is_htmx(request) else redirect("chat:conversation", own.pk)
-
-
-def _is_htmx(request: HttpRequest) -> bool:
-    return bool(getattr(request, "htmx", False))
+    return _page(request, own) if is_htmx(request) else redirect("chat:conversation", own.pk)
 
 
 def _base_template(request: HttpRequest) -> str:
-    return "chat/fragment.html" if _is_htmx(request) else "base.html"
+    return "chat/fragment.html" if is_htmx(request) else "base.html"
 
 
 # -- turns ----------------------------------------------------------------------------------------
@@ -167,7 +178,7 @@ def _base_template(request: HttpRequest) -> str:
 @require_POST
 def send(request: HttpRequest, conversation_id: uuid.UUID) -> HttpResponse:
     """Add a message and have it answered under the settings sent along."""
-    own = _own_conversation(request, conversation_id)
+    own = _own_chat(request, conversation_id)
     form = ComposerForm(request.POST, conversation=own)
     if not limits.allow("chat", limits.identity_of(request)):
         form.add_error(None, TOO_FAST)
@@ -189,7 +200,7 @@ def send(request: HttpRequest, conversation_id: uuid.UUID) -> HttpResponse:
 
 def _refuse(request: HttpRequest, own: Conversation, form: ComposerForm, *, status: int = 422) -> HttpResponse:
     """The reason near the composer: alone for htmx, on the whole page (draft kept) without."""
-    if _is_htmx(request):
+    if is_htmx(request):
         return _one_sentence(form.one_error, status=status)
     return _page(request, own, form=form, status=status)
 
@@ -209,7 +220,7 @@ def _act(request: HttpRequest, own: Conversation, action: Callable[..., object],
 
 
 def _complain(request: HttpRequest, own: Conversation, text: str, *, status: int = 422) -> HttpResponse:
-    if _is_htmx(request):
+    if is_htmx(request):
         return _one_sentence(text, status=status)
     messages.error(request, text)
     return redirect("chat:conversation", own.pk)
@@ -266,7 +277,10 @@ def stop(request: HttpRequest, message_id: uuid.UUID) -> HttpResponse:
     message = _own_message(request, message_id)
     if message.generation is None:
         raise Http404("There is no such answer.")
-    stop_generation(message.generation)
+    try:
+        stop_generation(message.generation)
+    except redis.RedisError:
+        return _complain(request, message.conversation, UNREACHABLE, status=503)
     return redirect("chat:conversation", message.conversation_id)
 
 
@@ -276,7 +290,7 @@ def stop(request: HttpRequest, message_id: uuid.UUID) -> HttpResponse:
 @require_POST
 def change_settings(request: HttpRequest, conversation_id: uuid.UUID) -> HttpResponse:
     """Keep the model and sampling settings for the turns to come."""
-    own = _own_conversation(request, conversation_id)
+    own = _own_chat(request, conversation_id)
     form = SettingsForm(request.POST, conversation=own)
     if form.is_valid():
         services.change_settings(conversation=own, checkpoint=form.cleaned_data["checkpoint"], sampling=form.sampling)
@@ -286,7 +300,7 @@ def change_settings(request: HttpRequest, conversation_id: uuid.UUID) -> HttpRes
 
 @require_POST
 def rename(request: HttpRequest, conversation_id: uuid.UUID) -> HttpResponse:
-    own = _own_conversation(request, conversation_id)
+    own = _own_chat(request, conversation_id)
     form = TitleForm(request.POST)
     if form.is_valid():
         services.rename_conversation(conversation=own, title=form.cleaned_data["title"])
@@ -298,7 +312,7 @@ def rename(request: HttpRequest, conversation_id: uuid.UUID) -> HttpResponse:
 @require_POST
 def delete(request: HttpRequest, conversation_id: uuid.UUID) -> HttpResponse:
     """Hide a conversation and offer to bring it back."""
-    own = _own_conversation(request, conversation_id)
+    own = _own_chat(request, conversation_id)
     services.delete_conversation(conversation=own)
     return redirect(f"{reverse('chat:index')}?deleted={own.pk}")
 
@@ -309,6 +323,6 @@ def restore(request: HttpRequest, conversation_id: uuid.UUID) -> HttpResponse:
     visitor = visitor_for(request, create=False)
     if visitor is None:
         raise Http404("There is no such conversation.")
-    own = get_object_or_404(Conversation, pk=conversation_id, visitor=visitor)
+    own = get_object_or_404(Conversation.objects.chats(), pk=conversation_id, visitor=visitor)
     services.restore_conversation(conversation=own)
     return redirect("chat:conversation", own.pk)

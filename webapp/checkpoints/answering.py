@@ -21,7 +21,7 @@ from django.db import connection
 from django.utils import timezone
 
 from webapp import streams
-from webapp.checkpoints.engines import engines
+from webapp.checkpoints.engines import NotWaitedFor, engines
 from webapp.checkpoints.models import Checkpoint, Generation
 from webapp.checkpoints.services import (
     ALIVE_S,
@@ -42,11 +42,32 @@ UNSTORABLE = str.maketrans({"\0": BROKEN, "\r": "\n"})
 """PostgreSQL stores no NUL and HTML knows no carriage return; noise (a random model's answer) has both."""
 HELD_TOKENS = 8
 """Tokens waited for before broken UTF-8 is shown as broken; no character has more bytes than four."""
-FINAL_STATE = {"end": Generation.State.DONE, "length": Generation.State.DONE, "stopped": Generation.State.STOPPED}
+STOPPED = "stopped"
+FINAL_STATE = {"end": Generation.State.DONE, "length": Generation.State.DONE, STOPPED: Generation.State.STOPPED}
 
 
 class Stoppable(Protocol):
     def stop(self) -> None: ...
+
+
+class Stopper:
+    """A wish to stop, kept until there is a request to pass it on to."""
+
+    def __init__(self) -> None:
+        self.is_asked = False
+        self._request: Stoppable | None = None
+
+    def stop(self) -> None:
+        # The wish is written before the request is read, and the other way round below: whichever thread
+        # comes second passes it on.
+        self.is_asked = True
+        if self._request is not None:
+            self._request.stop()
+
+    def attach(self, request: Stoppable) -> None:
+        self._request = request
+        if self.is_asked:
+            request.stop()
 
 
 class Decodes(Protocol):
@@ -170,8 +191,11 @@ def write_answer(*, generation_id: str) -> None:
     if generation is None:
         return
     draft = Draft(generation.stream_key)
+    stopper = Stopper()
+    # From the claim to the last query: the engine may be a while in coming, and the database in answering.
+    watch.add(generation_id, stopper)
     try:
-        finish_reason = _draft_answer(generation, draft)
+        finish_reason = _draft_answer(generation, draft, stopper)
     except ValueError as error:  # the question or the checkpoint, not the program
         _finish(generation, draft, "error", error=str(error))
     except Exception:
@@ -180,6 +204,7 @@ def write_answer(*, generation_id: str) -> None:
     else:
         _finish(generation, draft, finish_reason)
     finally:
+        watch.remove(generation_id)
         with suppress(redis.RedisError):  # it expires by itself
             streams.delete(alive_key(generation_id))
 
@@ -200,7 +225,7 @@ def _claim(generation_id: str) -> Generation | None:
     return None
 
 
-def _draft_answer(generation: Generation, draft: Draft) -> str:
+def _draft_answer(generation: Generation, draft: Draft, stopper: Stopper) -> str:
     """Drain the engine into the draft; returns why it ended."""
     checkpoint = generation.checkpoint
     if not connection.in_atomic_block:
@@ -208,16 +233,19 @@ def _draft_answer(generation: Generation, draft: Draft) -> str:
     last = generation.messages[-1]
     if last["role"] == "assistant":
         draft.add(last["content"])  # continued: the answer begins with what there is
-    with engines.borrow(checkpoint) as engine:
-        request = engine.submit(generation.messages, generation.sampling)
-        watch.add(str(generation.pk), request)
-        try:
-            _drain(request.events(), TextDecoder(engine.tokenizer), draft)
-        finally:
-            request.stop()
-            watch.remove(str(generation.pk))
-            draft.flush()
-        return request.finish_reason
+    try:
+        with engines.borrow(checkpoint, is_unwanted=lambda: stopper.is_asked) as engine:
+            request = engine.submit(generation.messages, generation.sampling)
+            stopper.attach(request)
+            try:
+                _drain(request.events(), TextDecoder(engine.tokenizer), draft)
+            finally:
+                request.stop()
+            return request.finish_reason
+    except NotWaitedFor:
+        return STOPPED
+    finally:
+        draft.flush()
 
 
 def _drain(events: Iterable[tuple[int, float]], decoder: TextDecoder, draft: Draft) -> None:

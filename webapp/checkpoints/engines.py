@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,8 @@ torch.set_num_threads(1)
 
 MAX_BATCH = 64
 MIN_BATCH = 4
+WAIT_S = 0.25
+"""Who waits for an engine looks this often whether it is still wanted."""
 WEIGHT_COPIES = 2
 """The engine keeps fused copies of the matrices beside the model's own."""
 
@@ -89,6 +91,10 @@ def memory_bytes(config: ModelConfig) -> tuple[int, int]:
     return WEIGHT_COPIES * config.parameters * 4, row
 
 
+class NotWaitedFor(Exception):
+    """Whoever wanted an engine stopped wanting it before there was one."""
+
+
 class Engines:
     """The loaded engines of this process, within a memory budget."""
 
@@ -98,9 +104,14 @@ class Engines:
         self._loading: set[int] = set()
 
     @contextmanager
-    def borrow(self, checkpoint: Checkpoint) -> Iterator[LoadedEngine]:
-        """An engine that stays loaded while the block runs; one that broke in it is not used again."""
-        engine = self._take(checkpoint)
+    def borrow(
+        self, checkpoint: Checkpoint, *, is_unwanted: Callable[[], bool] = lambda: False
+    ) -> Iterator[LoadedEngine]:
+        """An engine that stays loaded while the block runs; one that broke in it is not used again.
+
+        It may have to be waited for. `is_unwanted` is asked meanwhile, and NotWaitedFor raised once it says so.
+        """
+        engine = self._take(checkpoint, is_unwanted)
         try:
             yield engine
         except ValueError:
@@ -115,11 +126,11 @@ class Engines:
                 engine.users -= 1
                 self._condition.notify_all()
 
-    def _take(self, checkpoint: Checkpoint) -> LoadedEngine:
+    def _take(self, checkpoint: Checkpoint, is_unwanted: Callable[[], bool]) -> LoadedEngine:
         """Wait for, reuse or load the checkpoint's engine, and count one more user."""
         with self._condition:
             while checkpoint.pk in self._loading:
-                self._condition.wait()
+                self._wait(is_unwanted)
             engine = self._loaded.get(checkpoint.pk)
             if engine is not None:
                 self._loaded.move_to_end(checkpoint.pk)
@@ -128,10 +139,14 @@ class Engines:
             self._loading.add(checkpoint.pk)
         try:
             with self._condition:
-                self._make_room(WEIGHT_COPIES * 4 * checkpoint.parameters)
+                self._make_room(WEIGHT_COPIES * 4 * checkpoint.parameters, is_unwanted)
             engine = _load_for_visitors(checkpoint)
             with self._condition:
-                self._make_room(engine.bytes)  # now that the size of its cache is known
+                try:
+                    self._make_room(engine.bytes, is_unwanted)  # now that the size of its cache is known
+                except NotWaitedFor:
+                    engine.service.close()
+                    raise
                 engine.users = 1
                 self._loaded[checkpoint.pk] = engine
                 return engine
@@ -140,15 +155,21 @@ class Engines:
                 self._loading.discard(checkpoint.pk)
                 self._condition.notify_all()
 
-    def _make_room(self, wanted: int) -> None:
+    def _make_room(self, wanted: int, is_unwanted: Callable[[], bool]) -> None:
         """Drop idle engines, oldest first, until `wanted` bytes fit; wait for busy ones to fall idle."""
         budget = settings.ENGINE_MEMORY_MB * 2**20
         while self._loaded and sum(engine.bytes for engine in self._loaded.values()) + wanted > budget:
             idle = next((pk for pk, engine in self._loaded.items() if not engine.users), None)
             if idle is None:
-                self._condition.wait()
+                self._wait(is_unwanted)
             else:
                 self._loaded.pop(idle).service.close()
+
+    def _wait(self, is_unwanted: Callable[[], bool]) -> None:
+        """Until something has changed, or for a moment."""
+        if is_unwanted():
+            raise NotWaitedFor
+        self._condition.wait(timeout=WAIT_S)
 
     def loaded(self) -> list[int]:
         """Ids of the checkpoints in memory, least recently used first."""

@@ -34,6 +34,7 @@ REWARD_MODEL = "LlamaForSequenceClassification"
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 MAX_JSON_BYTES = 32 * 1024 * 1024
 MAX_HEADER_BYTES = 16 * 1024 * 1024
+LARGEST_FIGURE = 1e100
 DTYPE_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 
 
@@ -61,9 +62,10 @@ def inspect_directory(directory: Path, *, stage: str | None = None) -> Checkpoin
     _check_entries(directory)
     config = _read_object(directory / CONFIG)
     info = _read_object(directory / STAGE) if (directory / STAGE).exists() else {}
+    _check_info(directory / STAGE, info)
     counted = check_safetensors(directory / WEIGHTS)
     weights_sha256 = sha256_of(directory / WEIGHTS)
-    expected = {**dict(info.get("files_sha256") or {}), WEIGHTS: info.get("weights_sha256")} if info else {}
+    expected = {**(info.get("files_sha256") or {}), WEIGHTS: info.get("weights_sha256")} if info else {}
     for name in KNOWN_FILES:
         found = weights_sha256 if name == WEIGHTS else None
         if name in expected and (found or sha256_of(directory / name)) != expected[name]:
@@ -107,6 +109,36 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold a JSON object.")
     return content
+
+
+def _check_info(path: Path, info: dict[str, Any]) -> None:
+    """ValueError unless what is read of a stage.json has the shape it should: pages and the database rely on it."""
+    for name in ("stage", "preset", "parent_sha256", "weights_sha256"):
+        if not (info.get(name) is None or _is_text(info[name])):
+            raise ValueError(f"{path}: {name} must be text.")
+    hashes = info.get("files_sha256") or {}
+    if not isinstance(hashes, dict) or not all(map(_is_text, hashes.values())):
+        raise ValueError(f"{path}: files_sha256 must map file names to hashes.")
+    metrics = info.get("metrics") or {}
+    if not isinstance(metrics, dict):
+        raise ValueError(f"{path}: metrics must map names to figures.")
+    for name, value in metrics.items():
+        low_and_high = name.endswith("_interval")
+        numbers = value if low_and_high and isinstance(value, list) and len(value) == 2 else [value]
+        fits = len(numbers) == 1 + low_and_high and all(map(_is_figure, numbers))
+        if not (_is_text(name) and (value is None or fits)):
+            wanted = "two finite numbers" if low_and_high else "a finite number"
+            raise ValueError(f"{path}: the metric {name[:80]!r} must be {wanted}.")
+
+
+def _is_text(value: Any) -> bool:
+    """Text that the database stores: PostgreSQL has no NUL, and UTF-8 no halves of a character."""
+    return isinstance(value, str) and value.isprintable()
+
+
+def _is_figure(value: Any) -> bool:
+    """A number (or yes or no) that a page can show and the database's JSON can hold."""
+    return isinstance(value, int | float) and abs(value) < LARGEST_FIGURE
 
 
 def _guess_stage(directory: Path, config: dict[str, Any]) -> str:
@@ -168,7 +200,7 @@ def _span(path: Path, name: str, entry: Any) -> tuple[int, int, int]:
         width = DTYPE_BYTES[entry["dtype"]]
         shape = [int(length) for length in entry["shape"]]
         start, stop = (int(offset) for offset in entry["data_offsets"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"{path}: tensor {name[:80]!r} is malformed or not one of {', '.join(DTYPE_BYTES)}."
         ) from error

@@ -99,7 +99,6 @@ class Generation(models.Model):
     )
     sampling = models.JSONField(default=dict, help_text="temperature, top_k, top_p, max_new_tokens, seed.")
     state = models.CharField(max_length=8, choices=State.choices, default=State.QUEUED)
-    stop_requested = models.BooleanField(default=False)
     text = models.TextField(blank=True)
     finish_reason = models.CharField(max_length=16, blank=True, help_text="end, length, stopped or error.")
     error = models.CharField(max_length=300, blank=True)

@@ -8,6 +8,7 @@ loads or means something to htmx survives.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 import nh3
 from django.utils.safestring import SafeString, mark_safe
@@ -28,6 +29,7 @@ _markdown.enable(["table", "strikethrough"]).disable(
 )
 
 
+@lru_cache(maxsize=256)  # every message sent shows all the answers before it again
 def render_answer(text: str) -> SafeString:
     """A finished answer as HTML: a leading <think> part folded away, the rest as Markdown."""
     thought = THINKING.match(text)

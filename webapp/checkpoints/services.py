@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import secrets
+import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict
@@ -18,8 +21,10 @@ from trainer.config import REWARD
 from webapp import streams
 from webapp.accounts.models import Visitor
 from webapp.checkpoints import tasks
-from webapp.checkpoints.files import STAGE, CheckpointFiles, copy_checkpoint, inspect_directory
+from webapp.checkpoints.files import STAGE, WEIGHTS, CheckpointFiles, copy_checkpoint, inspect_directory
 from webapp.checkpoints.models import Checkpoint, Generation
+
+logger = logging.getLogger(__name__)
 
 ALIVE_S = 15
 """A running generation whose worker has not been heard of for this long is dead."""
@@ -27,6 +32,8 @@ ASK_AGAIN_S = 20
 """A generation still queued after this long is enqueued once more: its message may have been lost."""
 STOP_KEY_S = 600
 INTERRUPTED = "The model was interrupted; press regenerate."
+UNREACHABLE = "The model cannot be reached right now; try again."
+"""What a person is told who wants something of a worker while Redis is away."""
 
 
 # -- checkpoints ---------------------------------------------------------------------------------
@@ -105,9 +112,11 @@ def _create_checkpoint(
 
 
 def export_checkpoint(*, checkpoint: Checkpoint, directory: Path) -> Path:
-    """Copy a checkpoint's files to a new directory; ValueError if something is there already."""
+    """Copy a checkpoint's files to a new directory; ValueError if something is there already, or nothing here."""
     if directory.exists():
         raise ValueError(f"{directory} exists already; name a directory that does not.")
+    if not (checkpoint.path / WEIGHTS).is_file():
+        raise ValueError(f"This site has no files of {checkpoint}: it is known only from imported votes, or was moved.")
     copy_checkpoint(checkpoint.path, directory)
     return directory
 
@@ -186,21 +195,27 @@ def start_generation(
         messages=[{"role": message["role"], "content": message["content"]} for message in messages],
         sampling=clean_sampling(sampling),
     )
-    transaction.on_commit(partial(tasks.generate_answer.delay, str(generation.pk)))
+    transaction.on_commit(partial(enqueue_generation, generation.pk))
     return generation
+
+
+def enqueue_generation(generation_id: uuid.UUID) -> None:
+    """Tell the generate workers. A lost message does no harm: `look_after_answers` sends another."""
+    try:
+        tasks.generate_answer.delay(str(generation_id))
+    except tasks.generate_answer.OperationalError:
+        logger.warning("The broker does not answer; generation %s will be enqueued later.", generation_id)
 
 
 def stop_generation(generation: Generation) -> None:
     """Ask for an end; what is written so far stays. A finished answer is left as it is.
 
     A queued answer ends here and now; a running one when its worker sees the key, within a second.
+    Raises RedisError when the worker cannot be told.
     """
-    if Generation.objects.filter(pk=generation.pk, state=Generation.State.QUEUED).update(
-        state=Generation.State.STOPPED, stop_requested=True, finish_reason="stopped", finished_at=timezone.now()
-    ):
-        announce_end(generation)
+    if _end(generation, Generation.State.QUEUED, state=Generation.State.STOPPED, finish_reason="stopped"):
         return
-    if Generation.objects.filter(pk=generation.pk, state=Generation.State.RUNNING).update(stop_requested=True):
+    if Generation.objects.filter(pk=generation.pk, state=Generation.State.RUNNING).exists():
         streams.client().set(stop_key(generation.pk), 1, ex=STOP_KEY_S)
 
 
@@ -227,27 +242,28 @@ def finish_generation(
 
     In this order, so that whoever reads the end event finds the whole text in the database.
     """
-    moved = Generation.objects.filter(pk=generation.pk, state=Generation.State.RUNNING).update(
+    return _end(
+        generation,
+        Generation.State.RUNNING,
         state=state,
         text=text,
         finish_reason=finish_reason,
         error=error[:300],
         tokens=tokens,
         first_token_at=first_token_at,
-        finished_at=timezone.now(),
     )
-    if moved:
-        announce_end(generation)
-    return bool(moved)
 
 
-def announce_end(generation: Generation) -> None:
-    """Close the live log with what the database now says."""
-    generation.refresh_from_db()
-    try:
+def _end(generation: Generation, before: Generation.State, **values: Any) -> bool:
+    """Move an answer from the state `before` to its last one, then close its live log; False if it was not in it."""
+    values["finished_at"] = timezone.now()
+    if not Generation.objects.filter(pk=generation.pk, state=before).update(**values):
+        return False
+    for name, value in values.items():
+        setattr(generation, name, value)
+    with suppress(redis.RedisError):  # readers fall back on the database
         streams.append(generation.stream_key, end_event(generation))
-    except redis.RedisError:  # readers fall back on the database
-        return
+    return True
 
 
 def end_event(generation: Generation) -> streams.Event:
@@ -274,7 +290,7 @@ def revive_generation(generation: Generation) -> Generation:
         waited_s = (timezone.now() - generation.created_at).total_seconds()
         asked_key = f"generation:{generation.pk}:asked"
         if waited_s > ASK_AGAIN_S and streams.client().set(asked_key, 1, nx=True, ex=ASK_AGAIN_S):
-            tasks.generate_answer.delay(str(generation.pk))
+            enqueue_generation(generation.pk)
     return generation
 
 
@@ -303,4 +319,4 @@ def recover_generations() -> None:
     for generation in Generation.objects.filter(state=Generation.State.RUNNING):
         fail_if_dead(generation)
     for pk in Generation.objects.filter(state=Generation.State.QUEUED).values_list("pk", flat=True):
-        tasks.generate_answer.delay(str(pk))
+        enqueue_generation(pk)

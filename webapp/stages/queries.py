@@ -12,6 +12,7 @@ from webapp.chat.threads import Answer
 from webapp.checkpoints.models import Checkpoint, Generation
 from webapp.stages.catalog import Stage
 from webapp.stages.context import RailItem, build_rail
+from webapp.stages.models import SiteAnswer
 from webapp.training.curriculum import NextStep, next_step
 from webapp.training.models import Sample, TrainingRun
 
@@ -80,7 +81,8 @@ class HomePage:
         """Changes when anything shown changes, so that a reader with this version needs no new page."""
         rail = [(item.state_text, item.checkpoint and item.checkpoint.pk) for item in self.rail]
         answers = [(answer.state, answer.text) for answer in self.answers]
-        shown = (self.question, rail, answers, self.step.state, self.step.label, self.step.text, self.step.done)
+        step = (self.step.state, self.step.label, self.step.text, self.step.done, self.step.doubts)
+        shown = (self.question, rail, answers, *step)
         return hashlib.sha256(repr(shown).encode()).hexdigest()[:16]
 
 
@@ -113,13 +115,9 @@ def home_answers(prompt: str, rail: Sequence[RailItem] | None = None) -> list[Ho
 
 
 def home_generations(checkpoints: Sequence[Checkpoint], prompt: str) -> dict[int, Generation]:
-    """The site's own greedy answer of each checkpoint to `prompt`, by checkpoint; the newest counts.
-
-    They are told from everybody else's answers by belonging to no visitor and being greedy.
-    """
-    asked = [{"role": "user", "content": prompt}]
-    rows = Generation.objects.filter(checkpoint__in=checkpoints, visitor=None, sampling__temperature=0)
-    return {row.checkpoint_id: row for row in rows.order_by("created_at") if row.messages == asked}
+    """The site's own greedy answer of each checkpoint to `prompt`, by checkpoint."""
+    rows = SiteAnswer.objects.filter(checkpoint__in=checkpoints, prompt=prompt).select_related("generation")
+    return {row.checkpoint_id: row.generation for row in rows}
 
 
 def _newest_sample(run: TrainingRun, prompt: str) -> Sample | None:

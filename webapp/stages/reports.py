@@ -19,6 +19,7 @@ from webapp.checkpoints.models import Checkpoint, Generation
 from webapp.stages import figures
 from webapp.stages.catalog import CATALOG, Stage
 from webapp.stages.figures import number, percent
+from webapp.stages.models import SiteAnswer
 from webapp.training.models import Metric, Sample, TrainingRun
 
 LISTED = 10
@@ -179,6 +180,7 @@ _FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
     "win_rate_vs_parent": ("wins over parent", percent),
     "pass_at_1": ("problems solved", percent),
     "pass_at_8": ("solved in 8 tries", percent),
+    "taste_reward": ("taste kept", signed),
 }
 """Which held-out figures of a checkpoint are shown, under which name."""
 
@@ -253,13 +255,15 @@ def _step_figure(
 def _last_sample(stage: str, **wanted: Any) -> Sample | None:
     """The newest sample of a stage's runs, of its newest run."""
     samples = Sample.objects.filter(run__stage=stage, **wanted).exclude(run__state=TrainingRun.State.DISCARDED)
-    return samples.order_by("-run", "-step", "id").first()
+    # By the column: ordering by the relation means its Meta.ordering, which is newest first already.
+    return samples.order_by("-run_id", "-step", "id").first()
 
 
 def _last_answer(stage: str) -> Generation | None:
-    """The newest finished answer the site itself asked the stage's current checkpoint for (see services)."""
-    answers = Generation.objects.filter(checkpoint__stage=stage, visitor=None, sampling__temperature=0)
-    return answers.filter(state=Generation.State.DONE).order_by("-checkpoint", "created_at").first()
+    """The first finished answer the site itself asked the stage's newest checkpoint for (see services)."""
+    answers = SiteAnswer.objects.filter(checkpoint__stage=stage, generation__state=Generation.State.DONE)
+    newest = answers.select_related("generation").order_by("-checkpoint_id", "generation__created_at").first()
+    return newest.generation if newest else None
 
 
 # -- one function per stage ----------------------------------------------------------------------
@@ -424,13 +428,9 @@ def _agreement_figure() -> list[Figure]:
     ]
 
 
-PUBLIC = (Prompt.Source.SHIPPED, Prompt.Source.STAFF)
-"""Questions that are no visitor's own, and may therefore be shown to everyone."""
-
-
 def _scored_pair() -> VotedPair | None:
     """A held-out pair with what the newest reward model gave both answers."""
-    public = Prompt.objects.filter(source__in=PUBLIC, active=True).values("text")
+    public = Prompt.objects.public().filter(active=True).values("text")
     sample = _last_sample(REWARD, extra__outcome="win", extra__has_key="rejected_reward", prompt__in=public)
     if sample is None:
         return None
@@ -454,7 +454,7 @@ def _score(value: Any) -> str:
 def _voted_pair() -> VotedPair | None:
     """The newest vote with a winner, while there is no reward model to score it."""
     votes = Vote.objects.for_training().filter(choice__in=("a", "b"), pair__from_chat=False)
-    public = votes.filter(pair__prompt__source__in=PUBLIC, pair__prompt__active=True)
+    public = votes.filter(pair__prompt__source__in=Prompt.PUBLIC, pair__prompt__active=True)
     vote = public.select_related("pair__prompt", "pair__a", "pair__b").order_by("-created_at", "-id").first()
     if vote is None or vote.pair.prompt is None:
         return None
@@ -533,7 +533,15 @@ def _grpo(stage: str) -> dict[str, Any]:
         form=percent,
         is_share=True,
     )
-    return {"figures": [*held_out, *sampled], "group": _group(stage)}
+    taste = _step_figure(
+        stage,
+        "taste_reward",
+        name="held out",
+        y_label="reward model’s score",
+        what="How much of the voters’ taste it keeps, on held-out questions",
+        form=signed,
+    )
+    return {"figures": [*held_out, *sampled, *taste], "group": _group(stage)}
 
 
 def _group(stage: str) -> Group | None:

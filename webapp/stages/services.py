@@ -15,6 +15,7 @@ from webapp.chat.services import ask_checkpoints
 from webapp.checkpoints.models import Checkpoint, Generation
 from webapp.checkpoints.services import start_generation
 from webapp.stages.catalog import CATALOG
+from webapp.stages.models import SiteAnswer
 from webapp.stages.queries import home_generations
 
 HOME_SAMPLING: Final[dict[str, Any]] = {"temperature": 0, "top_k": 0, "top_p": 1.0, "max_new_tokens": 80, "seed": 0}
@@ -35,13 +36,16 @@ def ask_home_prompt(*, prompt: str) -> list[Generation]:
     locked = Checkpoint.objects.select_for_update().filter(pk__in=[checkpoint.pk for checkpoint in chattable])
     list(locked.order_by("pk"))
     answered = home_generations(chattable, prompt)
-    return [
-        start_generation(
-            checkpoint=checkpoint, messages=[{"role": "user", "content": prompt}], sampling=HOME_SAMPLING, visitor=None
-        )
-        for checkpoint in chattable
-        if _may_be_asked(answered.get(checkpoint.pk))
-    ]
+    return [_ask(one, prompt) for one in chattable if _may_be_asked(answered.get(one.pk))]
+
+
+def _ask(checkpoint: Checkpoint, prompt: str) -> Generation:
+    """Ask anew; an answer that failed before is forgotten."""
+    generation = start_generation(
+        checkpoint=checkpoint, messages=[{"role": "user", "content": prompt}], sampling=HOME_SAMPLING, visitor=None
+    )
+    SiteAnswer.objects.update_or_create(checkpoint=checkpoint, prompt=prompt, defaults={"generation": generation})
+    return generation
 
 
 def ask_all_stages(*, visitor: Visitor, text: str, sampling: Mapping[str, Any]) -> Conversation:

@@ -18,7 +18,7 @@ from django.utils.safestring import SafeString
 
 from trainer.config import STAGE_TITLES, STAGES
 from webapp.training import charts, curriculum, services
-from webapp.training.estimates import estimate_run
+from webapp.training.estimates import RunEstimate, estimate_run
 from webapp.training.forms import RunForm
 from webapp.training.models import LogLine, TrainingRun
 
@@ -31,7 +31,15 @@ class TrainingRunAdmin(admin.ModelAdmin[TrainingRun]):
     list_filter = ("state", "stage")
     list_select_related = ("checkpoint",)
     fieldsets = (
-        (None, {"fields": ("stage", "preset", "parent", "reward_model", "votes_used", "seed", "checkpoint")}),
+        (
+            None,
+            {
+                "fields": (
+                    *("stage", "preset", "parent", "reward_model", "overruled"),
+                    *("votes_used", "votes_source", "seed", "checkpoint"),
+                )
+            },
+        ),
         ("When", {"fields": ("created_at", "requested_by", "curriculum", "started_at", "finished_at")}),
         ("Frozen inputs", {"fields": ("config", "inputs"), "classes": ("collapse",)}),
         (
@@ -85,16 +93,15 @@ class TrainingRunAdmin(admin.ModelAdmin[TrainingRun]):
         if stage not in STAGES:
             stage = STAGES[1]
         form = RunForm(request.POST or None, stage=stage)
-        estimate = None
+        estimate: RunEstimate | None = None
+        doubts: list[str] = []
         if request.method == "POST" and form.is_valid():
-            if "start" in request.POST:
-                run = _start(request, form)
-                if run is not None:
-                    self.message_user(request, f"{run} is queued.")
-                    return redirect(run)
-            else:
-                preset = form.cleaned_data["preset"]
-                estimate = estimate_run(stage=stage, preset=preset, votes=form.votes_used())
+            run = _start(request, form) if "start" in request.POST else None
+            if run is not None:
+                self.message_user(request, f"{run} is queued.")
+                return redirect(run)
+            doubts = form.doubts()
+            estimate = estimate_run(stage=stage, preset=form.cleaned_data["preset"], votes=form.votes_used())
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,
@@ -103,6 +110,7 @@ class TrainingRunAdmin(admin.ModelAdmin[TrainingRun]):
             "stage": stage,
             "stages": STAGE_TITLES,
             "estimate": estimate,
+            "doubts": doubts,
             "command": services.train_command(**form.run_arguments()) if estimate else "",
         }
         return TemplateResponse(request, "admin/training/trainingrun/add.html", context)
@@ -134,6 +142,8 @@ def _start(request: HttpRequest, form: RunForm) -> TrainingRun | None:
     try:
         user = request.user if request.user.is_authenticated else None
         return services.queue_run(**form.run_arguments(), requested_by=user)
+    except services.RewardModelDoubted:
+        form.add_error("overrule_doubts", "Tick this to go on, or collect more votes first.")
     except ValueError as error:
         form.add_error(None, str(error))
-        return None
+    return None

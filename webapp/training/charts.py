@@ -22,6 +22,7 @@ TITLES = {
     "held_out_win_rate": "Wins over its parent, by the reward model",
     "solved": "Problems solved",
     "pass_at_1": "Held-out problems solved at the first try",
+    "taste_reward": "Taste kept: the reward model’s score",
     "mean_reward": "Reward",
     "kl": "KL to the reference, nats per answer",
     "kl_weight": "Weight of the KL penalty",

@@ -2,63 +2,48 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import re
 from typing import Any
 from urllib.parse import parse_qs
 
-import redis
 from channels.db import database_sync_to_async
-from channels.generic.websocket import AsyncWebsocketConsumer
 
 from webapp import streams
+from webapp.sockets import REFUSED, WorkingConsumer
 from webapp.training.models import TrainingRun
 from webapp.training.services import state_event
 
-NO_SUCH_RUN = 4404
-TRY_AGAIN = 4503
 _POSITION = re.compile(r"\d{1,20}(-\d{1,20})?")
 QUIET_S = 15.0
 """After this long without an event the run's row is read again: its worker may be gone."""
 
 
-class RunConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels has no types
+class RunConsumer(WorkingConsumer):
     """Sends the log's events after the position the page was rendered at, each with its id.
 
     The page is told the run's row as it is now when it connects and whenever the log is quiet, so a
     lost log or a dead worker shows too. The last frame is of type "end".
     """
 
-    follower: asyncio.Task[None] | None = None
-
     async def connect(self) -> None:
         await self.accept()
-        run = await self._read_run()
-        if run is None:
-            await self.close(NO_SUCH_RUN)
-            return
         after = parse_qs(self.scope["query_string"].decode("latin-1")).get("after", ["0"])[0]
-        self.follower = asyncio.create_task(self._follow(run, after if _POSITION.fullmatch(after) else "0"))
-
-    async def disconnect(self, code: int) -> None:
-        if self.follower:
-            self.follower.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self.follower
+        self.work(self._follow, after if _POSITION.fullmatch(after) else "0")
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         await self._send({"type": "error", "text": "This socket only speaks."})
 
-    async def _follow(self, run: TrainingRun, after: str) -> None:
-        try:
-            await self._send(state_event(run))
-            if run.is_active:
-                await self._pass_on(run, after)
-            await self.close()
-        except redis.RedisError:
-            await self.close(TRY_AGAIN)
+    async def _follow(self, after: str) -> None:
+        run = await self._read_run()
+        if run is None:
+            await self.finish(REFUSED)
+            return
+        await self._send(state_event(run))
+        if run.is_active:
+            await self._pass_on(run, after)
+        await self.finish()
 
     async def _pass_on(self, run: TrainingRun, after: str) -> None:
         async with contextlib.aclosing(streams.follow(run.stream_key, after, wait_s=QUIET_S)) as entries:

@@ -2,7 +2,8 @@
 
 Nothing here is remembered that the database does not already say: the next step follows from the
 checkpoints, runs and votes there are. So a site that was killed anywhere goes on where it stood, and
-a person may take any step by hand from the admin pages without confusing it.
+a person may take any step by hand from the admin pages without confusing it. How far it walks alone,
+every start says anew: `up` trains the first two stages, `--demo` all of them, `--no-curriculum` none.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from django.utils import timezone
 
 from trainer.config import GRPO, INIT, PARENT_STAGES, PPO, PRETRAIN, REWARD, SFT, STAGE_TITLES, get_preset
 from trainer.tastes import TASTES
-from webapp.arena.services import simulate_votes
+from webapp.arena.models import Vote
+from webapp.arena.services import simulate_votes, simulated_visitor
 from webapp.checkpoints.models import Checkpoint
 from webapp.checkpoints.services import register_checkpoint
 from webapp.training import services
@@ -49,7 +51,8 @@ class NextStep:
     """What the site does now, or waits for; the home page shows it to everyone."""
 
     state: str
-    """"starting", "training", "voting", "votes" (people are asked), "ready" (a button away), "failed" or "done"."""
+    """"starting", "training", "voting", "votes" (people are asked), "ready" (a button away), "doubted" (the reward
+    model may need more votes: a choice away), "failed" or "done"."""
     label: str
     """A few words: a heading, or the button's text when `is_action`."""
     text: str
@@ -63,7 +66,11 @@ class NextStep:
     """Progress, where there is any: steps or votes."""
     run: TrainingRun | None = None
     is_action: bool = False
-    """Staff can take it: POST to training:next_step."""
+    """Staff can take it: POST to training:next_step; with `overrule_doubts` where there are any."""
+    doubts: tuple[str, ...] = ()
+    """What speaks against training with the newest reward model."""
+    may_train_again: bool = False
+    """There are votes the doubted reward model has not learnt from: POST to training:next_step with `again`."""
     may_simulate: bool = False
     """Staff can let a simulated voter stand in: POST to training:next_step with a `taste`."""
 
@@ -102,7 +109,9 @@ def next_step() -> NextStep:
             url=broken.get_absolute_url(),
             run=broken,
         )
-    return _reward_step() if missing == REWARD else _ready(missing)
+    if missing == REWARD:
+        return _reward_step()
+    return (_doubted_step(checkpoints.get(REWARD)) if missing == PPO else None) or _ready(missing)
 
 
 def _training(run: TrainingRun) -> NextStep:
@@ -131,18 +140,54 @@ def _ready(stage: str) -> NextStep:
     return NextStep(state="ready", label=label, text=texts[stage], stage=stage, is_action=True)
 
 
-def _reward_step() -> NextStep:
+def _voting() -> NextStep | None:
+    """The simulated voter, while it is at work."""
+    curriculum = Curriculum.objects.filter(votes_wanted__gt=0).first()
+    if curriculum is None:
+        return None
+    return NextStep(
+        state="voting",
+        label="A simulated voter is at work",
+        text=f"It likes answers that are {_taste_words(curriculum.taste)}, and errs in one vote of ten.",
+        stage=REWARD,
+        url=reverse("arena:vote"),
+        done=curriculum.votes_cast,
+        total=curriculum.votes_wanted,
+    )
+
+
+def _doubted_step(reward_model: Checkpoint | None) -> NextStep | None:
+    """The choice between more votes and PPO all the same; None when nothing speaks against the reward model."""
+    doubts = services.doubts(stage=PPO, reward_model=reward_model)
+    if not doubts:
+        return None
+    new = services.training_votes("all").since_last_reward_model().count()
     curriculum = Curriculum.objects.first()
-    if curriculum and curriculum.votes_wanted:
-        return NextStep(
-            state="voting",
-            label="A simulated voter is at work",
-            text=f"It likes answers that are {_taste_words(curriculum.taste)}, and errs in one vote of ten.",
-            stage=REWARD,
-            url=reverse("arena:vote"),
-            done=curriculum.votes_cast,
-            total=curriculum.votes_wanted,
-        )
+    return _voting() or NextStep(
+        state="doubted",
+        label="The reward model may need more votes",
+        text=curriculum.error
+        if curriculum and curriculum.error
+        else (
+            "It is trained, and was tested on votes it has not seen. After a first round doubts are the usual case: "
+            "only one vote in ten is kept back for the test, and so few prove little. More votes make it surer; or "
+            "go on as it is, and see what comes of it."
+        ),
+        stage=PPO,
+        url=reverse("arena:vote"),
+        done=new,
+        total=settings.VOTES_PER_REWARD_MODEL,
+        is_action=True,
+        doubts=tuple(doubts),
+        may_train_again=new > 0,
+        may_simulate=True,
+    )
+
+
+def _reward_step() -> NextStep:
+    if voting := _voting():
+        return voting
+    curriculum = Curriculum.objects.first()
     votes, wanted = services.training_votes("all").count(), settings.VOTES_PER_REWARD_MODEL
     if votes >= wanted:
         return _ready(REWARD)
@@ -166,16 +211,21 @@ def _taste_words(taste: str) -> str:
 # -- acting --------------------------------------------------------------------------------------
 
 
-def perform_next_step(*, requested_by: User | None = None, taste: str = "") -> NextStep:
+def perform_next_step(
+    *, requested_by: User | None = None, taste: str = "", again: bool = False, overrule_doubts: bool = False
+) -> NextStep:
     """Take the next step: start the run that is ready, or (with a taste) the simulated voter.
 
+    Where the reward model is doubted, `again` trains another one and `overrule_doubts` goes on with it.
     Raises ValueError when there is nothing to start. Returns what the site does now.
     """
     step = next_step()
     if step.may_simulate and taste:
         start_simulated_votes(taste=taste)
+    elif step.may_train_again and again:
+        _queue_stage(REWARD, requested_by=requested_by)
     elif step.is_action:
-        _queue_stage(step.stage, requested_by=requested_by)
+        _queue_stage(step.stage, requested_by=requested_by, overrule_doubts=overrule_doubts)
     elif step.may_simulate:
         raise ValueError(f"{step.total - step.done} more votes are needed first; vote, or choose a simulated voter.")
     else:
@@ -190,19 +240,19 @@ def advance() -> None:
         return
     step = next_step()
     demo = curriculum.automatic == Automatic.DEMO and not curriculum.error
-    if demo and step.may_simulate:
+    if demo and step.may_simulate and not step.doubts:
         start_simulated_votes(taste=curriculum.taste)
     elif step.is_action and (demo or step.stage in (PRETRAIN, SFT)):
         if TrainingRun.objects.filter(stage=step.stage).exists():
             return  # it was discarded, or its checkpoint hidden: a person has decided
         try:
-            _queue_stage(step.stage)
+            _queue_stage(step.stage, overrule_doubts=demo)  # nobody is there to ask; the run's log says so
         except ValueError:
             if next_step().state != "training":  # else another process was quicker
                 raise
 
 
-def _queue_stage(stage: str, *, requested_by: User | None = None) -> TrainingRun:
+def _queue_stage(stage: str, *, requested_by: User | None = None, overrule_doubts: bool = False) -> TrainingRun:
     """Queue `stage` from the newest checkpoint of its usual parent stage."""
     parent, reward_model = usual_inputs(stage)
     preset = parent.preset if parent and parent.preset else settings.CURRICULUM_PRESET
@@ -211,6 +261,7 @@ def _queue_stage(stage: str, *, requested_by: User | None = None) -> TrainingRun
         preset=preset,
         parent=parent,
         reward_model=reward_model,
+        overrule_doubts=overrule_doubts,
         requested_by=requested_by,
         curriculum=True,
     )
@@ -220,13 +271,22 @@ def usual_inputs(stage: str) -> tuple[Checkpoint | None, Checkpoint | None]:
     """(parent, reward model) a stage is trained from unless someone says otherwise; None where there is none yet."""
     checkpoints = Checkpoint.objects.current_by_stage()
     if stage == GRPO:  # keeps the taste where there is one
-        return checkpoints.get(PPO) or checkpoints.get(SFT), None
+        usual = checkpoints.get(PPO) or checkpoints.get(SFT)
+        return usual, usual_judge(usual)
     if stage == PPO:
         reward_model = checkpoints.get(REWARD)
         learner = reward_model.parent if reward_model else None
         usual = learner if learner and learner.stage in PARENT_STAGES[PPO] else checkpoints.get(SFT)
         return usual, reward_model
     return next((checkpoints[parent] for parent in PARENT_STAGES[stage] if parent in checkpoints), None), None
+
+
+def usual_judge(parent: Checkpoint | None) -> Checkpoint | None:
+    """The reward model GRPO measures the taste with: the one the newest PPO run in this line trained against."""
+    line = parent.lineage() if parent else []
+    runs = TrainingRun.objects.filter(checkpoint__in=[one for one in line if one.stage == PPO])
+    newest = runs.with_links().order_by("-checkpoint_id").first()
+    return newest.reward_model if newest else None
 
 
 # -- the first start -----------------------------------------------------------------------------
@@ -238,25 +298,17 @@ def prepare_first_start(*, demo: bool, curriculum: bool) -> None:
     Safe at every start: what is there is kept, and a walk that was cut off goes on. ValueError when the
     random weights cannot be written.
     """
-    get_preset(settings.CURRICULUM_PRESET)
+    preset = get_preset(settings.CURRICULUM_PRESET)
     if not Checkpoint.objects.filter(stage=INIT).exists():
         register_checkpoint(directory=_write_init_checkpoint())
-    preset = settings.CURRICULUM_PRESET
-    row, _ = Curriculum.objects.get_or_create(pk=1, defaults={"preset": preset, "taste": _demo_taste(preset)})
-    if not curriculum:
-        row.automatic = Automatic.OFF
-    elif demo:
-        row.automatic = Automatic.DEMO
+    row, _ = Curriculum.objects.get_or_create(pk=1, defaults={"taste": preset.taste})
+    # What an earlier start was told does not stick: `up --demo` and then a plain `up` is a plain site again.
+    row.automatic = (Automatic.DEMO if demo else Automatic.START) if curriculum else Automatic.OFF
     row.error = ""
     row.save(update_fields=["automatic", "error"])
     resume_voting()
     advance()
     measure_machine()
-
-
-def _demo_taste(preset: str) -> str:
-    """What the demo's voter likes. All that a smoke model's gibberish can differ in is its length."""
-    return "shorter" if preset == "smoke" else "friendlier"
 
 
 def _write_init_checkpoint() -> Path:
@@ -285,11 +337,12 @@ def start_simulated_votes(*, taste: str) -> None:
     if learner is None:
         raise ValueError("There is nothing to vote on before instruction fine-tuning.")
     preset = get_preset(learner.preset or settings.CURRICULUM_PRESET)
-    row, _ = Curriculum.objects.get_or_create(pk=1, defaults={"preset": preset.name, "automatic": Automatic.OFF})
+    row, _ = Curriculum.objects.get_or_create(pk=1, defaults={"automatic": Automatic.OFF})
+    there = Vote.objects.filter(visitor=simulated_visitor(taste), pair__a__checkpoint=learner).count()
     started = Curriculum.objects.filter(pk=row.pk, votes_wanted=0).update(
         taste=taste,
-        votes_wanted=max(preset.votes, settings.VOTES_PER_REWARD_MODEL),
-        votes_cast=0,
+        votes_wanted=there + max(preset.votes, settings.VOTES_PER_REWARD_MODEL),
+        votes_cast=there,
         voting_until=_voting_lease(),
         error="",
     )

@@ -69,7 +69,7 @@ def read_machine() -> dict[str, Any] | None:
 def estimate_run(*, stage: str, preset: str, votes: int = 0) -> RunEstimate:
     """Time, memory and disk of a run here, with a warning for each that does not fit. ValueError as get_preset."""
     machine = read_machine()
-    figures = estimate(stage, get_preset(preset), machine, votes=votes)
+    figures = estimate(stage, get_preset(preset), machine, votes=votes, threads=settings.TRAIN_THREADS)
     duration, basis = timedelta(seconds=round(figures.seconds)), "assuming a laptop; this machine was not measured yet"
     if figures.measured and machine:
         basis = f"from a measurement of this machine ({machine.get('cpu') or 'unknown processor'})"

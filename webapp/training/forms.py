@@ -7,7 +7,7 @@ from typing import Any
 from django import forms
 from django.conf import settings
 
-from trainer.config import PARENT_STAGES, PPO, PRESETS, REWARD, STAGE_TITLES
+from trainer.config import GRPO, PARENT_STAGES, PPO, PRESETS, REWARD, STAGE_TITLES
 from trainer.tastes import TASTES
 from webapp.checkpoints.models import Checkpoint
 from webapp.training import curriculum, services
@@ -22,10 +22,16 @@ class StopForm(forms.Form):
 
 class NextStepForm(forms.Form):
     taste = forms.ChoiceField(choices=[("", "No, people vote"), *((name, name) for name in TASTES)], required=False)
+    again = forms.BooleanField(required=False)
+    overrule_doubts = forms.BooleanField(required=False)
 
 
 class RunForm(forms.Form):
-    """A run of one stage. The fields, and the checkpoints offered, are those the stage can use."""
+    """A run of one stage. The fields, and the checkpoints offered, are those the stage can use.
+
+    It is valid in spite of doubts about a reward model: they are shown with the estimate, beside the
+    checkbox that overrules them.
+    """
 
     preset = forms.ChoiceField(
         choices=[(name, f"{name}: {preset.summary}") for name, preset in PRESETS.items()],
@@ -37,8 +43,12 @@ class RunForm(forms.Form):
     )
     votes = forms.ChoiceField(label="Votes to use")
     seed = forms.IntegerField(
-        min_value=0, max_value=2**31 - 1, initial=0, help_text="The same seed and inputs give the same weights."
+        min_value=0,
+        max_value=services.MAX_SEED,
+        initial=0,
+        help_text="The same seed and inputs give the same weights.",
     )
+    overrule_doubts = forms.BooleanField(required=False, label="Train with it all the same")
 
     def __init__(self, *args: Any, stage: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -46,7 +56,11 @@ class RunForm(forms.Form):
         parent, reward_model = curriculum.usual_inputs(stage)
         listed = Checkpoint.objects.listed()
         self._offer("parent", listed.filter(stage__in=PARENT_STAGES[stage]), parent, wanted=bool(PARENT_STAGES[stage]))
-        self._offer("reward_model", listed.filter(stage=REWARD), reward_model, wanted=stage == PPO)
+        self._offer("reward_model", listed.filter(stage=REWARD), reward_model, wanted=stage in (PPO, GRPO))
+        if stage == GRPO:
+            self._make_judge_optional()
+        if stage != PPO:
+            del self.fields["overrule_doubts"]
         if stage == REWARD:
             counts = {source: services.training_votes(source).count() for source in services.VOTE_SOURCES}
             choices = [(s, f"{title} ({counts[s]})") for s, title in services.VOTE_SOURCES.items()]
@@ -62,12 +76,17 @@ class RunForm(forms.Form):
         self.fields[name].queryset = checkpoints  # type: ignore[attr-defined]
         self.fields[name].initial = usual
 
+    def _make_judge_optional(self) -> None:
+        judge = self.fields["reward_model"]
+        assert isinstance(judge, forms.ModelChoiceField)
+        judge.required, judge.empty_label = False, "none"
+        judge.help_text = "Measures how much of the taste it learnt the model keeps; it is not trained against."
+
     def clean(self) -> dict[str, Any]:
         cleaned = super().clean() or {}
         if not self.errors:
-            arguments = {name: value for name, value in self.run_arguments().items() if name != "seed"}
             try:
-                services.check_run(**arguments)
+                services.check_run(**{**self.run_arguments(), "overrule_doubts": True})
             except ValueError as error:
                 raise forms.ValidationError(str(error)) from error
         return cleaned
@@ -82,7 +101,16 @@ class RunForm(forms.Form):
             "reward_model": cleaned.get("reward_model"),
             "votes": cleaned.get("votes") or "all",
             "seed": cleaned["seed"],
+            "overrule_doubts": cleaned.get("overrule_doubts", False),
         }
+
+    def doubts(self) -> list[str]:
+        """What speaks against the reward model that was chosen."""
+        return services.doubts(stage=self.stage, reward_model=self.cleaned_data.get("reward_model"))
+
+    def input_fields(self) -> list[forms.BoundField]:
+        """All but the checkbox, which stands beside the doubts it overrules."""
+        return [field for field in self if field.name != "overrule_doubts"]
 
     def votes_used(self) -> int:
         return services.training_votes(self.cleaned_data["votes"]).count() if self.stage == REWARD else 0
@@ -91,7 +119,8 @@ class RunForm(forms.Form):
     def missing(self) -> str:
         """What has to be there before this stage can run at all; empty when all is."""
         for name, stages in (("parent", PARENT_STAGES[self.stage]), ("reward_model", (REWARD,))):
-            if name in self.fields and not self.fields[name].queryset.exists():  # type: ignore[attr-defined]
+            field = self.fields.get(name)
+            if isinstance(field, forms.ModelChoiceField) and field.required and not field.queryset:
                 wanted = " or ".join(STAGE_TITLES[stage].lower() for stage in stages)
                 return f"This stage needs a checkpoint of {wanted}, and there is none yet."
         return ""

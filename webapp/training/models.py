@@ -74,12 +74,16 @@ class TrainingRun(models.Model):
         null=True,
         blank=True,
         related_name="runs_against",
-        help_text="PPO only: the reward model to train against.",
+        help_text="The reward model PPO trains against, and GRPO measures the taste with.",
+    )
+    overruled = models.TextField(
+        blank=True, help_text="What spoke against its reward model when a person, or the demo, started it all the same."
     )
     seed = models.PositiveIntegerField(default=0)
     config = models.JSONField(default=dict, help_text="The frozen stage config.")
     inputs = models.JSONField(default=dict, help_text="Hashes of the frozen inputs (votes, parent, reward model).")
     votes_used = models.PositiveIntegerField(default=0)
+    votes_source = models.CharField(max_length=9, blank=True, help_text="Reward only: all votes, or one source's.")
     curriculum = models.BooleanField(default=False, help_text="Started by the first-start curriculum or the demo.")
     requested_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+")
 
@@ -250,7 +254,7 @@ class LogLine(models.Model):
 
 
 class Curriculum(models.Model):
-    """How far a site walks the stages by itself. One row, written at the first start."""
+    """How far a site walks the stages by itself. One row; every start writes what its own flags say."""
 
     class Automatic(models.TextChoices):
         OFF = "off", "nothing starts by itself"
@@ -258,7 +262,6 @@ class Curriculum(models.Model):
         DEMO = "demo", "every stage, with a simulated voter"
 
     automatic = models.CharField(max_length=5, choices=Automatic.choices, default=Automatic.START)
-    preset = models.CharField(max_length=32)
     taste = models.CharField(max_length=32, default="friendlier", help_text="The simulated voter's taste.")
     votes_wanted = models.PositiveIntegerField(default=0, help_text="Votes the simulated voter is to cast; 0 = rests.")
     votes_cast = models.PositiveIntegerField(default=0, help_text="How many of them it has cast.")
@@ -266,4 +269,4 @@ class Curriculum(models.Model):
     error = models.TextField(blank=True, help_text="Why the simulated voter stopped.")
 
     def __str__(self) -> str:
-        return f"curriculum ({self.automatic}, {self.preset})"
+        return f"curriculum ({self.automatic})"

@@ -27,9 +27,11 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from trainer import config as stages
+from trainer.alarms import doubts_about
 from webapp import streams
-from webapp.arena.exchange import write_votes
-from webapp.arena.models import Vote, VoteQuerySet
+from webapp.arena.exchange import mark_learnt, write_votes
+from webapp.arena.models import Pair, Prompt, Vote, VoteQuerySet
+from webapp.chat.models import Message
 from webapp.checkpoints.models import Checkpoint
 from webapp.checkpoints.services import register_checkpoint
 from webapp.training.events import Logged, Measured, Sampled, Started, TrainerEvent
@@ -49,9 +51,16 @@ MAX_INTERRUPTIONS = 5
 VOTE_SOURCES = {"all": "every vote", **dict(Vote.Source.choices)}
 """Which votes a reward model may learn from."""
 
+MAX_SEED = 2**31 - 1
+"""What every database can keep."""
+
 
 class LeaseLostError(Exception):
     """Another attempt has the run; whoever sees this must stop at once and write nothing."""
+
+
+class RewardModelDoubted(ValueError):
+    """PPO is not started against this reward model unless a person overrules; the message says what is doubtful."""
 
 
 # -- queueing ------------------------------------------------------------------------------------
@@ -65,21 +74,30 @@ def queue_run(
     reward_model: Checkpoint | None = None,
     seed: int = 0,
     votes: str = "all",
+    overrule_doubts: bool = False,
     requested_by: User | None = None,
     curriculum: bool = False,
 ) -> TrainingRun:
     """Queue a run with its config, votes and hashes frozen into its own directory; enqueued after commit.
 
+    `overrule_doubts` starts PPO whatever speaks against its reward model, which is then kept with the run.
     Raises ValueError with one sentence that says what to do, and then leaves nothing behind.
     """
-    check_run(stage=stage, preset=preset, parent=parent, reward_model=reward_model, votes=votes)
+    check_run(
+        stage=stage,
+        preset=preset,
+        parent=parent,
+        reward_model=reward_model,
+        votes=votes,
+        seed=seed,
+        overrule_doubts=overrule_doubts,
+    )
     staging = Path(settings.RUN_DIR) / f".{uuid.uuid4().hex}"
     staging.mkdir(parents=True)
     try:
         votes_sha256, votes_used = None, 0
         if stage == stages.REWARD:
-            votes_sha256 = write_votes(staging / "votes.jsonl", training_votes(votes))
-            votes_used = len((staging / "votes.jsonl").read_text().splitlines())
+            votes_sha256, votes_used = write_votes(staging / "votes.jsonl", training_votes(votes))
         config = {} if stage == stages.INIT else stages.to_dict(stages.get_preset(preset).stage(stage))
         with transaction.atomic():
             run = TrainingRun.objects.create(
@@ -90,9 +108,17 @@ def queue_run(
                 seed=seed,
                 config=config,
                 votes_used=votes_used,
+                votes_source=votes if stage == stages.REWARD else "",
+                overruled=" ".join(doubts(stage=stage, reward_model=reward_model)),
                 curriculum=curriculum,
                 requested_by=requested_by,
             )
+            if run.overruled:
+                alone = curriculum and requested_by is None
+                why = "this is a demo, and nobody is there to ask" if alone else "a person overruled it"
+                LogLine.objects.create(
+                    run=run, text=f"About its reward model: {run.overruled} It starts all the same: {why}."
+                )
             run_json = _write_run_json(staging, run)
             run.inputs = _without_none(
                 run_json=hashlib.sha256(run_json.encode()).hexdigest(),
@@ -105,21 +131,37 @@ def queue_run(
             staging.rename(run.inputs_dir)
             transaction.on_commit(partial(enqueue_run, run.pk))
     except IntegrityError as error:
-        raise ValueError(_already_active(stage, parent)) from error
+        if _is_double_start(error):
+            raise ValueError(_already_active(stage, parent)) from error
+        raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return run
 
 
 def check_run(
-    *, stage: str, preset: str, parent: Checkpoint | None, reward_model: Checkpoint | None = None, votes: str = "all"
+    *,
+    stage: str,
+    preset: str,
+    parent: Checkpoint | None,
+    reward_model: Checkpoint | None = None,
+    votes: str = "all",
+    seed: int = 0,
+    overrule_doubts: bool = False,
 ) -> None:
-    """Raise ValueError unless such a run may start now. (Two starts at once are settled by the database.)"""
+    """Raise ValueError unless such a run may start now. (Two starts at once are settled by the database.)
+
+    RewardModelDoubted comes last: overruling it is all that is missing then.
+    """
     stages.check_parent_stage(stage, parent.stage if parent else None)
     _check_size(stages.get_preset(preset), parent)
-    if reward_model is not None and stage != stages.PPO:
-        raise ValueError(f"{stage} does not use a reward model; only ppo does.")
-    if stage == stages.PPO:
+    if not 0 <= seed <= MAX_SEED:
+        raise ValueError(f"The seed must be a number from 0 to {MAX_SEED}, not {seed}.")
+    if reward_model is not None and stage not in (stages.PPO, stages.GRPO):
+        raise ValueError(f"{stage} does not use a reward model; only ppo and grpo do.")
+    if stage == stages.PPO and reward_model is None:
+        raise ValueError("ppo needs a reward model; train the reward stage first.")
+    if reward_model is not None:
         _check_reward_model(reward_model, parent)
     if votes not in VOTE_SOURCES:
         raise ValueError(f"Unknown votes {votes!r}; choose one of {', '.join(VOTE_SOURCES)}.")
@@ -127,6 +169,13 @@ def check_run(
         raise ValueError(problem)
     if TrainingRun.objects.active().filter(stage=stage, parent=parent).exists():
         raise ValueError(_already_active(stage, parent))
+    if not overrule_doubts and (texts := doubts(stage=stage, reward_model=reward_model)):
+        raise RewardModelDoubted(f"The reward model may need more votes. {' '.join(texts)}")
+
+
+def doubts(*, stage: str, reward_model: Checkpoint | None) -> list[str]:
+    """What speaks against training `stage` against this reward model, in plain language. (GRPO only measures.)"""
+    return doubts_about(reward_model.metrics) if stage == stages.PPO and reward_model else []
 
 
 def training_votes(votes: str) -> VoteQuerySet:
@@ -154,9 +203,7 @@ def _check_size(preset: stages.Preset, parent: Checkpoint | None) -> None:
         )
 
 
-def _check_reward_model(reward_model: Checkpoint | None, parent: Checkpoint | None) -> None:
-    if reward_model is None:
-        raise ValueError("ppo needs a reward model; train the reward stage first.")
+def _check_reward_model(reward_model: Checkpoint, parent: Checkpoint | None) -> None:
     if reward_model.stage != stages.REWARD:
         raise ValueError(f"{reward_model} is not a reward model; choose a checkpoint of the reward stage.")
     if parent and _ancestor(reward_model).pk != _ancestor(parent).pk:
@@ -175,6 +222,12 @@ def _already_active(stage: str, parent: Checkpoint | None) -> str:
     return f"A {stage} run{source} is already queued or running; wait for it or stop it first."
 
 
+def _is_double_start(error: IntegrityError) -> bool:
+    """Whether it was the constraints on active runs that refused; PostgreSQL names them, SQLite their columns."""
+    names = ("one_active_run_per_stage", "UNIQUE constraint failed: training_trainingrun.stage")
+    return any(name in str(error) for name in names)
+
+
 def _write_run_json(staging: Path, run: TrainingRun) -> str:
     """What the trainer is given; see `python -m trainer run`. The paths are where things will be."""
     content = json.dumps(
@@ -187,6 +240,7 @@ def _write_run_json(staging: Path, run: TrainingRun) -> str:
             "votes": str(run.inputs_dir / "votes.jsonl") if run.votes_used else None,
             "data": None,
             "config": run.config,
+            "overrule_doubts": bool(run.overruled),
             # Another number of threads would sum in another order: a resumed run would not be exact.
             "threads": settings.TRAIN_THREADS,
         },
@@ -300,6 +354,7 @@ def _record_metrics(run: TrainingRun, event: Measured) -> None:
 
 
 def _record_samples(run: TrainingRun, event: Sampled) -> None:
+    samples = _shown_to_everyone(event.samples) if run.stage == stages.REWARD else event.samples
     rows = [
         Sample(
             run=run,
@@ -308,13 +363,31 @@ def _record_samples(run: TrainingRun, event: Sampled) -> None:
             text=sample["text"],
             extra={name: value for name, value in sample.items() if name not in ("prompt", "text")},
         )
-        for sample in event.samples
+        for sample in samples
     ]
     with transaction.atomic():
         _update_held(run, step=event.step)
         Sample.objects.filter(run=run, step=event.step).delete()
         Sample.objects.bulk_create(rows)
-    publish(run, {"type": "samples", "step": event.step, "samples": event.samples})
+    # The log only says that there are some: a page fetches itself again and shows what the database has.
+    publish(run, {"type": "samples", "step": event.step})
+
+
+def _shown_to_everyone(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A reward run's samples are held-out votes: without those whose question or answer is from somebody's chat.
+
+    People choose between two answers in their own chats, too. A reward model may learn from that; a run's
+    page is for everyone.
+    """
+    texts = [{sample["prompt"], sample["text"], str(sample.get("rejected", ""))} - {""} for sample in samples]
+    every = set().union(*texts)
+    public = set(Prompt.objects.public().filter(text__in=every).values_list("text", flat=True))
+    asked = Message.objects.filter(role=Message.Role.USER, text__in=every - public)
+    private = set(asked.values_list("text", flat=True))
+    # What was said before a shipped question may show in its answer.
+    chosen_in_chat = Pair.objects.filter(Q(a__text__in=every) | Q(b__text__in=every), from_chat=True)
+    private.update(*chosen_in_chat.values_list("a__text", "b__text"))
+    return [sample for sample, own in zip(samples, texts, strict=True) if private.isdisjoint(own)]
 
 
 def add_log(*, run: TrainingRun, text: str, level: str = LogLine.Level.INFO, step: int | None = None) -> None:
@@ -360,6 +433,8 @@ def finish_run(*, run: TrainingRun) -> TrainingRun:
     renew_lease(run)
     # It hashes the weights, so no transaction is open; after a take-over here it returns the row made now.
     checkpoint = register_checkpoint(directory=run.output_dir, parent=run.parent)
+    if run.stage == stages.REWARD:
+        mark_learnt(run.inputs_dir / "votes.jsonl", by=checkpoint)
     _end(run, State.DONE, log=f"Done: {checkpoint.name}.", checkpoint=checkpoint, step=F("total_steps"))
     return run
 
@@ -410,10 +485,7 @@ def request_stop(*, run: TrainingRun, how: str) -> None:
     """
     if how not in (StopRequest.SAVE, StopRequest.DISCARD):
         raise ValueError("Choose save or discard.")
-    running = TrainingRun.objects.filter(pk=run.pk, state=State.RUNNING)
-    if running.exclude(stop_request__in=(how, StopRequest.DISCARD)).update(stop_request=how):
-        kept = "keep what it learnt" if how == StopRequest.SAVE else "throw it away"
-        add_log(run=run, text=f"Asked to stop and {kept}.")
+    if _ask_worker(run, how):
         return
     if how == StopRequest.DISCARD:
         without_worker = (State.QUEUED, State.INTERRUPTED, State.STOPPED, State.FAILED)
@@ -422,10 +494,20 @@ def request_stop(*, run: TrainingRun, how: str) -> None:
             _remove_output(run)
     else:
         ended = _move(run, (State.QUEUED, State.INTERRUPTED), state=State.STOPPED, finished_at=timezone.now())
-    if not ended:
+    if not ended and not _ask_worker(run, how):  # again: a worker may have claimed it between the two looks
         run.refresh_from_db()
         if not run.stop_request:  # else it was asked before, and is on its way
             raise ValueError(f"This run is already over: {run.get_state_display()}.")
+
+
+def _ask_worker(run: TrainingRun, how: str) -> bool:
+    """Leave the request for the worker that has the run; False when none has it, or it was asked this before."""
+    running = TrainingRun.objects.filter(pk=run.pk, state=State.RUNNING)
+    if not running.exclude(stop_request__in=(how, StopRequest.DISCARD)).update(stop_request=how):
+        return False
+    kept = "keep what it learnt" if how == StopRequest.SAVE else "throw it away"
+    add_log(run=run, text=f"Asked to stop and {kept}.")
+    return True
 
 
 def resume_run(*, run: TrainingRun) -> None:
@@ -444,7 +526,9 @@ def resume_run(*, run: TrainingRun) -> None:
                 interruptions=0,
             )
     except IntegrityError as error:
-        raise ValueError(_already_active(run.stage, run.parent)) from error
+        if _is_double_start(error):
+            raise ValueError(_already_active(run.stage, run.parent)) from error
+        raise
     if not moved:
         run.refresh_from_db()
         raise ValueError(f"Only a stopped or failed run can be resumed; this one is {run.get_state_display()}.")
@@ -475,6 +559,7 @@ def train_command(
     reward_model: Checkpoint | None,
     votes: str = "all",
     seed: int = 0,
+    overrule_doubts: bool = False,
 ) -> str:
     """The command that starts such a run on this site."""
     words = ["python manage.py train", stage, "--preset", preset]
@@ -484,6 +569,8 @@ def train_command(
         words += ["--reward-model", str(reward_model.pk)]
     if votes != "all":
         words += ["--votes", votes]
+    if overrule_doubts:
+        words.append("--overrule-doubts")
     return " ".join([*words, "--seed", str(seed)])
 
 

@@ -63,7 +63,9 @@ def run(request: HttpRequest, pk: int) -> HttpResponse:
             preset=shown.preset,
             parent=shown.parent,
             reward_model=shown.reward_model,
+            votes=shown.votes_source or "all",
             seed=shown.seed,
+            overrule_doubts=bool(shown.overruled),
         ),
     }
     return render(request, "training/run.html", context)
@@ -110,7 +112,7 @@ def next_step(request: HttpRequest) -> HttpResponse:
         if not form.is_valid():
             raise ValueError("Choose one of the tastes offered.")
         user = request.user if request.user.is_authenticated else None
-        curriculum.perform_next_step(requested_by=user, taste=form.cleaned_data["taste"])
+        curriculum.perform_next_step(requested_by=user, **form.cleaned_data)
     except ValueError as error:
         messages.error(request, str(error))
     return redirect("stages:home")

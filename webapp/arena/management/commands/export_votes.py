@@ -19,9 +19,8 @@ class Command(BaseCommand):
         parser.add_argument("file", type=Path)
 
     def handle(self, *args: Any, file: Path, **options: Any) -> None:
-        votes = Vote.objects.comparisons()
         try:
-            sha256 = write_votes(file, votes)
+            sha256, written = write_votes(file, Vote.objects.comparisons())
         except OSError as error:
             raise CommandError(f"Cannot write {file}: {error.strerror}.") from error
-        self.stdout.write(f"{votes.count()} votes written to {file} (sha256 {sha256}).")
+        self.stdout.write(f"{written} votes written to {file} (sha256 {sha256}).")

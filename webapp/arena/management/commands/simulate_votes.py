@@ -6,9 +6,11 @@ import time
 from argparse import ArgumentParser
 from typing import Any
 
+import redis
 from django.core.management.base import BaseCommand, CommandError
 
 from trainer.tastes import TASTES
+from webapp import streams
 from webapp.arena import services
 from webapp.arena.models import Vote
 from webapp.checkpoints.models import Checkpoint
@@ -53,6 +55,11 @@ class Command(BaseCommand):
 
     def _step(self, taste: str, count: int, checkpoint: Checkpoint) -> int:
         try:
+            streams.client().ping()  # without it the answers are asked for in vain, and this would wait for ever
             return services.simulate_votes(taste=taste, count=count, checkpoint=checkpoint)
         except ValueError as error:
             raise CommandError(str(error)) from error
+        except redis.RedisError as error:
+            raise CommandError(
+                "Redis does not answer, so nobody writes the answers to vote on. Start the site first: make run"
+            ) from error

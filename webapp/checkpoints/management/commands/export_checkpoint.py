@@ -28,4 +28,6 @@ class Command(BaseCommand):
             written = export_checkpoint(checkpoint=checkpoint, directory=options["directory"])
         except ValueError as error:
             raise CommandError(str(error)) from error
+        except OSError as error:
+            raise CommandError(f"Cannot write {options['directory']}: {error.strerror} ({error.filename}).") from error
         self.stdout.write(f"Wrote {checkpoint} to {written}.")

@@ -31,4 +31,6 @@ class Command(BaseCommand):
             checkpoint = import_checkpoint(directory=options["directory"], name=options["name"], stage=options["stage"])
         except ValueError as error:
             raise CommandError(str(error)) from error
+        except OSError as error:
+            raise CommandError(f"Cannot copy {options['directory']}: {error.strerror} ({error.filename}).") from error
         self.stdout.write(f"Imported {checkpoint} as number {checkpoint.pk}.")

@@ -42,8 +42,10 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--host", default=os.environ.get("HOST") or "127.0.0.1", help="default: $HOST or 127.0.0.1")
         parser.add_argument("--port", default=os.environ.get("PORT") or "8000", help="default: $PORT or 8000")
-        parser.add_argument("--no-curriculum", action="store_true", help="train nothing by itself")
-        parser.add_argument("--demo", action="store_true", help="walk every stage alone; a simulated voter votes")
+        parser.add_argument("--no-curriculum", action="store_true", help="this time, train nothing by itself")
+        parser.add_argument(
+            "--demo", action="store_true", help="this time, walk every stage alone, with a simulated voter"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         check_packages()

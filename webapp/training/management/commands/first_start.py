@@ -14,8 +14,10 @@ class Command(BaseCommand):
     help = "Write the random weights if there are none, and queue the first runs. Safe to repeat."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--demo", action="store_true", help="walk every stage alone; a simulated voter votes")
-        parser.add_argument("--no-curriculum", action="store_true", help="train nothing by itself")
+        parser.add_argument(
+            "--demo", action="store_true", help="this time, walk every stage alone, with a simulated voter"
+        )
+        parser.add_argument("--no-curriculum", action="store_true", help="this time, train nothing by itself")
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:

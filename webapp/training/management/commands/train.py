@@ -7,10 +7,11 @@ import contextlib
 from argparse import ArgumentParser
 from typing import Any
 
+import redis
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from trainer.config import PPO, STAGES
+from trainer.config import GRPO, STAGES
 from webapp import streams
 from webapp.checkpoints.models import Checkpoint
 from webapp.training import curriculum, services
@@ -28,7 +29,14 @@ class Command(BaseCommand):
         parser.add_argument(
             "--parent", type=int, metavar="ID", help="checkpoint to start from; default: the newest fit"
         )
-        parser.add_argument("--reward-model", type=int, metavar="ID", help="ppo only; default: the newest")
+        parser.add_argument(
+            "--reward-model", type=int, metavar="ID", help="ppo: default the newest; grpo: only measures the taste"
+        )
+        parser.add_argument(
+            "--overrule-doubts",
+            action="store_true",
+            help="ppo: train against a reward model that beats neither chance nor length on held-out votes",
+        )
         parser.add_argument("--votes", choices=services.VOTE_SOURCES, default="all", help="reward only; default: all")
         parser.add_argument("--seed", type=int, default=0)
         parser.add_argument(
@@ -38,11 +46,20 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             run = self.queue(options)
+        except services.RewardModelDoubted as error:
+            raise CommandError(
+                f"{error} Collect more votes, or train with it all the same by --overrule-doubts."
+            ) from error
         except ValueError as error:
             raise CommandError(str(error)) from error
         self.stdout.write(f"Queued {run} at {run.get_absolute_url()}")
         if options["wait"]:
-            asyncio.run(self.watch(run.stream_key, run.pk))
+            try:
+                asyncio.run(self.watch(run.stream_key, run.pk))
+            except redis.RedisError as error:
+                raise CommandError(
+                    f"Redis does not answer, so {run} cannot be followed; it stays queued. Start the site: make run"
+                ) from error
             run.refresh_from_db()
             if run.state != TrainingRun.State.DONE:
                 raise CommandError(f"{run} ended: {run.get_state_display()}. {run.error}".strip())
@@ -53,15 +70,17 @@ class Command(BaseCommand):
         parent, reward_model = curriculum.usual_inputs(stage) if stage in STAGES else (None, None)
         if options["parent"] is not None:
             parent = _checkpoint(options["parent"])
+            reward_model = curriculum.usual_judge(parent) if stage == GRPO else reward_model
         if options["reward_model"] is not None:
             reward_model = _checkpoint(options["reward_model"])
         return services.queue_run(
             stage=stage,
             preset=options["preset"] or (parent.preset if parent else "") or settings.CURRICULUM_PRESET,
             parent=parent,
-            reward_model=reward_model if stage == PPO or options["reward_model"] is not None else None,
+            reward_model=reward_model,
             votes=options["votes"],
             seed=options["seed"],
+            overrule_doubts=options["overrule_doubts"],
         )
 
     async def watch(self, key: str, run_id: int) -> None:
