@@ -387,7 +387,7 @@ PRESETS: Final[dict[str, Preset]] = {
             reward=RewardConfig(lr=2e-3, batch_pairs=4, epochs=4, averaged=0.7, held_out=0.1),
             ppo=PPOConfig(steps=30, kl_weight=0.4, kl_target_nats=1.2),
             # Practising three steps, it adds a third one to held-out problems that need two.
-            grpo=GRPOConfig(steps=100, lr=3e-5, hardest=3),
+            grpo=GRPOConfig(steps=50, lr=3e-5, hardest=3),
         ),
         Preset(
             name="small",
