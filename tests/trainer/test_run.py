@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.trainer import small
+from trainer import machine
 from trainer.checkpoint import read_info, read_shape
 from trainer.config import GRPO, PPO, SFT
 from trainer.corpus import Corpus
@@ -192,9 +193,10 @@ def test_it_goes_on_with_as_many_threads_as_it_began_with(tmp_path: Path, parent
         def start(self, step: int, total_steps: int) -> None:
             seen.append(torch.get_num_threads())
 
-    execute(spec(parent, threads=0), tmp_path / "out", Counting(), small.never, corpus=small.corpus())
+    with machine.threads(1):
+        execute(spec(parent, threads=0), tmp_path / "out", Counting(), small.never, corpus=small.corpus())
+        assert torch.get_num_threads() == 1
     assert seen == [2]
-    assert torch.get_num_threads() == 1
 
 
 def test_it_goes_on_with_a_run_of_a_version_that_did_not_say_what_it_is(tmp_path: Path, parent: Path) -> None:
