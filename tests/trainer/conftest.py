@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -11,6 +13,14 @@ from trainer.tokenizer import Tokenizer
 
 # These models are so small that a second thread only waits for the first, and for whoever else is computing.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Commands run in this process take every core; the next test finds one thread again."""
+    yield
+    torch.set_num_threads(1)
+
 
 TEXTS = [
     "The fox eats mice and berries. A fox lives in a den under the old tree.",
