@@ -42,6 +42,8 @@ from trainer.optim import adamw
 from trainer.rollout import collect, fitting_prompts
 from trainer.stages import grpo, init, ppo, pretrain
 
+HOPELESS: Final = 0.1
+"""A precision whose products run at less than this share of the chosen one's would only take minutes."""
 STEPS: Final = 4
 """Training steps per repeat."""
 WARM_UP_STEPS: Final = 3
@@ -159,10 +161,16 @@ def flops_per_token(model: ModelConfig, *, sequence: int) -> float:
 
 def measure_training(bench: Bench) -> list[Figure]:
     """Pre-training steps in both precisions, and their share of what the machine's matrix products reach."""
-    chosen = machine.choose_precision(bench.preset.model.width)
+    width = bench.preset.model.width
+    chosen = machine.choose_precision(width)
+    rates = {name: machine.matmul_gflops(dtype, width=width) for name, dtype in machine.DTYPES.items()}
     figures = []
     for precision in machine.DTYPES:
-        figures += _training_in(precision, bench, note="the precision chosen here" if precision == chosen else "")
+        if rates[precision] < HOPELESS * rates[chosen]:
+            note = f"not measured: {rates[precision]:,.1f} GFLOP/s, {chosen} {rates[chosen]:,.0f}"
+            figures.append(Figure(name=f"training, {precision}", unit="tokens/s", values=[], note=note))
+        else:
+            figures += _training_in(precision, bench, note="the precision chosen here" if precision == chosen else "")
     return figures
 
 

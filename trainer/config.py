@@ -11,6 +11,7 @@ not a scaling-law study.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -276,12 +277,21 @@ class PPOConfig:
     """An epoch ends early when the mean KL per token to the sampling policy exceeds this."""
     missing_end_penalty: float = 1.0
     """Subtracted from the reward of an answer that was cut off."""
+    replay_weight: float = 0.0
+    """Weight of the fine-tuning loss on conversations that are mixed into every step of the policy."""
+    replay_rows: int = 2
+    """How many rows of the model's whole context they fill."""
     evaluations: int = 5
     """How many times reward and win rate on held-out prompts and samples are taken."""
 
     def __post_init__(self) -> None:
-        counts = ("steps", "rollouts", "minibatch", "epochs", "max_new_tokens", "evaluations")
+        counts = ("steps", "rollouts", "minibatch", "epochs", "max_new_tokens", "replay_rows", "evaluations")
         _check_numbers(self, positive=(*counts, "temperature", "kl_target_nats", "kl_horizon"), shares=("gamma", "lam"))
+
+    @property
+    def updates(self) -> int:
+        """Optimiser steps in a round, at most."""
+        return self.epochs * math.ceil(self.rollouts / self.minibatch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,6 +322,10 @@ class GRPOConfig:
     """Weight of the KL-to-parent penalty; off by default."""
     format_reward: float = 0.1
     """Added only when the answer is right and worked in the expected form."""
+    replay_weight: float = 0.0
+    """Weight of the fine-tuning loss on conversations that are mixed into every step."""
+    replay_rows: int = 2
+    """How many rows of the model's whole context they fill."""
     hardest: int = 4
     """Hardest difficulty in the problem mix (problems.py has 1 to 4)."""
     solved_low: float = 0.2
@@ -322,13 +336,18 @@ class GRPOConfig:
     """How many times held-out problems are tried and samples taken."""
 
     def __post_init__(self) -> None:
-        counts = ("steps", "problems", "minibatch", "epochs", "max_new_tokens", "hardest", "evaluations")
+        counts = ("steps", "problems", "minibatch", "epochs", "max_new_tokens", "replay_rows", "hardest", "evaluations")
         _check_numbers(self, positive=(*counts, "temperature"), shares=("solved_low", "solved_high"))
         _require(self.group >= 2, "group must be at least 2: an advantage compares answers.")
         _require(
             self.solved_low <= self.solved_high,
             f"solved_low={self.solved_low} must not be above solved_high={self.solved_high}.",
         )
+
+    @property
+    def updates(self) -> int:
+        """Optimiser steps in a round, at most."""
+        return self.epochs * math.ceil(self.problems * self.group / self.minibatch)
 
 
 @dataclass(frozen=True, kw_only=True)

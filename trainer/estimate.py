@@ -27,7 +27,7 @@ LOGIT_TOUCHES = 4
 CPU_BYTES_PER_S, GPU_BYTES_PER_S = 8e9, 1e12
 """Memory bandwidth assumed; it is not measured."""
 MUON_FLOPS = 25
-"""Operations of one Muon step per parameter and unit of width: five Newton-Schulz iterations, in bfloat16."""
+"""Operations of one Muon step per parameter and unit of width: five Newton-Schulz iterations."""
 DECODING_SHARE = 0.3
 """Share of the measured float32 rate that sampling reaches."""
 LAYER_STEP_S = 0.0003
@@ -162,7 +162,7 @@ def _training_s(stage: str, preset: Preset, speed: Speed, votes: int) -> float:
     rate = speed.learning(model.width) if stage in (PRETRAIN, SFT) else speed.float32
     token_s = _flops_per_token(stage, preset) / (rate * MATMUL_SHARE) + _bytes_per_token(model) / speed.bytes_per_s
     muon_steps = {PRETRAIN: preset.pretrain.steps, SFT: preset.sft.steps}.get(stage, 0)
-    muon_s = MUON_FLOPS * model.width * model.parameters / (speed.bfloat16 * MATMUL_SHARE)
+    muon_s = MUON_FLOPS * model.width * model.parameters / (speed.learning(model.width) * MATMUL_SHARE)
     return _tokens_trained(stage, preset, votes) * token_s + muon_steps * muon_s
 
 

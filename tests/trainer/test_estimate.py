@@ -41,7 +41,7 @@ def test_it_matches_pretraining_worked_by_hand() -> None:
     model = preset.model
     flops = 6 * model.parameters + 12 * model.layers * model.width * 256
     moved = 4 * (25 * model.layers * model.width + 4 * model.vocab_size)
-    muon = preset.pretrain.steps * 25 * model.width * model.parameters / (60e9 * 0.7)
+    muon = preset.pretrain.steps * 25 * model.width * model.parameters / (150e9 * 0.7)
     seconds = 4.0 + preset.pretrain.tokens * (flops / (150e9 * 0.7) + moved / 8e9) + muon
     assert estimate(PRETRAIN, preset, LAPTOP).seconds == pytest.approx(seconds)
 

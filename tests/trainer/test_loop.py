@@ -20,7 +20,7 @@ from trainer.checkpoint import load_checkpoint, read_info
 from trainer.config import PretrainConfig, SFTConfig, get_preset
 from trainer.loop import Diverged, Inputs, Stopped, derive_seed, evaluation_steps, run_steps
 from trainer.model import LanguageModel
-from trainer.optim import muon_and_adamw, warmup_decay
+from trainer.optim import warmup_decay
 from trainer.stages import init, pretrain, sft
 from trainer.tokenizer import Tokenizer
 
@@ -148,17 +148,6 @@ def test_the_last_step_is_always_evaluated() -> None:
 def test_the_learning_rate_rises_stays_and_falls_to_nothing() -> None:
     factors = [warmup_decay(step, 10, warmup=0.2, decay=0.5) for step in range(10)]
     assert factors == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
-
-
-def test_muon_gets_the_blocks_matrices_and_nothing_else(model: LanguageModel) -> None:
-    optimizers = muon_and_adamw(model, matrix_lr=0.1, embedding_lr=0.1)
-    [muon] = optimizers["muon"].param_groups
-    [adamw] = optimizers["adamw"].param_groups
-    assert len(muon["params"]) == 7 * model.config.layers
-    assert all(parameter.ndim == 2 for parameter in muon["params"])
-    together = {id(p) for p in (*muon["params"], *adamw["params"])}
-    assert together == {id(parameter) for parameter in model.parameters()}
-    assert any(torch.equal(p, model.decoder.embed_tokens.weight) for p in adamw["params"])
 
 
 # -- the command a worker runs ---------------------------------------------------------------------

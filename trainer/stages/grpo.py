@@ -40,6 +40,7 @@ from trainer.checkpoint import Loaded, load_checkpoint, load_reward_model, save_
 from trainer.config import GRPO, GRPOConfig
 from trainer.engine import Engine
 from trainer.evaluate import ask, mean_reward, solves
+from trainer.imitation import Replay, replay_from
 from trainer.loop import (
     Inputs,
     Metrics,
@@ -97,6 +98,7 @@ def train(config: GRPOConfig, inputs: Inputs, out_dir: Path, report: Report, sho
     )
     engine = Engine(policy, end_ids=[tokenizer.end_id], max_batch=config.problems * config.group)
     optimizers = {"adamw": adamw(list(policy.parameters()), lr=config.lr)}
+    replay = replay_from(policy, tokenizer, inputs, config)
     state: dict[str, Any] = {"level": float(min(shelves)), "alarms": {}, "figures": {}}
     shown: list[SampleDict] = []
 
@@ -115,6 +117,8 @@ def train(config: GRPOConfig, inputs: Inputs, out_dir: Path, report: Report, sho
         )
         verdicts = check(rollouts, problems, tokenizer, format_reward=config.format_reward)  # 2
         kept = compare(rollouts, group=config.group)  # 3
+        if replay:
+            replay.start_round(step)
         shown[:] = _samples(rollouts, verdicts, problems, kept, tokenizer, config.group)
         metrics = update(  # 4
             kept,
@@ -122,6 +126,7 @@ def train(config: GRPOConfig, inputs: Inputs, out_dir: Path, report: Report, sho
             reference,
             config,
             optimizers["adamw"],
+            replay,
             pad_id=tokenizer.pad_id,
             order=random_generator(inputs.seed, "minibatches", step),
         )
@@ -237,6 +242,7 @@ def update(
     reference: LanguageModel,
     config: GRPOConfig,
     optimizer: torch.optim.Optimizer,
+    replay: Replay | None,
     *,
     pad_id: int,
     order: torch.Generator,
@@ -252,7 +258,7 @@ def update(
             if not any(rollout.is_complete for rollout in rollouts):
                 continue
             batch = pad(rollouts, pad_id=pad_id, device=next(policy.parameters()).device)
-            for name, value in _step(batch, policy, reference, config, optimizer).items():
+            for name, value in _step(batch, policy, reference, config, optimizer, replay).items():
                 figures.setdefault(name, []).append(value)
     first_ratio = 1.0 + figures.pop("ratio_error", [0.0])[0]
     metrics = {name: sum(values) / len(values) for name, values in figures.items()}
@@ -260,7 +266,12 @@ def update(
 
 
 def _step(
-    batch: Batch, policy: LanguageModel, reference: LanguageModel, config: GRPOConfig, optimizer: torch.optim.Optimizer
+    batch: Batch,
+    policy: LanguageModel,
+    reference: LanguageModel,
+    config: GRPOConfig,
+    optimizer: torch.optim.Optimizer,
+    replay: Replay | None,
 ) -> Metrics:
     """One optimiser step."""
     tokens = int(batch.lengths[batch.is_complete].sum())
@@ -279,7 +290,8 @@ def _step(
         )
         result.loss.backward()  # type: ignore[no-untyped-call]
         results.append(result)
-    return {
+    replayed = replay.add_gradients() if replay else {}
+    return replayed | {
         "loss": sum(result.loss.item() for result in results),
         "clip_fraction": sum(result.clip_fraction.item() for result in results),
         "approx_kl": sum(result.approx_kl.item() for result in results),

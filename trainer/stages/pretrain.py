@@ -51,7 +51,12 @@ def train(
     batches = DocumentBatches(tokens_file, sequence=config.sequence, rows=rows, seed=inputs.seed)
 
     state: dict[str, Any] = {"precision": machine.choose_precision(model.config.width), "figures": {}}
-    optimizers = muon_and_adamw(model, matrix_lr=config.matrix_lr, embedding_lr=config.embedding_lr)
+    optimizers = muon_and_adamw(
+        model,
+        matrix_lr=config.matrix_lr,
+        embedding_lr=config.embedding_lr,
+        precision=lambda: str(state["precision"]),
+    )
     engine = Engine(model, end_ids=[tokenizer.document_end_id])
     fitting = rows_at_once(model.config, sequence=config.sequence, device=device.type)
 
