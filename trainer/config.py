@@ -277,21 +277,12 @@ class PPOConfig:
     """An epoch ends early when the mean KL per token to the sampling policy exceeds this."""
     missing_end_penalty: float = 1.0
     """Subtracted from the reward of an answer that was cut off."""
-    replay_weight: float = 0.0
-    """Weight of the fine-tuning loss on conversations that are mixed into every step of the policy."""
-    replay_rows: int = 2
-    """How many rows of the model's whole context they fill."""
     evaluations: int = 5
     """How many times reward and win rate on held-out prompts and samples are taken."""
 
     def __post_init__(self) -> None:
-        counts = ("steps", "rollouts", "minibatch", "epochs", "max_new_tokens", "replay_rows", "evaluations")
+        counts = ("steps", "rollouts", "minibatch", "epochs", "max_new_tokens", "evaluations")
         _check_numbers(self, positive=(*counts, "temperature", "kl_target_nats", "kl_horizon"), shares=("gamma", "lam"))
-
-    @property
-    def updates(self) -> int:
-        """Optimiser steps in a round, at most."""
-        return self.epochs * math.ceil(self.rollouts / self.minibatch)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,9 +313,9 @@ class GRPOConfig:
     """Weight of the KL-to-parent penalty; off by default."""
     format_reward: float = 0.1
     """Added only when the answer is right and worked in the expected form."""
-    replay_weight: float = 0.0
-    """Weight of the fine-tuning loss on conversations that are mixed into every step."""
-    replay_rows: int = 2
+    anchor_weight: float = 1.0
+    """Weight of the KL to the parent on conversations about something else, read at every step (anchor.py)."""
+    anchor_rows: int = 2
     """How many rows of the model's whole context they fill."""
     hardest: int = 4
     """Hardest difficulty in the problem mix (problems.py has 1 to 4)."""
@@ -336,7 +327,7 @@ class GRPOConfig:
     """How many times held-out problems are tried and samples taken."""
 
     def __post_init__(self) -> None:
-        counts = ("steps", "problems", "minibatch", "epochs", "max_new_tokens", "replay_rows", "hardest", "evaluations")
+        counts = ("steps", "problems", "minibatch", "epochs", "max_new_tokens", "anchor_rows", "hardest", "evaluations")
         _check_numbers(self, positive=(*counts, "temperature"), shares=("solved_low", "solved_high"))
         _require(self.group >= 2, "group must be at least 2: an advantage compares answers.")
         _require(
@@ -406,7 +397,7 @@ PRESETS: Final[dict[str, Preset]] = {
             reward=RewardConfig(lr=2e-3, batch_pairs=4, epochs=4, averaged=0.7, held_out=0.1),
             ppo=PPOConfig(steps=30, kl_weight=0.4, kl_target_nats=1.2),
             # Practising three steps, it adds a third one to held-out problems that need two.
-            grpo=GRPOConfig(steps=50, lr=3e-5, hardest=3),
+            grpo=GRPOConfig(steps=50, hardest=3),
         ),
         Preset(
             name="small",

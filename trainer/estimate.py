@@ -183,9 +183,16 @@ def _tokens_trained(stage: str, preset: Preset, votes: int) -> float:
     if stage == GRPO:
         grpo = preset.grpo
         tokens = grpo.steps * grpo.problems * grpo.group * grpo.max_new_tokens * LIMIT_SHARE
-        # The reference scores one answer of each group.
-        return tokens * (SIGNAL_SHARE * grpo.epochs + 1 / (3 * grpo.group))
+        read = grpo.steps * grpo.updates * _anchor_tokens(preset)
+        # The reference scores one answer of each group, and reads what the policy is held to.
+        return tokens * (SIGNAL_SHARE * grpo.epochs + 1 / (3 * grpo.group)) + read * (1 + 1 / 3)
     return 0
+
+
+def _anchor_tokens(preset: Preset) -> int:
+    """Tokens of other conversations that one step of GRPO reads."""
+    grpo = preset.grpo
+    return grpo.anchor_rows * preset.model.context if grpo.anchor_weight > 0 else 0
 
 
 def _flops_per_token(stage: str, preset: Preset) -> float:
@@ -236,4 +243,9 @@ def _tokens_at_once(stage: str, preset: Preset, device: str) -> tuple[int, int]:
         return preset.reward.batch_pairs * 2 * ANSWER_TOKENS, 0
     rl = preset.ppo if stage == PPO else preset.grpo
     answers = min(rl.minibatch, CPU_ANSWERS if device == "cpu" else GPU_ANSWERS)
-    return answers * (ANSWER_TOKENS + rl.max_new_tokens), answers * rl.max_new_tokens
+    tokens, logits = answers * (ANSWER_TOKENS + rl.max_new_tokens), answers * rl.max_new_tokens
+    if stage == GRPO:  # what holds it to its parent goes through by itself, and has two models' logits
+        context = preset.model.context
+        read = min(_anchor_tokens(preset), rows_at_once(preset.model, sequence=context, device=device) * context)
+        tokens, logits = max(tokens, read), max(logits, 2 * read)
+    return tokens, logits

@@ -151,6 +151,16 @@ def kl_k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     return torch.expm1(log_ratio) - log_ratio
 
 
+def kl_from(logits: Tensor, other_logits: Tensor) -> Tensor:
+    """KL(p‖q) in nats over the whole vocabulary, p and q the softmax of `logits` and `other_logits`: [..., V] -> [...].
+
+    With p a teacher's its gradient in q is that of distillation (Hinton et al. 2015, https://arxiv.org/abs/1503.02531,
+    section 2, at temperature 1).
+    """
+    log_p, log_q = F.log_softmax(logits.float(), dim=-1), F.log_softmax(other_logits.float(), dim=-1)
+    return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
 def adapt_kl_weight(weight: float, *, kl_nats: float, target_nats: float, answers: int, horizon: int) -> float:
     """The proportional controller of Ziegler et al. 2019, section 2.2: the next KL weight.
 

@@ -8,7 +8,7 @@ sense, with AdamW. Fine-tuning with a reward uses AdamW alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,7 @@ class Muon(Optimizer):
         self.precision = precision
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One update of every matrix that has a gradient."""
         assert closure is None, "no stage evaluates its loss twice"
         dtype = DTYPES[self.precision()]

@@ -14,7 +14,6 @@ from tests.trainer import small
 from trainer import estimate
 from trainer.config import PretrainConfig, SFTConfig
 from trainer.data import ChatBatches, PackedChats
-from trainer.imitation import add_chat_gradients
 from trainer.model import Decoder, LanguageModel
 from trainer.stages import pretrain, sft
 from trainer.tokenizer import Tokenizer
@@ -69,7 +68,7 @@ def test_fine_tuning_in_pieces_weighs_every_response_token_alike(
     other = copy.deepcopy(model)
     logits = other(chats.inputs, segments=chats.segments)
     expected = whole(other, F.cross_entropy(logits[chats.is_response], chats.targets[chats.is_response]))
-    loss = add_chat_gradients(model, chats, rows=rows, precision="float32")
+    loss = sft.add_gradients(model, chats, rows=rows, precision="float32")
     assert_same(model, loss, *expected)
 
 

@@ -50,7 +50,7 @@ def rollout(reward: float, *, group: int, finish_reason: str = END, size: int = 
 
 def run_update(kept: list[Rollout], model: LanguageModel, config: GRPOConfig = CONFIG) -> dict[str, float]:
     optimizer = adamw(list(model.parameters()), lr=config.lr)
-    return grpo.update(kept, model, model, config, optimizer, None, pad_id=3, order=random_generator(0, "order"))
+    return grpo.update(kept, model, model, config, optimizer, pad_id=3, order=random_generator(0, "order"))
 
 
 @pytest.mark.usefixtures("guessing")
@@ -82,8 +82,7 @@ def test_it_reports_what_a_person_watches(tmp_path: Path, inputs: Inputs) -> Non
 @pytest.mark.usefixtures("guessing")
 @pytest.mark.parametrize("checks", [1, 2, 3])
 def test_it_resumes_to_the_same_bytes(tmp_path: Path, inputs: Inputs, checks: int) -> None:
-    # The difficulty moves, and must be remembered.
-    config = dataclasses.replace(CONFIG, solved_high=0.3, replay_weight=0.1)
+    config = dataclasses.replace(CONFIG, solved_high=0.3)  # so that the difficulty moves, and must be remembered
     whole = grpo.train(config, inputs, tmp_path / "whole", small.Recorder(), small.never)
     with pytest.raises(Stopped):
         grpo.train(config, inputs, tmp_path / "cut", small.Recorder(), small.after(checks))
@@ -96,16 +95,15 @@ def test_it_resumes_to_the_same_bytes(tmp_path: Path, inputs: Inputs, checks: in
 
 
 @pytest.mark.usefixtures("guessing")
-def test_replayed_conversations_are_kept_in_mind(tmp_path: Path, inputs: Inputs) -> None:
-    """What the reward does not ask for: the loss on the corpus's conversations falls instead of drifting."""
-    losses = {}
-    for weight in (0.01, 1.0):
-        config = dataclasses.replace(CONFIG, steps=12, replay_weight=weight)
+def test_an_anchor_keeps_what_the_reward_does_not_ask_for(tmp_path: Path, inputs: Inputs) -> None:
+    drifts = {}
+    for weight in (0.001, 10.0):
+        config = dataclasses.replace(CONFIG, steps=12, anchor_weight=weight)
         report = small.Recorder()
         grpo.train(config, inputs, tmp_path / str(weight), report, small.never)
-        losses[weight] = [report.metrics[step]["replay_loss"] for step in (1, 12)]
-    assert losses[1.0][1] < 0.8 * losses[1.0][0]
-    assert losses[1.0][1] < losses[0.01][1]
+        first, *_, drifts[weight] = [found["anchor_kl"] for found in report.metrics.values() if "anchor_kl" in found]
+        assert first < drifts[weight]  # a round's mean: its first step starts at nothing
+    assert drifts[10.0] < 0.5 * drifts[0.001]
 
 
 def test_it_goes_on_when_nothing_can_be_learnt(tmp_path: Path, inputs: Inputs) -> None:

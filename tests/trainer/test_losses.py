@@ -149,6 +149,16 @@ def test_it_estimates_kl_without_bias() -> None:
     close((p * losses.kl_k3(p.log(), q.log())).sum(), exact)
 
 
+def test_it_measures_the_kl_of_whole_distributions() -> None:
+    p, q = torch.tensor([[0.5, 0.25, 0.25], [0.2, 0.3, 0.5]]), torch.tensor([[0.25, 0.5, 0.25], [0.2, 0.3, 0.5]])
+    # 0.5 · ln 2 + 0.25 · ln ½ + 0; logits may be shifted by any constant
+    close(losses.kl_from(p.log() + 3.0, q.log()), [0.25 * math.log(2.0), 0.0])
+    logits = torch.zeros(3, requires_grad=True)
+    losses.kl_from(p[0].log(), logits).backward()
+    assert logits.grad is not None
+    close(logits.grad, [1 / 3 - 0.5, 1 / 3 - 0.25, 1 / 3 - 0.25])  # q - p
+
+
 def test_it_penalises_kl_with_the_gradient_of_kl() -> None:
     """k1 in the advantage gives the gradient of KL(p‖q); k3 as a loss would give another one."""
     theta = torch.tensor([0.4, -0.3, 0.1], requires_grad=True)

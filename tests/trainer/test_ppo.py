@@ -51,7 +51,7 @@ def run_update(models: ppo.Models, config: PPOConfig, *, critic_only: bool = Fal
         "critic": adamw(list(models.critic.parameters()), lr=config.critic_lr),
     }
     return ppo.update(
-        experience, models, config, optimizers, None, order=random_generator(0, "order"), critic_only=critic_only
+        experience, models, config, optimizers, order=random_generator(0, "order"), critic_only=critic_only
     )
 
 
@@ -100,12 +100,11 @@ def test_it_notices_that_it_samples_at_another_temperature_than_it_scores(models
 
 @pytest.mark.parametrize("checks", [1, 2, 3])
 def test_it_resumes_to_the_same_bytes(tmp_path: Path, inputs: Inputs, checks: int) -> None:
-    config = dataclasses.replace(CONFIG, replay_weight=0.1)
-    whole = ppo.train(config, inputs, tmp_path / "whole", small.Recorder(), small.never)
+    whole = ppo.train(CONFIG, inputs, tmp_path / "whole", small.Recorder(), small.never)
     with pytest.raises(Stopped):
-        ppo.train(config, inputs, tmp_path / "cut", small.Recorder(), small.after(checks))
+        ppo.train(CONFIG, inputs, tmp_path / "cut", small.Recorder(), small.after(checks))
     report = small.Recorder()
-    cut = ppo.train(config, inputs, tmp_path / "cut", report, small.never)
+    cut = ppo.train(CONFIG, inputs, tmp_path / "cut", report, small.never)
     assert report.started == (checks, 4)
     assert small.weights(cut) == small.weights(whole)
     assert read_info(cut)["metrics"] == read_info(whole)["metrics"]

@@ -14,12 +14,13 @@ One round, the numbers standing in the code again:
    got the same reward teach nothing and are dropped.
 4. One or more passes of the token-level clipped loss with a higher upper clip (DAPO,
    https://arxiv.org/abs/2503.14476, section 3): a token weighs the same in long and short answers, and the
-   tokens of answers that were cut off are left out.
+   tokens of answers that were cut off are left out. Every step also holds the model to what its parent says in
+   conversations about something else (anchor.py): without that it forgets them.
 5. Move the difficulty so that between a fifth and four fifths of the answers are right, where the most is
    to be learnt.
 
-Deviations, on purpose: no KL penalty unless asked for; then k1 to the parent is taken off each token's
-advantage, which has the gradient of the KL (k3 as a loss has another one).
+Deviations, on purpose: no KL penalty on the answers themselves unless asked for; then k1 to the parent is taken off
+each token's advantage, which has the gradient of the KL (k3 as a loss has another one).
 
 Run it: ``python -m trainer grpo --preset tiny --from PPO_DIR --out DIR``
 """
@@ -36,11 +37,11 @@ from torch import Tensor
 
 from trainer import losses, machine
 from trainer.alarms import new_alarms, repetition
+from trainer.anchor import Anchor, other_conversations
 from trainer.checkpoint import Loaded, load_checkpoint, load_reward_model, save_checkpoint
 from trainer.config import GRPO, GRPOConfig
 from trainer.engine import Engine
 from trainer.evaluate import ask, mean_reward, solves
-from trainer.imitation import Replay, replay_from
 from trainer.loop import (
     Inputs,
     Metrics,
@@ -98,7 +99,9 @@ def train(config: GRPOConfig, inputs: Inputs, out_dir: Path, report: Report, sho
     )
     engine = Engine(policy, end_ids=[tokenizer.end_id], max_batch=config.problems * config.group)
     optimizers = {"adamw": adamw(list(policy.parameters()), lr=config.lr)}
-    replay = replay_from(policy, tokenizer, inputs, config)
+    anchor = None
+    if config.anchor_weight > 0 and (conversations := other_conversations(inputs.corpus)):
+        anchor = Anchor(policy, reference, conversations, tokenizer, config, seed=inputs.seed)
     state: dict[str, Any] = {"level": float(min(shelves)), "alarms": {}, "figures": {}}
     shown: list[SampleDict] = []
 
@@ -117,8 +120,8 @@ def train(config: GRPOConfig, inputs: Inputs, out_dir: Path, report: Report, sho
         )
         verdicts = check(rollouts, problems, tokenizer, format_reward=config.format_reward)  # 2
         kept = compare(rollouts, group=config.group)  # 3
-        if replay:
-            replay.start_round(step)
+        if anchor:
+            anchor.start_round(step)
         shown[:] = _samples(rollouts, verdicts, problems, kept, tokenizer, config.group)
         metrics = update(  # 4
             kept,
@@ -126,9 +129,9 @@ def train(config: GRPOConfig, inputs: Inputs, out_dir: Path, report: Report, sho
             reference,
             config,
             optimizers["adamw"],
-            replay,
             pad_id=tokenizer.pad_id,
             order=random_generator(inputs.seed, "minibatches", step),
+            anchor=anchor,
         )
         solved = sum(verdict.correct for verdict in verdicts) / len(verdicts)
         state["level"] = next_level(state["level"], solved, config, shelves)  # 5
@@ -242,10 +245,10 @@ def update(
     reference: LanguageModel,
     config: GRPOConfig,
     optimizer: torch.optim.Optimizer,
-    replay: Replay | None,
     *,
     pad_id: int,
     order: torch.Generator,
+    anchor: Anchor | None = None,
 ) -> Metrics:
     """Step 4: passes over the kept answers; returns means over the optimiser steps.
 
@@ -258,7 +261,7 @@ def update(
             if not any(rollout.is_complete for rollout in rollouts):
                 continue
             batch = pad(rollouts, pad_id=pad_id, device=next(policy.parameters()).device)
-            for name, value in _step(batch, policy, reference, config, optimizer, replay).items():
+            for name, value in _step(batch, policy, reference, config, optimizer, anchor).items():
                 figures.setdefault(name, []).append(value)
     first_ratio = 1.0 + figures.pop("ratio_error", [0.0])[0]
     metrics = {name: sum(values) / len(values) for name, values in figures.items()}
@@ -271,7 +274,7 @@ def _step(
     reference: LanguageModel,
     config: GRPOConfig,
     optimizer: torch.optim.Optimizer,
-    replay: Replay | None,
+    anchor: Anchor | None,
 ) -> Metrics:
     """One optimiser step."""
     tokens = int(batch.lengths[batch.is_complete].sum())
@@ -290,8 +293,8 @@ def _step(
         )
         result.loss.backward()  # type: ignore[no-untyped-call]
         results.append(result)
-    replayed = replay.add_gradients() if replay else {}
-    return replayed | {
+    held = {"anchor_kl": anchor.add_gradients()} if anchor else {}
+    return held | {
         "loss": sum(result.loss.item() for result in results),
         "clip_fraction": sum(result.clip_fraction.item() for result in results),
         "approx_kl": sum(result.approx_kl.item() for result in results),

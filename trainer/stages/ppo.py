@@ -39,7 +39,6 @@ from trainer.alarms import new_alarms, new_evaluation_alarms, repetition
 from trainer.checkpoint import load_checkpoint, load_reward_model, save_checkpoint
 from trainer.config import PPO, PPOConfig
 from trainer.engine import Engine
-from trainer.imitation import Replay, replay_from
 from trainer.loop import (
     Diverged,
     Inputs,
@@ -136,7 +135,6 @@ def train(config: PPOConfig, inputs: Inputs, out_dir: Path, report: Report, shou
         "policy": adamw(list(policy.parameters()), lr=config.lr),
         "critic": adamw(list(models.critic.parameters()), lr=config.critic_lr),
     }
-    replay = replay_from(policy, tokenizer, inputs, config)
     state: dict[str, Any] = {"kl_weight": config.kl_weight, "alarms": {}, "figures": {}}
     parent_engine = Engine(models.reference, end_ids=[tokenizer.end_id], max_batch=config.rollouts)
     _, parent_rewards = _answer_held_out(parent_engine, models, config, list(held_out.values()), inputs.seed)
@@ -151,14 +149,11 @@ def train(config: PPOConfig, inputs: Inputs, out_dir: Path, report: Report, shou
             generator=random_generator(inputs.seed, "rollouts", step),
         )
         experience = judge(rollouts, models, config, kl_weight=state["kl_weight"])  # 2, 3, 4
-        if replay:
-            replay.start_round(step)
         metrics = update(  # 5
             experience,
             models,
             config,
             optimizers,
-            replay,
             order=random_generator(inputs.seed, "minibatches", step),
             critic_only=step < config.critic_warmup,
         )
@@ -260,7 +255,6 @@ def update(
     models: Models,
     config: PPOConfig,
     optimizers: Mapping[str, Optimizer],
-    replay: Replay | None,
     *,
     order: torch.Generator,
     critic_only: bool,
@@ -272,7 +266,7 @@ def update(
         for rows in minibatches(len(experience.kl), config.minibatch, generator=order):
             minibatch = [experience.pick(piece) for piece in pieces(experience.batch, rows)]
             if not is_policy_done:
-                found = _policy_step(minibatch, models.policy, config, optimizers["policy"], replay)
+                found = _policy_step(minibatch, models.policy, config, optimizers["policy"])
                 is_policy_done = "grad_norm" not in found
                 _append(figures, found)
             _append(figures, _critic_step(minibatch, models.critic, config, optimizers["critic"]))
@@ -282,11 +276,7 @@ def update(
 
 
 def _policy_step(
-    minibatch: Sequence[Experience],
-    policy: LanguageModel,
-    config: PPOConfig,
-    optimizer: Optimizer,
-    replay: Replay | None,
+    minibatch: Sequence[Experience], policy: LanguageModel, config: PPOConfig, optimizer: Optimizer
 ) -> Metrics:
     """One clipped step; no step (and no "grad_norm") once the KL to the sampling policy is too large."""
     tokens = _response_tokens(minibatch)
@@ -312,8 +302,6 @@ def _policy_step(
     if figures["approx_kl"] > config.max_kl_nats:
         optimizer.zero_grad(set_to_none=True)
         return figures
-    if replay:
-        figures |= replay.add_gradients()
     return figures | {"grad_norm": apply_gradients(policy, [optimizer])}
 
 

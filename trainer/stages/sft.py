@@ -5,7 +5,7 @@ the token that ends its turn. The model keeps what pre-training taught it and le
 question is followed by its answer, and then one stops.
 
 Conversations are packed several to a row; attention never crosses from one into the next. A batch goes through
-the model in pieces that fit in memory; their gradients add up to the batch's (imitation.py).
+the model in pieces that fit in memory; their gradients add up to the batch's.
 
 Run it: ``python -m trainer sft --preset tiny --from PRETRAIN_DIR --out DIR``
 """
@@ -17,15 +17,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from trainer import machine
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.config import SFT, SFTConfig
-from trainer.data import ChatBatches
+from trainer.data import ChatBatches, PackedChats
 from trainer.engine import Engine
 from trainer.estimate import rows_at_once
 from trainer.evaluate import instruction_accuracy
-from trainer.imitation import add_chat_gradients
 from trainer.loop import Inputs, Metrics, Report, SampleDict, clear_resume, run_steps, stage_info
+from trainer.losses import linear_next_token_loss
+from trainer.model import LanguageModel
 from trainer.optim import apply_gradients, muon_and_adamw, set_lr_factor, warmup_decay
 from trainer.prompting import greedy_samples
 
@@ -64,7 +68,7 @@ def train(config: SFTConfig, inputs: Inputs, out_dir: Path, report: Report, shou
         factor = warmup_decay(step, config.steps, warmup=config.warmup, decay=config.decay)
         set_lr_factor(optimizers, factor)
         chats = batches(step)
-        loss = add_chat_gradients(model, chats, rows=fitting, precision=state["precision"])
+        loss = add_gradients(model, chats, rows=fitting, precision=state["precision"])
         norm = apply_gradients(model, optimizers.values())
         return {
             "loss": loss.item(),
@@ -96,3 +100,23 @@ def train(config: SFTConfig, inputs: Inputs, out_dir: Path, report: Report, shou
     save_checkpoint(out_dir, model, tokenizer, stage=SFT, info=info)
     clear_resume(out_dir)
     return out_dir
+
+
+def add_gradients(model: LanguageModel, chats: PackedChats, *, rows: int, precision: str) -> Tensor:
+    """Add the gradient of the mean loss over the response tokens of all rows; returns the loss, [].
+
+    At most `rows` rows go forward and backward at a time. The mean of a piece counts by its share of the batch's
+    response tokens, so that a token weighs the same whichever piece it is in.
+    """
+    weight = model.decoder.embed_tokens.weight
+    device, responses = weight.device, int(chats.is_response.sum())
+    total = torch.zeros((), device=device)
+    for piece in chats.split(rows):
+        is_response = piece.is_response.to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            hidden = model.decoder(piece.inputs.to(device), segments=piece.segments.to(device))[is_response]
+            targets = piece.targets.to(device)[is_response]
+            loss = linear_next_token_loss(hidden, weight, targets) * (len(targets) / responses)
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += loss.detach()
+    return total
