@@ -31,6 +31,7 @@ import torch
 
 from trainer import corpus as corpora
 from trainer import machine
+from trainer.anchor import Anchor, other_conversations
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.config import REWARD, SFT, GRPOConfig, ModelConfig, Preset, get_preset
 from trainer.corpus import Corpus
@@ -302,7 +303,9 @@ def measure_grpo(bench: Bench) -> list[Figure]:
     rollouts = config.problems * config.group
     speeds = [[rollouts / seconds for seconds in side] for side in times]
     figures = _beside("GRPO", "rollouts/s", speeds, other="TRL")
-    note = f"{config.problems} problems × {config.group} answers of {config.max_new_tokens} tokens a round"
+    note = (
+        f"{config.problems} problems × {config.group} answers of {config.max_new_tokens} tokens a round, anchored"
+    )
     return [dataclasses.replace(figures[0], note=note), *figures[1:]]
 
 
@@ -317,6 +320,7 @@ def _grpo_round(bench: Bench, config: GRPOConfig) -> Callable[[], None]:
     reference = copy.deepcopy(policy).requires_grad_(False)
     engine = Engine(policy, end_ids=[], max_batch=config.problems * config.group)
     optimizer = adamw(list(policy.parameters()), lr=config.lr)
+    anchor = Anchor(policy, reference, other_conversations(bench.corpus), tokenizer, config, seed=0)
     problems = bench.corpus.problems[: config.problems]
     room = policy.config.context - config.max_new_tokens
     prompts = list(fitting_prompts(tokenizer, [problem.prompt for problem in problems], room=room).values())
@@ -338,7 +342,8 @@ def _grpo_round(bench: Bench, config: GRPOConfig) -> Callable[[], None]:
         kept = grpo.compare(rollouts, group=config.group)
         assert len(kept) == config.problems * config.group
         order = random_generator(0, "minibatches")
-        grpo.update(kept, policy, reference, config, optimizer, pad_id=tokenizer.pad_id, order=order)
+        anchor.start_round(0)
+        grpo.update(kept, policy, reference, config, optimizer, pad_id=tokenizer.pad_id, order=order, anchor=anchor)
         grpo.describe(rollouts, reference, config, tokenizer)
 
     return play

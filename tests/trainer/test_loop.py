@@ -75,6 +75,14 @@ def test_fine_tuning_teaches_the_answers_it_was_shown(tmp_path: Path, inputs: In
     assert report.samples[60][0]["text"] == "It is small. Happy to help!"
 
 
+def test_fine_tuning_reports_no_accuracy_without_questions(tmp_path: Path, inputs: Inputs) -> None:
+    report = small.Recorder()
+    silent = dataclasses.replace(inputs, corpus=small.corpus(questions=[]))
+    out = sft.train(dataclasses.replace(SFT, steps=2), silent, tmp_path / "out", report, small.never)
+    assert "instruction_accuracy" not in report.metrics[2]
+    assert read_info(out)["metrics"] == {}
+
+
 def test_random_init_is_the_same_for_the_same_seed(tmp_path: Path) -> None:
     preset = get_preset("smoke")
     corpus = small.corpus(documents=["A fox eats mice and berries."] * 3)

@@ -79,9 +79,9 @@ def train(config: SFTConfig, inputs: Inputs, out_dir: Path, report: Report, shou
         }
 
     def evaluate(_: int) -> tuple[Metrics, list[SampleDict]]:
-        accuracy = instruction_accuracy(engine, tokenizer, inputs.corpus.questions, stage=SFT)
         samples = greedy_samples(engine, tokenizer, inputs.corpus.sample_prompts, stage=SFT)
-        state["figures"] = {"instruction_accuracy": accuracy}
+        if questions := inputs.corpus.questions:  # own text may have none: no figure then, rather than 0
+            state["figures"] = {"instruction_accuracy": instruction_accuracy(engine, tokenizer, questions, stage=SFT)}
         return dict(state["figures"]), [*samples]
 
     run_steps(
