@@ -303,9 +303,7 @@ def measure_grpo(bench: Bench) -> list[Figure]:
     rollouts = config.problems * config.group
     speeds = [[rollouts / seconds for seconds in side] for side in times]
     figures = _beside("GRPO", "rollouts/s", speeds, other="TRL")
-    note = (
-        f"{config.problems} problems × {config.group} answers of {config.max_new_tokens} tokens a round, anchored"
-    )
+    note = f"{config.problems} problems × {config.group} answers of {config.max_new_tokens} tokens a round, anchored"
     return [dataclasses.replace(figures[0], note=note), *figures[1:]]
 
 

@@ -5,9 +5,9 @@ The idea of reasoning fine-tuning is that an answer can be *checked*. So a probl
 
 Problems come in structures ("gain-loss": first more, then fewer) told in themes (who, what, which verbs).
 A family is a theme with a structure. Held-out problems use themes and names that no training problem has; their
-structures are practised ones, so what is new is the story and not the arithmetic. Training problems are graded
-from difficulty 1 (one step) to 4 (three steps), so that GRPO can steer its mix; held-out ones always need two
-steps.
+structures are practised ones, so what is new is the story and not the arithmetic. Half of what GRPO practises on
+comes in themes of its own, which no document tells and no conversation works out. Training problems are graded from
+difficulty 1 (one step) to 4 (three steps), so that GRPO can steer its mix; held-out ones always need two steps.
 
 Simplification: whole numbers from 0 to 20, addition and subtraction; equal groups are added up one by one.
 """
@@ -336,6 +336,63 @@ THEMES: Final = (
     ),
 )
 
+PRACTICE_THEMES: Final = (
+    Theme(
+        name="bus",
+        items=("children", "friends", "farmers", "dogs"),
+        start=("There are {k} {i} on the bus.", "{k} {i} wait for the bus.", "The bus starts with {k} {i}."),
+        gain=("At the next stop, {k} more {i} get on.", "Then {k} {i} climb in.", "{k} more {i} run after the bus."),
+        loss=("{k} of the {i} get off.", "At the bridge, {k} {i} get off.", "Then {k} of them walk on."),
+        question=("How many {i} are on the bus now?", "How many {i} are there in the end?"),
+    ),
+    Theme(
+        name="shelf",
+        items=("books", "cups", "lamps", "toys"),
+        start=("{p} keeps {k} {i} on a shelf.", "There are {k} {i} on the shelf of {p}."),
+        gain=("{f} brings {k} more {i}.", "Then {he} puts {k} more there.", "{k} {i} come by post."),
+        loss=("{f} borrows {k} of the {i}.", "Then {k} of them fall down.", "{He} lends {k} {i} to {f}."),
+        question=("How many {i} are on the shelf now?", "How many {i} does {p} keep in the end?"),
+    ),
+    Theme(
+        name="workshop",
+        items=("chairs", "boxes", "boats", "toys"),
+        start=("{p} builds {k} {i}.", "By noon, {p} has made {k} {i}.", "{k} {i} stand in the workshop of {p}."),
+        gain=("The next day, {he} builds {k} more.", "With {f}, {he} makes {k} more {i}.", "{He} repairs {k} old {i}."),
+        loss=("{k} of the {i} break.", "{f} carries {k} of them away.", "Then {k} {i} go to the king."),
+        question=("How many {i} are ready now?", "How many {i} does {p} have in the end?"),
+    ),
+    Theme(
+        name="beach",
+        items=("shells", "stones", "sticks"),
+        start=("{p} lays {k} {i} in the sand.", "At the sea, {p} has a row of {k} {i}."),
+        gain=("The sea brings {k} more {i}.", "Then {he} lays down {k} more.", "{f} adds {k} {i} to the row."),
+        loss=("A wave takes {k} of them.", "{k} of the {i} sink.", "Then {f} throws {k} {i} into the sea."),
+        question=("How many {i} are in the sand now?", "How many {i} are left in the end?"),
+    ),
+    Theme(
+        name="farm",
+        items=("hens", "cows", "goats", "sheep", "pigs"),
+        start=("{k} {i} live on the farm.", "There are {k} {i} behind the barn.", "The farmer has {k} {i}."),
+        gain=(
+            "In spring, {k} more {i} are born.",
+            "Then the farmer buys {k} more.",
+            "{k} {i} of a neighbour stay too.",
+        ),
+        loss=("{k} of the {i} are sold.", "Then {k} {i} run into the wood.", "In autumn, {k} of them leave the farm."),
+        question=("How many {i} live there now?", "How many {i} does the farmer have in the end?"),
+    ),
+    Theme(
+        name="party",
+        items=("guests", "friends", "children"),
+        start=("At the party, there are {k} {i}.", "{p} dances with {k} {i}.", "{k} {i} sit around the fire."),
+        gain=("Soon {k} more {i} arrive.", "Later, {k} {i} knock at the door.", "{f} brings {k} more."),
+        loss=("{k} of the {i} leave early.", "Then {k} {i} say goodbye.", "At night, {k} of them fall asleep."),
+        question=("How many {i} are still there?", "How many {i} are at the party in the end?"),
+    ),
+)
+"""Themes of GRPO's problems only: no document tells them and no conversation works them out. With the familiar ones
+alone a model learns to solve nearly all it is given and still reads the numbers of a new story in the wrong order."""
+
 HELD_OUT_THEMES: Final = (
     Theme(
         name="kitchen",
@@ -478,11 +535,29 @@ def _tell_other(rng: random.Random, shape: str, slots: dict[str, str], item: str
     return f"{text} How many {item} are there{' now' if shape == 'groups-loss' else ''}?", work(each, changes)[0]
 
 
-def make_problem(rng: random.Random, difficulty: int, *, held_out: bool = False) -> Problem:
+@dataclass(frozen=True, kw_only=True)
+class _Kind:
+    """What a kind of problems is made from."""
+
+    shapes: dict[int, tuple[str, ...]]
+    themes: tuple[Theme, ...]
+    names: tuple[tuple[str, str], ...]
+
+
+_FAMILIAR = _Kind(shapes=_SHAPES, themes=THEMES, names=NAMES)
+_PRACTICE = _Kind(
+    shapes={level: tuple(shape for shape in shapes if shape in STRUCTURES) for level, shapes in _SHAPES.items()},
+    themes=PRACTICE_THEMES,
+    names=NAMES,
+)
+_HELD_OUT = _Kind(shapes=_HELD_OUT_SHAPES, themes=HELD_OUT_THEMES, names=HELD_OUT_NAMES)
+
+
+def make_problem(rng: random.Random, difficulty: int, *, kind: _Kind = _FAMILIAR) -> Problem:
     """One random problem of the given difficulty."""
-    shape = rng.choice((_HELD_OUT_SHAPES if held_out else _SHAPES)[difficulty])
-    theme = rng.choice(HELD_OUT_THEMES if held_out else THEMES)
-    names = HELD_OUT_NAMES if held_out else NAMES
+    shape = rng.choice(kind.shapes[difficulty])
+    theme = rng.choice(kind.themes)
+    names = kind.names
     (person, pronoun), (friend, _) = rng.sample(names, 2)
     object_pronoun = "her" if pronoun == "she" else "him"
     slots = {"p": person, "f": friend, "he": pronoun, "He": pronoun.capitalize(), "him": object_pronoun}
@@ -498,15 +573,28 @@ def make_problem(rng: random.Random, difficulty: int, *, held_out: bool = False)
     return Problem(prompt=prompt, answer=answer, family=f"{name}:{shape}", difficulty=difficulty, worked=worked)
 
 
-def generate(seed: int, *, held_out: bool = False) -> Iterator[Problem]:
-    """An endless stream of problems, no prompt twice, difficulties in turn."""
-    rng = random.Random(f"problems/{seed}/{held_out}")
-    difficulties = tuple(_HELD_OUT_SHAPES if held_out else _SHAPES)
+def generate(seed: int) -> Iterator[Problem]:
+    """An endless stream of problems as documents tell them, no prompt twice, difficulties in turn."""
+    return _stream(f"problems/{seed}/False", _FAMILIAR)
+
+
+def generate_practice(seed: int) -> Iterator[Problem]:
+    """The same in themes that only GRPO meets."""
+    return _stream(f"problems/{seed}/practice", _PRACTICE)
+
+
+def generate_held_out(seed: int) -> Iterator[Problem]:
+    """The same in themes and with names that nothing in training has."""
+    return _stream(f"problems/{seed}/True", _HELD_OUT)
+
+
+def _stream(purpose: str, kind: _Kind) -> Iterator[Problem]:
+    rng = random.Random(purpose)
     seen: set[str] = set()
     while True:
-        for difficulty in difficulties:
-            problem = make_problem(rng, difficulty, held_out=held_out)
+        for difficulty in kind.shapes:
+            problem = make_problem(rng, difficulty, kind=kind)
             while problem.prompt in seen:
-                problem = make_problem(rng, difficulty, held_out=held_out)
+                problem = make_problem(rng, difficulty, kind=kind)
             seen.add(problem.prompt)
             yield problem

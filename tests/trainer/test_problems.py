@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from itertools import islice
 
@@ -10,14 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainer.corpus import shipped
 from trainer.problems import (
     HELD_OUT_NAMES,
     HELD_OUT_THEMES,
     NAMES,
+    PRACTICE_THEMES,
     THEMES,
     Problem,
     extract_answer,
     generate,
+    generate_held_out,
+    generate_practice,
     grade,
     normalise_number,
     stated_answer,
@@ -32,8 +37,8 @@ STATEMENTS = (
 )  # fmt: skip
 
 
-def take(count: int, *, seed: int = 0, held_out: bool = False) -> list[Problem]:
-    return list(islice(generate(seed, held_out=held_out), count))
+def take(count: int, *, seed: int = 0, kind: Callable[[int], Iterator[Problem]] = generate) -> list[Problem]:
+    return list(islice(kind(seed), count))
 
 
 @pytest.mark.parametrize(
@@ -194,9 +199,9 @@ def test_it_survives_very_long_answers() -> None:
     assert grade("9", "1 + " * 200_000 + "The answer is 9.").correct
 
 
-@pytest.mark.parametrize("held_out", [False, True])
-def test_it_makes_problems_whose_working_leads_to_their_answer(held_out: bool) -> None:
-    for problem in take(400, held_out=held_out):
+@pytest.mark.parametrize("kind", [generate, generate_practice, generate_held_out])
+def test_it_makes_problems_whose_working_leads_to_their_answer(kind: Callable[[int], Iterator[Problem]]) -> None:
+    for problem in take(400, kind=kind):
         verdict = grade(problem.answer, problem.worked)
         assert verdict.correct, problem
         assert verdict.worked_steps, problem
@@ -204,8 +209,9 @@ def test_it_makes_problems_whose_working_leads_to_their_answer(held_out: bool) -
         assert "{" not in problem.prompt
 
 
-def test_it_needs_every_number_of_the_story() -> None:
-    for problem in take(200, held_out=True):
+@pytest.mark.parametrize("kind", [generate_practice, generate_held_out])
+def test_it_needs_every_number_of_the_story(kind: Callable[[int], Iterator[Problem]]) -> None:
+    for problem in take(200, kind=kind):
         told = [int(word) for word in problem.prompt.replace(".", " ").split() if word.isdigit()]
         first, *steps = [part for part in problem.worked.split(". ") if not part.startswith("The answer")]
         assert first == f"Start with {told[0]}"
@@ -226,22 +232,38 @@ def outline(problem: Problem) -> str:
 
 
 def test_it_holds_out_themes_and_names() -> None:
-    train, held_out = take(2000), take(300, held_out=True)
+    train, held_out = [*take(2000), *take(1000, kind=generate_practice)], take(300, kind=generate_held_out)
     themes = {problem.family.split(":")[0] for problem in held_out}
     assert themes == {theme.name for theme in HELD_OUT_THEMES}
-    assert not themes & {theme.name for theme in THEMES}
+    assert not themes & {theme.name for theme in THEMES + PRACTICE_THEMES}
     assert not {problem.family for problem in train} & {problem.family for problem in held_out}
     assert not {name for name, _ in NAMES} & {name for name, _ in HELD_OUT_NAMES}
 
 
 def test_it_holds_out_no_training_problem_with_other_names() -> None:
-    trained = {outline(problem) for problem in take(6000)}
-    assert not [problem.prompt for problem in take(300, held_out=True) if outline(problem) in trained]
+    trained = {outline(problem) for problem in [*take(6000), *take(6000, kind=generate_practice)]}
+    assert not [problem.prompt for problem in take(300, kind=generate_held_out) if outline(problem) in trained]
+
+
+def test_practice_is_in_themes_no_document_and_no_conversation_tells() -> None:
+    """So that GRPO teaches to read a new story, not six familiar ones by heart."""
+    practice = take(400, kind=generate_practice)
+    assert {problem.family.split(":")[0] for problem in practice} == {theme.name for theme in PRACTICE_THEMES}
+    sentences = {line for theme in PRACTICE_THEMES for line in (*theme.start, *theme.gain, *theme.loss)}
+    others = {line for theme in THEMES + HELD_OUT_THEMES for line in (*theme.start, *theme.gain, *theme.loss)}
+    assert not sentences & others
+    corpus = shipped(size="smoke")
+    told = {problem.prompt for problem in corpus.problems} & {talk[0]["content"] for talk in corpus.conversations}
+    assert told <= {problem.prompt for problem in take(len(corpus.problems))}
+    assert told
+    assert {problem.prompt for problem in take(100, kind=generate_practice)} <= {
+        problem.prompt for problem in corpus.problems
+    }
 
 
 def test_it_asks_held_out_problems_in_practised_structures_of_two_steps() -> None:
     trained = {problem.family.split(":")[1] for problem in take(800)}
-    held_out = take(300, held_out=True)
+    held_out = take(300, kind=generate_held_out)
     assert {problem.family.split(":")[1] for problem in held_out} <= trained
     assert all(problem.worked.count("=") == 2 for problem in held_out)
 

@@ -25,7 +25,7 @@ from trainer.corpus.conversations import (
 from trainer.corpus.directory import split_directory
 from trainer.corpus.prose import write_documents
 from trainer.preferences import Comparison, to_record
-from trainer.problems import Problem, generate
+from trainer.problems import Problem, generate, generate_held_out, generate_practice
 
 __all__ = ["SAMPLE_PROMPTS", "Corpus", "Message", "Question", "from_directory", "is_right", "shipped"]
 
@@ -154,8 +154,8 @@ def shipped(seed: int = 0, *, size: str = "tiny") -> Corpus:
         questions=held_out_questions(seed, sizes.questions),
         preference_prompts=preference_prompts(seed, sizes.prompts, held_out=False),
         held_out_preference_prompts=preference_prompts(seed, sizes.held_out_prompts, held_out=True),
-        problems=problems,
-        held_out_problems=list(islice(generate(seed, held_out=True), sizes.held_out_problems)),
+        problems=[*problems, *islice(generate_practice(seed), sizes.problems)],
+        held_out_problems=list(islice(generate_held_out(seed), sizes.held_out_problems)),
         comparisons=[],
         sample_prompts=list(SAMPLE_PROMPTS),
     )
