@@ -397,7 +397,7 @@ PRESETS: Final[dict[str, Preset]] = {
             reward=RewardConfig(lr=2e-3, batch_pairs=4, epochs=4, averaged=0.7, held_out=0.1),
             ppo=PPOConfig(steps=30, kl_weight=0.35, kl_target_nats=1.4, kl_horizon=250),
             # Practising three steps, it adds a third one to held-out problems that need two.
-            grpo=GRPOConfig(steps=60, problems=32, minibatch=128, lr=1.5e-4, hardest=3),
+            grpo=GRPOConfig(steps=100, problems=32, minibatch=128, lr=1.5e-4, hardest=3, solved_high=0.6),
         ),
         Preset(
             name="small",

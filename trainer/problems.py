@@ -340,58 +340,59 @@ PRACTICE_THEMES: Final = (
     Theme(
         name="bus",
         items=("children", "friends", "farmers", "dogs"),
-        start=("There are {k} {i} on the bus.", "{k} {i} wait for the bus.", "The bus starts with {k} {i}."),
-        gain=("At the next stop, {k} more {i} get on.", "Then {k} {i} climb in.", "{k} more {i} run after the bus."),
-        loss=("{k} of the {i} get off.", "At the bridge, {k} {i} get off.", "Then {k} of them walk on."),
+        start=("There are {k} {i} on the bus.", "{k} {i} wait for the bus."),
+        gain=("{k} more {i} come to the bus.", "At the bridge, {k} more {i} come in.", "Then {k} {i} run to it."),
+        loss=("{k} of the {i} go home from there.", "At the bridge, {k} {i} go away.", "At the river, {k} run home."),
         question=("How many {i} are on the bus now?", "How many {i} are there in the end?"),
     ),
     Theme(
         name="shelf",
         items=("books", "cups", "lamps", "toys"),
-        start=("{p} keeps {k} {i} on a shelf.", "There are {k} {i} on the shelf of {p}."),
-        gain=("{f} brings {k} more {i}.", "Then {he} puts {k} more there.", "{k} {i} come by post."),
-        loss=("{f} borrows {k} of the {i}.", "Then {k} of them fall down.", "{He} lends {k} {i} to {f}."),
-        question=("How many {i} are on the shelf now?", "How many {i} does {p} keep in the end?"),
+        start=("{p} has {k} {i} on a shelf.", "There are {k} {i} on the shelf of {p}."),
+        gain=("{f} gives {him} {k} more for it.", "In the house, {he} finds {k} more {i}.", "{k} {i} come from {f}."),
+        loss=("{f} takes {k} of the {i} home.", "At school, {he} loses {k} of them.", "{He} gives {k} away to {f}."),
+        question=("How many {i} are on the shelf now?", "How many {i} does {p} have in the end?"),
     ),
     Theme(
-        name="workshop",
-        items=("chairs", "boxes", "boats", "toys"),
-        start=("{p} builds {k} {i}.", "By noon, {p} has made {k} {i}.", "{k} {i} stand in the workshop of {p}."),
-        gain=("The next day, {he} builds {k} more.", "With {f}, {he} makes {k} more {i}.", "{He} repairs {k} old {i}."),
-        loss=("{k} of the {i} break.", "{f} carries {k} of them away.", "Then {k} {i} go to the king."),
-        question=("How many {i} are ready now?", "How many {i} does {p} have in the end?"),
+        name="market",
+        items=("pears", "plums", "eggs", "lemons", "roses"),
+        start=("At the market, {p} has {k} {i}.", "{p} comes to the market with {k} {i}."),
+        gain=("There {he} buys {k} more {i}.", "{He} gets {k} more from {f}, too.", "From {f}, {he} gets {k} {i}."),
+        loss=(
+            "{He} sells {k} {i} there.",
+            "There {he} gives {k} of them to {f}.",
+            "At noon, {he} eats {k} of the {i}.",
+        ),
+        question=("How many {i} does {he} have now?", "How many {i} are left in the end?"),
     ),
     Theme(
         name="beach",
         items=("shells", "stones", "sticks"),
-        start=("{p} lays {k} {i} in the sand.", "At the sea, {p} has a row of {k} {i}."),
-        gain=("The sea brings {k} more {i}.", "Then {he} lays down {k} more.", "{f} adds {k} {i} to the row."),
-        loss=("A wave takes {k} of them.", "{k} of the {i} sink.", "Then {f} throws {k} {i} into the sea."),
-        question=("How many {i} are in the sand now?", "How many {i} are left in the end?"),
+        start=("At the sea, {p} has {k} {i}.", "In the sand, {p} has {k} {i}."),
+        gain=("Near the water, {he} finds {k} more {i}.", "{f} finds {k} more for {him}.", "Then {he} picks {k} {i}."),
+        loss=("In the sand, {he} loses {k} of them.", "The sea takes {k} {i}.", "Near the water, {f} takes {k}."),
+        question=("How many {i} does {p} have now?", "How many {i} are left in the end?"),
     ),
     Theme(
         name="farm",
         items=("hens", "cows", "goats", "sheep", "pigs"),
-        start=("{k} {i} live on the farm.", "There are {k} {i} behind the barn.", "The farmer has {k} {i}."),
-        gain=(
-            "In spring, {k} more {i} are born.",
-            "Then the farmer buys {k} more.",
-            "{k} {i} of a neighbour stay too.",
-        ),
-        loss=("{k} of the {i} are sold.", "Then {k} {i} run into the wood.", "In autumn, {k} of them leave the farm."),
-        question=("How many {i} live there now?", "How many {i} does the farmer have in the end?"),
+        start=("There are {k} {i} on the farm.", "The farmer has {k} {i}."),
+        gain=("In spring, {k} more {i} come.", "The farmer buys {k} more.", "{k} more {i} come from the hill."),
+        loss=("The farmer sells {k} of the {i}.", "In autumn, {k} of them go away.", "{k} {i} run to the wood."),
+        question=("How many {i} are on the farm now?", "How many {i} does the farmer have in the end?"),
     ),
     Theme(
         name="party",
         items=("guests", "friends", "children"),
-        start=("At the party, there are {k} {i}.", "{p} dances with {k} {i}.", "{k} {i} sit around the fire."),
-        gain=("Soon {k} more {i} arrive.", "Later, {k} {i} knock at the door.", "{f} brings {k} more."),
-        loss=("{k} of the {i} leave early.", "Then {k} {i} say goodbye.", "At night, {k} of them fall asleep."),
-        question=("How many {i} are still there?", "How many {i} are at the party in the end?"),
+        start=("At the party, there are {k} {i}.", "{k} {i} sit near the fire."),
+        gain=("In the evening, {k} more {i} come.", "Then {k} {i} join the party.", "{k} more come with {f}."),
+        loss=("At night, {k} of the {i} go home.", "Then {k} {i} go to bed.", "{k} of them go away with {f}."),
+        question=("How many {i} are at the party now?", "How many {i} are left in the end?"),
     ),
 )
-"""Themes of GRPO's problems only: no document tells them and no conversation works them out. With the familiar ones
-alone a model learns to solve nearly all it is given and still reads the numbers of a new story in the wrong order."""
+"""Themes of GRPO's problems only, told in verbs the others use too: no document tells them and no conversation works
+them out. With the familiar ones alone a model soon solves all it is given and still reads the numbers of a new story
+in the wrong order."""
 
 HELD_OUT_THEMES: Final = (
     Theme(
