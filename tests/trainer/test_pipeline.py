@@ -42,7 +42,7 @@ def test_it_walks_all_stages_once_and_never_mixes_two_runs(tmp_path: Path, monke
 
     def run(**changes: Any) -> dict[str, Any]:
         return run_all(
-            **{"preset": "smoke", "out_dir": tmp_path, "tastes": ["friendlier"], "threads": 1, "say": said.append}
+            **{"preset": "smoke", "out_dir": tmp_path, "tastes": ["shorter"], "threads": 1, "say": said.append}
             | changes
         )
 
@@ -75,8 +75,8 @@ def test_it_walks_all_stages_once_and_never_mixes_two_runs(tmp_path: Path, monke
     report = (tmp_path / "report.json").read_bytes()
     with pytest.raises(ValueError, match=r"init holds another run \(its seed is 0, not 7\)"):
         run(seed=7)
-    with pytest.raises(ValueError, match=r"votes\.jsonl holds other votes than those of simulated-shorter"):
-        run(tastes=["shorter"])
+    with pytest.raises(ValueError, match=r"votes\.jsonl holds other votes than those of simulated-friendlier"):
+        run(tastes=["friendlier"])
     with pytest.raises(ValueError, match=r"ppo holds another run \(its setting steps is 3, not 2\)"):
         run(settings={"ppo.steps": 2})
     assert hashes(tmp_path) == before
