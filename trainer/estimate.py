@@ -162,7 +162,7 @@ def _training_s(stage: str, preset: Preset, speed: Speed, votes: int) -> float:
     rate = speed.learning(model.width) if stage in (PRETRAIN, SFT) else speed.float32
     token_s = _flops_per_token(stage, preset) / (rate * MATMUL_SHARE) + _bytes_per_token(model) / speed.bytes_per_s
     muon_steps = {PRETRAIN: preset.pretrain.steps, SFT: preset.sft.steps}.get(stage, 0)
-    muon_s = MUON_FLOPS * model.width * model.parameters / (speed.learning(model.width) * MATMUL_SHARE)
+    muon_s = MUON_FLOPS * model.width * model.parameters / (rate * MATMUL_SHARE)
     return _tokens_trained(stage, preset, votes) * token_s + muon_steps * muon_s
 
 

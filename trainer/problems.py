@@ -590,6 +590,7 @@ def generate_held_out(seed: int) -> Iterator[Problem]:
 
 
 def _stream(purpose: str, kind: _Kind) -> Iterator[Problem]:
+    """`purpose` seeds the draws: another one makes another corpus, in which nobody's runs can go on."""
     rng = random.Random(purpose)
     seen: set[str] = set()
     while True:

@@ -9,7 +9,6 @@ import torch
 from torch.nn import functional as F
 
 from tests.trainer import small
-from trainer import anchor as anchors
 from trainer.anchor import Anchor, other_conversations
 from trainer.config import GRPOConfig
 from trainer.corpus.conversations import exchange
@@ -105,4 +104,4 @@ def test_a_round_has_room_for_every_step(config: GRPOConfig, updates: int) -> No
 def test_it_says_what_is_wrong_when_no_conversation_fits(model: LanguageModel, tokenizer: Tokenizer) -> None:
     endless = [exchange("What is a fox?", "It is small. " * 200)]
     with pytest.raises(ValueError, match="None of the 1 conversations fits"):
-        anchors.Anchor(model, model, endless, tokenizer, CONFIG, seed=0)
+        Anchor(model, model, endless, tokenizer, CONFIG, seed=0)

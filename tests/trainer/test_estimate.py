@@ -29,6 +29,8 @@ from trainer.model import LanguageModel
 LAPTOP = {"device": "cpu", "matmul_gflops": {"float32": 150.0, "bfloat16": 60.0}}
 SERVER = {"device": "cpu", "threads": 2, "matmul_gflops": {"float32": 213.0, "bfloat16": 975.0}}
 """Two cores, on which the constants were fitted."""
+NO_BFLOAT16 = {"device": "cpu", "threads": 2, "matmul_gflops": {"float32": 175.0, "bfloat16": 1.3}}
+"""Two cores with AVX2."""
 
 
 def test_it_imports_no_torch() -> None:
@@ -49,6 +51,11 @@ def test_it_matches_pretraining_worked_by_hand() -> None:
 @pytest.mark.parametrize(("stage", "seconds"), [(PRETRAIN, 240), (SFT, 90), (REWARD, 9), (PPO, 60)])
 def test_it_is_near_what_the_tiny_stages_took_where_they_were_measured(stage: str, seconds: float) -> None:
     assert estimate(stage, get_preset("tiny"), SERVER).seconds == pytest.approx(seconds, rel=0.4)
+
+
+@pytest.mark.parametrize(("stage", "seconds"), [(REWARD, 11), (PPO, 62), (GRPO, 201)])
+def test_it_is_near_what_they_took_without_bfloat16(stage: str, seconds: float) -> None:
+    assert estimate(stage, get_preset("tiny"), NO_BFLOAT16).seconds == pytest.approx(seconds, rel=0.4)
 
 
 @pytest.mark.parametrize("stage", [REWARD, PPO, GRPO])
