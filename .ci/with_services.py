@@ -13,6 +13,7 @@ import os
 import pwd
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from urllib.parse import quote
 import redis
 
 START_S = 30
+STOP_S = 20
 
 
 def find(name: str) -> str | None:
@@ -45,6 +47,15 @@ def wait_until(ready: Callable[[], bool], what: str, process: subprocess.Popen[b
         time.sleep(0.05)
 
 
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Wait for a server that was told to stop, and no longer than it deserves."""
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
 @contextmanager
 def postgres(directory: Path, *, initdb: str, server: str) -> Iterator[str]:
     """A cluster in `directory`; yields its DATABASE_URL."""
@@ -62,8 +73,10 @@ def postgres(directory: Path, *, initdb: str, server: str) -> Iterator[str]:
         wait_until(lambda: (directory / ".s.PGSQL.5432").is_socket(), "PostgreSQL", process)
         yield f"postgres://stagecraft@{quote(str(directory), safe='')}/postgres"
     finally:
-        process.terminate()
-        process.wait()
+        # SIGINT is PostgreSQL's fast shutdown; at SIGTERM it waits for every client to hang up, and a process
+        # that a failed test left behind never does.
+        process.send_signal(signal.SIGINT)
+        stop(process)
 
 
 def _exists(account: str) -> bool:
@@ -96,7 +109,7 @@ def redis_over_tcp(directory: Path, *, server: str) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait()
+        stop(process)
 
 
 def main() -> int:

@@ -13,11 +13,6 @@ from hypothesis import strategies as st
 
 from trainer.corpus import shipped
 from trainer.problems import (
-    HELD_OUT_NAMES,
-    HELD_OUT_THEMES,
-    NAMES,
-    PRACTICE_THEMES,
-    THEMES,
     Problem,
     extract_answer,
     generate,
@@ -27,6 +22,7 @@ from trainer.problems import (
     normalise_number,
     stated_answer,
 )
+from trainer.themes import HELD_OUT_NAMES, HELD_OUT_THEMES, NAMES, PRACTICE_THEMES, THEMES
 
 NUMBERS = st.decimals(min_value=-(10**9), max_value=10**9, places=2) | st.integers(-1000, 1000)
 DIGITLESS = st.text().filter(lambda text: not re.search(r"\d", text))

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
 from tests.webapp.arena_factory import make_answer, make_pair, make_vote
 from trainer.preferences import read_comparisons
@@ -223,6 +225,25 @@ def test_files_that_cannot_be_read_or_written_end_in_one_sentence(tmp_path: Path
         call_command("import_votes", str(tmp_path / "binary.jsonl"))
     with pytest.raises(CommandError, match=r"Cannot write .*No such file"):
         call_command("export_votes", str(tmp_path / "none" / "votes.jsonl"))
+
+
+def test_an_export_does_not_join_votes_with_their_answers(votes: list[Vote], tmp_path: Path) -> None:
+    """Such a join hung for minutes on a PostgreSQL that had not yet noticed how many rows there are."""
+    with CaptureQueriesContext(connection) as queries:
+        write_votes(tmp_path / "votes.jsonl", Vote.objects.comparisons())
+    assert [query["sql"] for query in queries if query["sql"].count(" JOIN ") > 1] == []
+
+
+@pytest.mark.skipif(connection.vendor != "postgresql", reason="about the statistics of PostgreSQL's planner")
+def test_an_import_tells_the_planner_how_many_rows_there_are(votes: list[Vote], tmp_path: Path) -> None:
+    path = tmp_path / "votes.jsonl"
+    write_votes(path, Vote.objects.comparisons())
+    forget_everything()
+    import_votes(path)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT relname, reltuples FROM pg_class WHERE relname IN ('arena_vote', 'arena_pair')")
+        known = dict(cursor.fetchall())
+    assert known == {"arena_vote": Vote.objects.count(), "arena_pair": Pair.objects.count()}
 
 
 def test_ten_thousand_votes_make_the_trip(make_checkpoint: Any, tmp_path: Path) -> None:

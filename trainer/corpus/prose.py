@@ -25,7 +25,8 @@ from trainer.corpus.stories import choose_cast, write_story
 from trainer.corpus.topics import ADVICE, OPEN
 from trainer.corpus.wordings import ANSWERS, MODEL_DETAILS, MODEL_EXAMPLES, REMARKS
 from trainer.corpus.world import ENTITIES, FACTS, Fact
-from trainer.problems import NAMES, make_problem
+from trainer.problems import make_problem
+from trainer.themes import NAMES
 
 HELD_OUT_SHARE: Final = 0.1
 

@@ -21,7 +21,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from trainer.config import CHAT_STAGES, SFT
@@ -37,7 +37,10 @@ _BATCH = 500
 
 def write_votes(path: Path, votes: VoteQuerySet) -> tuple[str, int]:
     """Write these votes to `path`, complete or not at all; returns the file's SHA-256 and how many votes it holds."""
-    comparisons = [_to_comparison(vote) for vote in votes.with_answers().iterator(chunk_size=_BATCH)]
+    # By id, batch after batch: one join of votes, pairs, answers and checkpoints takes PostgreSQL minutes while
+    # its statistics call tables empty that have just grown (nested loops over all of them).
+    with_answers = votes.prefetch_related("pair__a__checkpoint", "pair__b__checkpoint")
+    comparisons = [_to_comparison(vote) for vote in with_answers.iterator(chunk_size=_BATCH)]
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         write_comparisons(unfinished, comparisons)
@@ -138,7 +141,17 @@ def import_votes(path: Path) -> tuple[int, int]:
             raise ValueError(f"{path}, line {number}: {error}; correct or delete the line.") from error
         lines.append(line)
     with transaction.atomic():
-        return _store(path, lines, first_of_pair)
+        counts = _store(path, lines, first_of_pair)
+        _refresh_statistics()
+    return counts
+
+
+def _refresh_statistics() -> None:
+    """Tell PostgreSQL's planner how large the tables are now; it finds out by itself, but up to minutes later."""
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            for model in (Vote, Pair, Generation):
+                cursor.execute(f"ANALYZE {connection.ops.quote_name(model._meta.db_table)}")
 
 
 def _check(comparison: Comparison) -> _Line:

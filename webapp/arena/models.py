@@ -148,7 +148,7 @@ class VoteQuerySet(models.QuerySet["Vote"]):
         return self.decided().filter(pair__repeat_of__isnull=False)
 
     def with_answers(self) -> VoteQuerySet:
-        """With everything a vote's line in a file, or its reveal, is made of."""
+        """With everything the reveal of a vote shows, in one query. For a few votes: `write_votes` says why."""
         return self.select_related("pair", "pair__a", "pair__b", "pair__a__checkpoint", "pair__b__checkpoint")
 
 
