@@ -222,9 +222,8 @@ class Engine:
         self._rows += fresh
         self._reserve(len(self._rows), length + 1)
         prompt_of_row = torch.tensor(which, device=device)
-        hidden = self._prefill(tokens.to(device), prompt_of_row, first)
         ends = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
-        last = hidden[torch.arange(len(prompts), device=device), ends]  # (U, C)
+        last = self._prefill(tokens.to(device), ends, prompt_of_row, first)
         self._sample(fresh, last[prompt_of_row])
         return fresh
 
@@ -246,23 +245,33 @@ class Engine:
 
     # -- the forward passes ----------------------------------------------------------------------
 
-    def _prefill(self, tokens: Tensor, which: Tensor, first: int) -> Tensor:
-        """Hidden states [U,T,C] of right-padded prompts [U,T]; fills cache rows `first`… with row which[i]."""
+    def _prefill(self, tokens: Tensor, ends: Tensor, which: Tensor, first: int) -> Tensor:
+        """Hidden states [U,C] at the last tokens, `ends` [U], of right-padded prompts [U,T].
+
+        Fills cache row `first` + i with prompt `which[i]`. Of the last layer only keys and values are needed
+        everywhere; the rest of it is done for the last tokens alone.
+        """
         assert self._cache is not None
-        config, length = self.config, tokens.shape[1]
+        config, (prompts, length) = self.config, tokens.shape
         cos, sin = self.model.decoder.cos[:length], self.model.decoder.sin[:length]  # (T, D)
         x = F.embedding(tokens, self._embedding)
         for layer, (qkv, out, gate_up, down) in enumerate(self._layers):
-            heads = F.linear(self._norm(x), qkv).view(*tokens.shape, -1, config.head_dim).transpose(1, 2)
+            heads = F.linear(self._norm(x), qkv).view(prompts, length, -1, config.head_dim).transpose(1, 2)
             turned = rotate(heads[:, : config.heads + config.kv_heads], cos, sin)
             q, k = turned[:, : config.heads], turned[:, config.heads :]  # (U, H, T, D), (U, Hkv, T, D)
             v = heads[:, config.heads + config.kv_heads :]
             self._cache[layer, 0, first : first + len(which), :, :length] = k[which]
             self._cache[layer, 1, first : first + len(which), :, :length] = v[which]
-            y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=config.heads != config.kv_heads)
+            seen = None
+            if layer == config.layers - 1:
+                index = torch.arange(prompts, device=tokens.device)
+                q, x = q[index, :, ends].unsqueeze(2), x[index, ends].unsqueeze(1)  # (U, H, 1, D), (U, 1, C)
+                seen = (torch.arange(length, device=tokens.device) <= ends.unsqueeze(1)).view(prompts, 1, 1, length)
+            grouped = config.heads != config.kv_heads
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None, enable_gqa=grouped)
             x = x + F.linear(y.transpose(1, 2).flatten(2), out)
             x = x + self._feed_forward(x, gate_up, down)
-        return self._norm(x)
+        return self._norm(x).squeeze(1)
 
     def _decode(self, tokens: Tensor, positions: Tensor, longest: int) -> Tensor:
         """Hidden states [N,C] of one new token per row [N,1] at `positions` [N]; extends the cache."""
