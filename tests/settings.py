@@ -26,7 +26,7 @@ if not os.environ.get("REDIS_URL"):
 from webapp.settings import *  # noqa: E402, F403
 from webapp.settings import DATA_DIR, DATABASES  # noqa: E402
 
-if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
+if DATABASES["default"]["ENGINE"] == "webapp.sqlite":
     # A file, as in real life: threads and other processes share it under the same locking rules.
     DATABASES["default"]["TEST"] = {"NAME": str(DATA_DIR / "test.sqlite3")}
 

@@ -95,12 +95,13 @@ def test_commands_find_the_redis_of_the_running_site(tmp_path: Path) -> None:
 
 
 def test_sqlite_waits_for_its_turn_and_postgres_pools(tmp_path: Path) -> None:
-    sqlite = value(tmp_path, "settings.DATABASES['default']['OPTIONS']", SECRET_KEY=KEY)
-    assert sqlite == {
+    sqlite = value(tmp_path, "[settings.DATABASES['default'][name] for name in ('ENGINE', 'OPTIONS')]", SECRET_KEY=KEY)
+    options = {
         "transaction_mode": "IMMEDIATE",
         "timeout": 20,
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     }
+    assert sqlite == ["webapp.sqlite", options]
     pooled = value(
         tmp_path,
         "[settings.DATABASES['default'][name] for name in ('OPTIONS', 'CONN_HEALTH_CHECKS')]",
