@@ -51,43 +51,40 @@ class DatabaseWrapper(base.DatabaseWrapper):
             return connection
 
     def _close(self) -> None:
-        self._end_turn()
         kept = _kept[self._file]
-        if self.connection.in_transaction or self.is_in_memory_db() or len(kept) >= KEPT_CONNECTIONS:
+        if self.connection.in_transaction or len(kept) >= KEPT_CONNECTIONS:
             super()._close()  # type: ignore[misc]  # left out of the stubs
         else:
             kept.append(self.connection)
+        self._end_turn()
 
     # -- transactions ----------------------------------------------------------------------------
 
     def _start_transaction_under_autocommit(self) -> None:
-        timeout_s = self.settings_dict["OPTIONS"].get("timeout", 5)
-        deadline = time.monotonic() + timeout_s
-        if not _turns[self._file].acquire(timeout=timeout_s):
+        patience_s = self.settings_dict["OPTIONS"].get("timeout", 5)
+        deadline = time.monotonic() + patience_s
+        if not _turns[self._file].acquire(timeout=patience_s):
             raise OperationalError("database is locked")
         self._has_turn = True
+        self.connection.execute("PRAGMA busy_timeout = 0")
         try:
-            self._ask_for_the_lock(deadline)
+            self._begin(deadline)
         except BaseException:
             self._end_turn()
             raise
-
-    def _ask_for_the_lock(self, deadline: float) -> None:
-        connection = self.connection
-        (patience_ms,) = connection.execute("PRAGMA busy_timeout").fetchone()
-        connection.execute("PRAGMA busy_timeout = 0")
-        try:
-            while True:
-                try:
-                    super()._start_transaction_under_autocommit()  # type: ignore[misc]  # left out of the stubs
-                    return
-                except OperationalError as error:
-                    busy = getattr(error.__cause__, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
-                    if not busy or time.monotonic() > deadline:
-                        raise
-                time.sleep(ASK_AGAIN_S)
         finally:
-            connection.execute(f"PRAGMA busy_timeout = {patience_ms}")
+            self.connection.execute(f"PRAGMA busy_timeout = {1000 * patience_s:.0f}")
+
+    def _begin(self, deadline: float) -> None:
+        while True:
+            try:
+                super()._start_transaction_under_autocommit()  # type: ignore[misc]  # left out of the stubs
+                return
+            except OperationalError as error:
+                is_busy = getattr(error.__cause__, "sqlite_errorcode", None) == sqlite3.SQLITE_BUSY
+                if not is_busy or time.monotonic() > deadline:
+                    raise
+            time.sleep(ASK_AGAIN_S)
 
     def _commit(self) -> None:
         super()._commit()  # type: ignore[misc]  # left out of the stubs
