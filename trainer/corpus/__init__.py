@@ -33,7 +33,7 @@ SAMPLE_PROMPTS: Final = (
     "What is an LLM?",
     "What does a rabbit eat?",
     "How do I make friends?",
-    "Tom has 7 apples. He buys 5 more. Then he eats 3. How many apples does Tom have now?",
+    "Tom has 7 apples. He buys 5 more. He eats 3 of them. How many apples does Tom have now?",
 )
 
 
