@@ -47,8 +47,9 @@ def wait_until(ready: Callable[[], bool], what: str, process: subprocess.Popen[b
         time.sleep(0.05)
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """Wait for a server that was told to stop, and no longer than it deserves."""
+def stop(process: subprocess.Popen[bytes], how: signal.Signals = signal.SIGTERM) -> None:
+    """Tell a server to stop, and kill one that has not after a while."""
+    process.send_signal(how)
     try:
         process.wait(STOP_S)
     except subprocess.TimeoutExpired:
@@ -75,8 +76,7 @@ def postgres(directory: Path, *, initdb: str, server: str) -> Iterator[str]:
     finally:
         # SIGINT is PostgreSQL's fast shutdown; at SIGTERM it waits for every client to hang up, and a process
         # that a failed test left behind never does.
-        process.send_signal(signal.SIGINT)
-        stop(process)
+        stop(process, signal.SIGINT)
 
 
 def _exists(account: str) -> bool:
@@ -108,7 +108,6 @@ def redis_over_tcp(directory: Path, *, server: str) -> Iterator[str]:
         wait_until(answers, "Redis", process)
         yield url
     finally:
-        process.terminate()
         stop(process)
 
 

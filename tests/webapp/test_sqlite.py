@@ -125,6 +125,15 @@ def test_a_turn_ends_with_a_rollback_and_with_a_lost_connection(file: Path) -> N
     assert count() == 1
 
 
+def test_a_turn_ends_when_the_connection_turns_out_to_be_broken(file: Path) -> None:
+    raw().close()
+    with pytest.raises(sqlite3.ProgrammingError):
+        add_one()
+    connections[OTHER].connection = None
+    in_threads(add_one, 1)
+    assert count() == 1
+
+
 def test_waiting_for_the_lock_leaves_the_patience_of_other_statements_as_it_was(file: Path) -> None:
     add_one()
     assert execute("PRAGMA busy_timeout") == (300,)

@@ -52,11 +52,13 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def _close(self) -> None:
         kept = _kept[self._file]
-        if self.connection.in_transaction or len(kept) >= KEPT_CONNECTIONS:
-            super()._close()  # type: ignore[misc]  # left out of the stubs
-        else:
-            kept.append(self.connection)
-        self._end_turn()
+        try:
+            if self.connection.in_transaction or len(kept) >= KEPT_CONNECTIONS:
+                super()._close()  # type: ignore[misc]  # left out of the stubs
+            else:
+                kept.append(self.connection)
+        finally:
+            self._end_turn()
 
     # -- transactions ----------------------------------------------------------------------------
 
@@ -66,8 +68,8 @@ class DatabaseWrapper(base.DatabaseWrapper):
         if not _turns[self._file].acquire(timeout=patience_s):
             raise OperationalError("database is locked")
         self._has_turn = True
-        self.connection.execute("PRAGMA busy_timeout = 0")
         try:
+            self.connection.execute("PRAGMA busy_timeout = 0")
             self._begin(deadline)
         except BaseException:
             self._end_turn()
