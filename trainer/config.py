@@ -392,12 +392,14 @@ PRESETS: Final[dict[str, Preset]] = {
             name="tiny",
             summary="About 2 M parameters. A laptop without a GPU, all stages in some fifteen minutes.",
             model=shape(3, vocab_size=2048, context=512, kv_heads=1),
-            pretrain=PretrainConfig(tokens=4_500_000, batch_tokens=4096, sequence=256),
-            sft=SFTConfig(steps=300, batch_tokens=4096, sequence=256, matrix_lr=0.003, embedding_lr=0.0008),
+            pretrain=PretrainConfig(
+                tokens=3_500_000, batch_tokens=2048, sequence=256, matrix_lr=0.012, embedding_lr=0.0024
+            ),
+            sft=SFTConfig(steps=400, batch_tokens=2048, sequence=256, matrix_lr=0.0014, embedding_lr=0.00045),
             reward=RewardConfig(lr=2e-3, batch_pairs=4, epochs=4, averaged=0.7, held_out=0.1),
-            ppo=PPOConfig(steps=30, kl_weight=0.35, kl_target_nats=1.4, kl_horizon=250),
+            ppo=PPOConfig(steps=40, lr=5e-5, kl_weight=0.35, kl_target_nats=1.4, kl_horizon=250),
             # Practising three steps, it adds a third one to held-out problems that need two.
-            grpo=GRPOConfig(steps=100, problems=32, minibatch=128, lr=1.5e-4, hardest=3, solved_high=0.6),
+            grpo=GRPOConfig(steps=80, problems=32, minibatch=128, lr=1.5e-4, hardest=3, solved_high=0.6),
         ),
         Preset(
             name="small",

@@ -8,7 +8,7 @@ the live rows contiguous and the tensors dense.
 What makes it quick on a CPU, where a small model is bound by the number of operations rather than
 by arithmetic: the query/key/value and the gate/up matrices are fused and each norm's weight is
 folded into the matrix behind it, once per `refresh()`; a group of rollouts of one prompt shares one
-prefill; random numbers are drawn per request in advance; a narrow model decodes on one thread.
+prefill; random numbers are drawn per request in advance; a narrow model writes few answers on one thread.
 
 Every sampled token's log-probability under softmax(logits / temperature) is recorded, which is what
 policy-gradient methods need; a test checks it against a plain forward pass of the model.
@@ -169,7 +169,7 @@ class Engine:
             raise RuntimeError("generate() needs the engine to itself.")
         self.refresh()
         rows = [self.add(prompt, how) for prompt, how in zip(prompts, sampling, strict=True)]
-        with machine.decoding_threads(self.config.width):
+        with machine.decoding_threads(self.config.width, min(len(rows), self.max_batch)):
             while self._rows or self._waiting:
                 self.step()
         self._cache = None

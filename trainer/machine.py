@@ -18,8 +18,9 @@ import torch
 
 NARROW = 128
 """A model below this width is bound by the number of operations, which autocast only adds to."""
-ONE_THREAD = 256
-"""A model below this width decodes quickest on one thread: a second costs more to wake than it computes."""
+NARROW_STEP, FEW_ROWS = 256, 64
+"""A model below this width writes fewer answers than this quickest on one thread: a second costs more to wake than it
+computes."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -39,9 +40,10 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def decoding_threads(width: int) -> contextlib.AbstractContextManager[None]:
-    """As many threads as decoding pays for at this model width; as before afterwards."""
-    return threads(1 if width < ONE_THREAD else torch.get_num_threads())
+def decoding_threads(width: int, rows: int) -> contextlib.AbstractContextManager[None]:
+    """As many threads as pay when a model of this width writes `rows` answers at once; as before afterwards."""
+    is_little = width < NARROW_STEP and rows < FEW_ROWS
+    return threads(1 if is_little else torch.get_num_threads())
 
 
 def matmul_gflops(dtype: torch.dtype, *, rows: int = 4096, width: int = 512, seconds: float = 0.25) -> float:
