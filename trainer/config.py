@@ -390,7 +390,7 @@ PRESETS: Final[dict[str, Preset]] = {
         ),
         Preset(
             name="tiny",
-            summary="About 2 M parameters. A laptop without a GPU, all stages in some fifteen minutes.",
+            summary="About 2 M parameters. A laptop without a GPU, all stages in ten to fifteen minutes.",
             model=shape(3, vocab_size=2048, context=512, kv_heads=1),
             pretrain=PretrainConfig(
                 tokens=3_500_000, batch_tokens=2048, sequence=256, matrix_lr=0.012, embedding_lr=0.0024
