@@ -18,7 +18,7 @@ import torch
 
 NARROW = 128
 """A model below this width is bound by the number of operations, which autocast only adds to."""
-NARROW_STEP, FEW_ROWS = 256, 64
+SMALL_WIDTH, FEW_ROWS = 256, 64
 """A model below this width writes fewer answers than this quickest on one thread: a second costs more to wake than it
 computes."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -42,7 +42,7 @@ def threads(count: int) -> Iterator[None]:
 
 def decoding_threads(width: int, rows: int) -> contextlib.AbstractContextManager[None]:
     """As many threads as pay when a model of this width writes `rows` answers at once; as before afterwards."""
-    is_little = width < NARROW_STEP and rows < FEW_ROWS
+    is_little = width < SMALL_WIDTH and rows < FEW_ROWS
     return threads(1 if is_little else torch.get_num_threads())
 
 
