@@ -393,7 +393,7 @@ PRESETS: Final[dict[str, Preset]] = {
             summary="About 2 M parameters. A laptop without a GPU, all stages in ten to fifteen minutes.",
             model=shape(3, vocab_size=2048, context=512, kv_heads=1),
             pretrain=PretrainConfig(
-                tokens=3_500_000, batch_tokens=2048, sequence=256, matrix_lr=0.012, embedding_lr=0.0024
+                tokens=3_750_000, batch_tokens=3072, sequence=256, matrix_lr=0.0147, embedding_lr=0.0029
             ),
             sft=SFTConfig(steps=400, batch_tokens=2048, sequence=256, matrix_lr=0.0014, embedding_lr=0.00045),
             reward=RewardConfig(lr=2e-3, batch_pairs=4, epochs=4, averaged=0.7, held_out=0.1),

@@ -119,7 +119,7 @@ class Engine:
             )
             self._layers.append(
                 (
-                    torch.cat([attention.q_proj.weight, attention.k_proj.weight, attention.v_proj.weight]) * before,
+                    attention.qkv_weight() * before,
                     attention.o_proj.weight.detach(),
                     torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]) * after,
                     mlp.down_proj.weight.detach(),

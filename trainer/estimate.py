@@ -54,7 +54,7 @@ LOSS_TOKENS = 1024
 """Tokens whose logits exist together where text is learnt from (losses.py)."""
 CPU_ANSWERS, GPU_ANSWERS = 16, 64
 """Rollouts that go through together, at most (rollout.py)."""
-ACTIVATION_BYTES = 90
+ACTIVATION_BYTES = 94
 """What the backward pass needs of one token in one block, per unit of width. In float32; bfloat16 keeps two thirds."""
 CPU_ROOM_BYTES, GPU_ROOM_BYTES = 2_000_000_000, 16_000_000_000
 """Activations of one pass, at most: larger batches go through in pieces."""

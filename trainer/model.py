@@ -85,14 +85,18 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.width, self.kv_heads * self.head_dim, bias=False)
         self.o_proj = nn.Linear(self.heads * self.head_dim, config.width, bias=False)
 
+    def qkv_weight(self) -> Tensor:
+        """The three projections below each other, [(H + 2·Hkv)·D, C]: one product instead of three small ones."""
+        return torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])
+
     def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Turned queries [B,H,T,D], turned keys and values [B,Hkv,T,D] of x [B,T,C]."""
         batch, length, _ = x.shape
-        q = self.q_proj(x).view(batch, length, self.heads, self.head_dim).transpose(1, 2)
-        k = self.k_proj(x).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
-        v = self.v_proj(x).view(batch, length, self.kv_heads, self.head_dim).transpose(1, 2)
-        cos, sin = cos.to(q.dtype), sin.to(q.dtype)
-        return rotate(q, cos, sin), rotate(k, cos, sin), v
+        heads = F.linear(x, self.qkv_weight()).view(batch, length, -1, self.head_dim).transpose(1, 2)
+        queries_and_keys, v = torch.split(heads, [self.heads + self.kv_heads, self.kv_heads], dim=1)
+        turned = rotate(queries_and_keys, cos.to(heads.dtype), sin.to(heads.dtype))
+        q, k = torch.split(turned, [self.heads, self.kv_heads], dim=1)
+        return q, k, v
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, allowed: Tensor | None) -> Tensor:
         """x [B,T,C]; `allowed` [B,1,T,T] says who may look at whom, or None for plain causal."""

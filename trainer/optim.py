@@ -49,25 +49,22 @@ class Muon(Optimizer):
         assert closure is None, "no stage evaluates its loss twice"
         dtype = DTYPES[self.precision()]
         for group in self.param_groups:
-            by_shape: dict[torch.Size, list[nn.Parameter]] = {}
+            by_shape: dict[torch.Size, list[Tensor]] = {}
             for matrix in group["params"]:
                 if matrix.grad is not None:
+                    if not self.state[matrix]:
+                        self.state[matrix]["momentum_buffer"] = torch.zeros_like(matrix)
                     by_shape.setdefault(matrix.shape, []).append(matrix)
-            for shape, matrices in by_shape.items():
-                directions = torch.stack([self._direction(matrix, group["momentum"]) for matrix in matrices])
-                updates = orthogonalize(directions.to(dtype)).to(directions.dtype)
-                for matrix, update in zip(matrices, updates, strict=True):
-                    matrix.mul_(1 - group["lr"] * group["weight_decay"])
-                    # A tall matrix moves further, so that its output changes as much as a wide one's.
-                    matrix.add_(update, alpha=-group["lr"] * max(1.0, shape[0] / shape[1]) ** 0.5)
-
-    def _direction(self, matrix: nn.Parameter, momentum: float) -> Tensor:
-        """Nesterov's momentum: the gradient drawn towards its running mean, which is updated first."""
-        assert matrix.grad is not None
-        state = self.state[matrix]
-        mean = state.setdefault("momentum_buffer", torch.zeros_like(matrix.grad))
-        mean.lerp_(matrix.grad, 1 - momentum)
-        return matrix.grad.lerp(mean, momentum)
+            for (rows, columns), matrices in by_shape.items():
+                gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
+                means = [self.state[matrix]["momentum_buffer"] for matrix in matrices]
+                torch._foreach_lerp_(means, gradients, 1 - group["momentum"])
+                # Nesterov's momentum: the gradient drawn towards its running mean, already updated
+                directions = torch.stack(torch._foreach_lerp(gradients, means, group["momentum"]))
+                updates = orthogonalize(directions.to(dtype)).to(directions.dtype).unbind()
+                torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
+                # A tall matrix moves further, so that its output changes as much as a wide one's.
+                torch._foreach_add_(matrices, updates, alpha=-group["lr"] * max(1.0, rows / columns) ** 0.5)
 
 
 def orthogonalize(matrices: Tensor) -> Tensor:
