@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer import machine
-from trainer.model import Block, LanguageModel, rotate
+from trainer.model import Block, LanguageModel, project, rotate
 
 END, LENGTH, STOPPED = "end", "length", "stopped"
 CACHE_CHUNK = 64
@@ -256,10 +256,8 @@ class Engine:
         cos, sin = self.model.decoder.cos[:length], self.model.decoder.sin[:length]  # (T, D)
         x = F.embedding(tokens, self._embedding)
         for layer, (qkv, out, gate_up, down) in enumerate(self._layers):
-            heads = F.linear(self._norm(x), qkv).view(prompts, length, -1, config.head_dim).transpose(1, 2)
-            turned = rotate(heads[:, : config.heads + config.kv_heads], cos, sin)
-            q, k = turned[:, : config.heads], turned[:, config.heads :]  # (U, H, T, D), (U, Hkv, T, D)
-            v = heads[:, config.heads + config.kv_heads :]
+            # (U, H, T, D), (U, Hkv, T, D) twice
+            q, k, v = project(self._norm(x), qkv, cos, sin, heads=config.heads, kv_heads=config.kv_heads)
             self._cache[layer, 0, first : first + len(which), :, :length] = k[which]
             self._cache[layer, 1, first : first + len(which), :, :length] = v[which]
             seen = None

@@ -46,6 +46,18 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat([-right, left], dim=-1) * sin
 
 
+def project(
+    x: Tensor, qkv: Tensor, cos: Tensor, sin: Tensor, *, heads: int, kv_heads: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Turned queries [B,H,T,D], turned keys and values [B,Hkv,T,D] of x [B,T,C]; qkv is an `Attention.qkv_weight`."""
+    batch, length, _ = x.shape
+    joined = F.linear(x, qkv).view(batch, length, heads + 2 * kv_heads, -1).transpose(1, 2)
+    queries_and_keys, v = torch.split(joined, [heads + kv_heads, kv_heads], dim=1)
+    turned = rotate(queries_and_keys, cos.to(joined.dtype), sin.to(joined.dtype))
+    q, k = torch.split(turned, [heads, kv_heads], dim=1)
+    return q, k, v
+
+
 SHORT = 512
 """Rows up to this length may hold a whole matrix of attention scores; longer ones never do."""
 
@@ -89,18 +101,9 @@ class Attention(nn.Module):
         """The three projections below each other, [(H + 2·Hkv)·D, C]: one product instead of three small ones."""
         return torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])
 
-    def project(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Turned queries [B,H,T,D], turned keys and values [B,Hkv,T,D] of x [B,T,C]."""
-        batch, length, _ = x.shape
-        heads = F.linear(x, self.qkv_weight()).view(batch, length, -1, self.head_dim).transpose(1, 2)
-        queries_and_keys, v = torch.split(heads, [self.heads + self.kv_heads, self.kv_heads], dim=1)
-        turned = rotate(queries_and_keys, cos.to(heads.dtype), sin.to(heads.dtype))
-        q, k = torch.split(turned, [self.heads, self.kv_heads], dim=1)
-        return q, k, v
-
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, allowed: Tensor | None) -> Tensor:
         """x [B,T,C]; `allowed` [B,1,T,T] says who may look at whom, or None for plain causal."""
-        q, k, v = self.project(x, cos, sin)
+        q, k, v = project(x, self.qkv_weight(), cos, sin, heads=self.heads, kv_heads=self.kv_heads)
         y = attend(q, k, v, allowed)
         return self.o_proj(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
