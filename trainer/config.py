@@ -222,6 +222,8 @@ class RewardConfig:
     """Comparisons per optimiser step."""
     epochs: int = 1
     """Passes over the comparisons."""
+    probing: float = 0.0
+    """Share of the steps, at the start, in which only the head learns."""
     averaged: float = 0.0
     """Share of the steps, at the end, whose weights are averaged into the reward model; 0 takes the last ones."""
     centering: float = 0.01
@@ -232,7 +234,8 @@ class RewardConfig:
     """How many times agreement on held-out prompts and samples are taken."""
 
     def __post_init__(self) -> None:
-        _check_numbers(self, positive=("batch_pairs", "epochs", "evaluations"), shares=("held_out", "averaged"))
+        shares = ("held_out", "probing", "averaged")
+        _check_numbers(self, positive=("batch_pairs", "epochs", "evaluations"), shares=shares)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -396,7 +399,7 @@ PRESETS: Final[dict[str, Preset]] = {
                 tokens=3_750_000, batch_tokens=3072, sequence=256, matrix_lr=0.0147, embedding_lr=0.0029
             ),
             sft=SFTConfig(steps=400, batch_tokens=2048, sequence=256, matrix_lr=0.0014, embedding_lr=0.00045),
-            reward=RewardConfig(lr=2e-3, batch_pairs=4, epochs=4, averaged=0.7, held_out=0.1),
+            reward=RewardConfig(lr=2e-3, batch_pairs=4, epochs=4, probing=0.25, averaged=0.7, held_out=0.1),
             ppo=PPOConfig(steps=40, lr=5e-5, kl_weight=0.35, kl_target_nats=1.4, kl_horizon=250),
             # Practising three steps, it adds a third one to held-out problems that need two.
             grpo=GRPOConfig(steps=80, problems=32, minibatch=128, lr=1.5e-4, hardest=3, solved_high=0.6),

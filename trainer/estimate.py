@@ -174,7 +174,8 @@ def _tokens_trained(stage: str, preset: Preset, votes: int) -> float:
         return preset.sft.steps * preset.sft.batch_tokens
     if stage == REWARD:
         reward = preset.reward
-        return (votes or preset.votes) * (1.0 - reward.held_out) * 2 * ANSWER_TOKENS * reward.epochs
+        passes = reward.epochs * (1.0 - reward.probing * 2 / 3)  # no way back while only the head learns
+        return (votes or preset.votes) * (1.0 - reward.held_out) * 2 * ANSWER_TOKENS * passes
     if stage == PPO:
         ppo = preset.ppo
         tokens = ppo.steps * ppo.rollouts * ppo.max_new_tokens * LIMIT_SHARE

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from trainer.rollout import end_scores
 from trainer.stages import reward
 from trainer.tokenizer import Tokenizer
 
-CONFIG = RewardConfig(lr=3e-3, batch_pairs=4, epochs=4, averaged=0.5)
+CONFIG = RewardConfig(lr=3e-3, batch_pairs=4, epochs=4, probing=0.25, averaged=0.5)
 
 
 @pytest.fixture
@@ -58,6 +59,29 @@ def test_it_keeps_the_average_of_the_last_weights(
     assert 1 < len(kept) < len(seen)
     head = load_reward_model(out).reward_model.head.weight
     torch.testing.assert_close(head.detach(), torch.stack(kept).mean(0), atol=1e-6, rtol=1e-5)
+
+
+def test_the_head_learns_first_alone(tmp_path: Path, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def watched(model: ScalarModel, *arguments: Any, **how: Any) -> float:
+        norm = apply_gradients(model, *arguments, **how)
+        decoder = torch.cat([weight.detach().flatten() for weight in model.decoder.parameters()])
+        seen.append((model.head.weight.detach().clone(), decoder))
+        return norm
+
+    monkeypatch.setattr(reward, "apply_gradients", watched)
+    inputs = small.inputs(parent, comparisons=small.votes(32))
+    report = small.Recorder()
+    reward.train(CONFIG, inputs, tmp_path / "out", report, small.never)
+    probing = len(seen) // 4
+    heads, decoders = zip(*seen, strict=True)
+    assert probing > 1
+    assert all(torch.equal(decoder, decoders[0]) for decoder in decoders[:probing])
+    assert not torch.equal(decoders[probing], decoders[0])
+    assert all(not torch.equal(before, after) for before, after in pairwise(heads))
+    assert report.metrics[1]["lr"] == pytest.approx(5 * CONFIG.lr)
+    assert report.metrics[probing + 1]["lr"] <= CONFIG.lr
 
 
 def test_it_scores_demonstrations_zero_on_average(tmp_path: Path, parent: Path) -> None:

@@ -9,9 +9,12 @@ The comparisons are split *by prompt*, so the reported agreement is about prompt
 stands beside what the length of the answers alone would score, because a reward model that only counts
 words looks fine until PPO optimises against it.
 
-Some hundred noisy votes pull the weights this way and that, so the model kept is the average of the weights over
-the last part of the steps (Izmailov et al. 2018, https://arxiv.org/abs/1803.05407): nearer to what an ensemble
-would say, for the price of one model.
+Some hundred noisy votes pull the weights this way and that. Two things keep the language model's knowledge:
+
+- The head learns first, alone: under a random head the first gradients would bend features that read well already
+  (linear probing, then fine-tuning: Kumar et al. 2022, https://arxiv.org/abs/2202.10054).
+- The model kept is the average of the weights over the last part of the steps (Izmailov et al. 2018,
+  https://arxiv.org/abs/1803.05407): nearer to what an ensemble would say, for the price of one model.
 
 Simplifications: every pass in a random order, no ensemble, every vote weighs the same.
 
@@ -43,6 +46,8 @@ from trainer.tokenizer import Tokenizer
 
 WARMUP: Final = 0.1
 """Share of the steps spent warming up; the rest decays linearly to zero."""
+HEAD_LR: Final = 5.0
+"""Learning rate of the head while it learns alone, in units of the one both learn with later: it is one vector."""
 DEMONSTRATIONS: Final = 256
 """Conversations of the corpus whose answers are to score 0 on average, at most."""
 SAMPLES: Final = 6
@@ -67,17 +72,23 @@ def train(config: RewardConfig, inputs: Inputs, out_dir: Path, report: Report, s
     pairs = [_encode(tokenizer, comparison, model.config.context) for comparison in train_set]
     per_epoch = math.ceil(len(pairs) / config.batch_pairs)
     steps = config.epochs * per_epoch
-    optimizers = {"adamw": adamw(list(model.parameters()), lr=config.lr)}
+    optimizers = {
+        "head": adamw([model.head.weight], lr=HEAD_LR * config.lr),
+        "adamw": adamw(list(model.parameters()), lr=config.lr),
+    }
     average = AveragedModel(model)  # its first update copies the weights, every later one averages
     kept = average.module
     assert isinstance(kept, ScalarModel)
+    probing = round(steps * config.probing)
     averaged_from = min(steps - 1, round(steps * (1.0 - config.averaged)))
     state: dict[str, Any] = {}
     report.log(0, f"{len(train_set)} comparisons to learn from, {len(held_out)} held out, split by prompt.")
 
     def do_step(step: int) -> Metrics:
-        factor = warmup_decay(step, steps, warmup=WARMUP, decay=1.0 - WARMUP)
-        set_lr_factor(optimizers, factor)
+        optimizer = optimizers["head" if step < probing else "adamw"]
+        model.decoder.requires_grad_(step >= probing)
+        if step >= probing:
+            set_lr_factor({"adamw": optimizer}, warmup_decay(step, steps, warmup=WARMUP, decay=1.0 - WARMUP))
         epoch, index = divmod(step, per_epoch)
         order = torch.randperm(len(pairs), generator=random_generator(inputs.seed, "comparisons", epoch))
         rows = order[index * config.batch_pairs : (index + 1) * config.batch_pairs].tolist()
@@ -88,7 +99,7 @@ def train(config: RewardConfig, inputs: Inputs, out_dir: Path, report: Report, s
         is_tie = torch.tensor([outcome == "tie" for outcome in outcomes], device=device)
         loss = losses.preference_loss(chosen, rejected, is_win=is_win, is_tie=is_tie, centering=config.centering)
         loss.backward()  # type: ignore[no-untyped-call]
-        norm = apply_gradients(model, optimizers.values())
+        norm = apply_gradients(model, [optimizer])
         if step >= averaged_from:
             average.update_parameters(model)
         with torch.no_grad():
@@ -99,7 +110,7 @@ def train(config: RewardConfig, inputs: Inputs, out_dir: Path, report: Report, s
             "batch_agreement": right.item(),
             "margin": margin.item(),
             "grad_norm": norm,
-            "lr": config.lr * factor,
+            "lr": optimizer.param_groups[0]["lr"],
         }
 
     def evaluate(done: int) -> tuple[Metrics, list[SampleDict]]:
