@@ -325,11 +325,14 @@ class GroupAdvantages(NamedTuple):
     """[groups], False where every answer got the same reward: such a group has no gradient."""
 
 
-def group_advantages(rewards: Tensor, *, scale_by_std: bool = True, eps: float = 1e-4) -> GroupAdvantages:
+def group_advantages(
+    rewards: Tensor, *, scale_by_std: bool = True, least_std: float = 0.0, eps: float = 1e-4
+) -> GroupAdvantages:
     """(r - mean) / (std + eps) inside each group: rewards [groups, G] (Shao et al. 2024, section 4.1.2).
 
-    The standard deviation is the sample one (divides by G - 1, as TRL's does). `scale_by_std=False` leaves
-    it out (Liu et al. 2025, "Dr. GRPO"). ValueError when a reward is not finite.
+    The standard deviation is the sample one (divides by G - 1, as TRL's does), and never taken to be below `least_std`:
+    a group that differs by next to nothing is not blown up to full size. `scale_by_std=False` leaves it out
+    (Liu et al. 2025, "Dr. GRPO"). ValueError when a reward is not finite.
     """
     if not bool(torch.isfinite(rewards).all()):
         raise ValueError("A reward is not a finite number.")
@@ -337,7 +340,7 @@ def group_advantages(rewards: Tensor, *, scale_by_std: bool = True, eps: float =
     # Compared exactly: rounding in the mean must not turn ten equal rewards into a signal.
     has_signal = (rewards != rewards[:, :1]).any(dim=1)
     if scale_by_std:
-        centred = centred / (rewards.std(dim=1, keepdim=True) + eps)
+        centred = centred / (rewards.std(dim=1, keepdim=True).clamp(min=least_std) + eps)
     return GroupAdvantages(centred * has_signal[:, None], has_signal)
 
 

@@ -231,9 +231,13 @@ def verdict_reward(verdict: Verdict, *, format_reward: float) -> float:
 
 
 def compare(rollouts: Sequence[Rollout], *, group: int) -> list[Rollout]:
-    """Step 3: set each rollout's `advantage`; returns the rollouts of groups that teach something."""
+    """Step 3: set each rollout's `advantage`; returns the rollouts of groups that teach something.
+
+    Where all are right and one shows no steps, their spread is a tenth of what it is where one is wrong. Divided by
+    it, form would weigh as much as being right; so it is taken to be that of one right answer in the group at least.
+    """
     rewards = torch.tensor([rollout.reward for rollout in rollouts]).view(-1, group)
-    result = losses.group_advantages(rewards)
+    result = losses.group_advantages(rewards, least_std=group**-0.5)
     for rollout, advantage in zip(rollouts, result.advantages.flatten().tolist(), strict=True):
         rollout.advantage = advantage
     return [rollout for rollout in rollouts if result.has_signal[rollout.group]]

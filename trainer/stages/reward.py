@@ -73,7 +73,7 @@ def train(config: RewardConfig, inputs: Inputs, out_dir: Path, report: Report, s
     per_epoch = math.ceil(len(pairs) / config.batch_pairs)
     steps = config.epochs * per_epoch
     optimizers = {
-        "head": adamw([model.head.weight], lr=HEAD_LR * config.lr),
+        "head": adamw(list(model.head.parameters()), lr=HEAD_LR * config.lr),
         "adamw": adamw(list(model.parameters()), lr=config.lr),
     }
     average = AveragedModel(model)  # its first update copies the weights, every later one averages
