@@ -277,7 +277,7 @@ class PPOConfig:
     kl_horizon: int = 1000
     """Answers over which the controller adapts."""
     max_kl_nats: float = 0.15
-    """An epoch ends early when the mean KL per token to the sampling policy exceeds this."""
+    """The policy learns no more from a round once its mean KL per token to the policy that sampled exceeds this."""
     missing_end_penalty: float = 1.0
     """Subtracted from the reward of an answer that was cut off."""
     evaluations: int = 5
@@ -400,7 +400,7 @@ PRESETS: Final[dict[str, Preset]] = {
             ),
             sft=SFTConfig(steps=400, batch_tokens=2048, sequence=256, matrix_lr=0.0014, embedding_lr=0.00045),
             reward=RewardConfig(lr=2e-3, batch_pairs=4, epochs=4, probing=0.25, averaged=0.7, held_out=0.1),
-            ppo=PPOConfig(steps=40, lr=5e-5, kl_weight=0.35, kl_target_nats=1.4, kl_horizon=250),
+            ppo=PPOConfig(steps=40, lr=5e-5, kl_weight=0.27, kl_target_nats=1.4, kl_horizon=250),
             # Practising three steps, it adds a third one to held-out problems that need two.
             grpo=GRPOConfig(steps=80, problems=32, minibatch=128, lr=1.5e-4, hardest=3, solved_high=0.6),
         ),

@@ -43,8 +43,8 @@ SAMPLES_PER_PROBLEM: Final = 8
 TASTE_ANSWERS: Final = 200
 """Answers sampled for length, reward and win rate, about."""
 AGREEMENT_PAIRS: Final = 600
-"""Pairs of answers a reward model is judged on, about: a taste decides half of them, and 100 decided ones are too few to
-tell 80 from 85 %."""
+"""Pairs of answers a reward model is judged on, about: a taste decides half of them, and 100 decided ones are too few
+to tell 80 from 85 %."""
 MAX_NEW_TOKENS: Final = 128
 """Longest answer in an evaluation."""
 PIECES_AT_ONCE: Final = 32

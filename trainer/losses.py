@@ -164,11 +164,12 @@ def kl_from(logits: Tensor, other_logits: Tensor) -> Tensor:
 def adapt_kl_weight(weight: float, *, kl_nats: float, target_nats: float, answers: int, horizon: int) -> float:
     """The proportional controller of Ziegler et al. 2019, section 2.2: the next KL weight.
 
-    error = clip(KL / target - 1, -0.2, 0.2);  weight · (1 + error · answers / horizon).
-    `kl_nats` is the mean over answers of the KL summed over an answer's tokens.
+    error = clip(KL / target - 1, -0.2, 0.2);  weight · (1 + error · min(1, answers / horizon)).
+    `kl_nats` is the mean over answers of the KL summed over an answer's tokens. A horizon shorter than a round counts
+    as one round: without that bound, which is ours, the weight could turn negative and pay for distance.
     """
     error = min(max(kl_nats / target_nats - 1.0, -0.2), 0.2)
-    return weight * (1.0 + error * answers / horizon)
+    return weight * (1.0 + error * min(1.0, answers / horizon))
 
 
 # --- PPO -------------------------------------------------------------------------------------------

@@ -193,6 +193,16 @@ def test_it_drops_groups_that_teach_nothing() -> None:
     assert [one.reward for one in kept] == [1.0, 0.0, 0.0, 0.0]  # rewards stay what they were
 
 
+def test_missing_steps_weigh_less_than_a_wrong_answer() -> None:
+    without_steps = [rollout(reward, group=0) for reward in [1.1] * 7 + [1.0]]
+    wrong = [rollout(reward, group=0) for reward in [1.1] * 7 + [0.0]]
+    grpo.compare(without_steps, group=8)
+    grpo.compare(wrong, group=8)
+    # (1.0 - 1.0875) / √(1/8), and (0.0 - 0.9625) / (1.1 · √(1/8)): by their own spread both would be -2.47
+    assert without_steps[-1].advantage == pytest.approx(-0.2475, abs=1e-3)
+    assert wrong[-1].advantage == pytest.approx(-2.4749, abs=1e-3)
+
+
 def test_it_refuses_a_reward_that_is_not_a_number() -> None:
     with pytest.raises(ValueError, match="not a finite number"):
         grpo.compare([rollout(math.nan, group=0), rollout(1.0, group=0)], group=2)

@@ -195,6 +195,8 @@ def test_it_steers_the_kl_weight_towards_the_target() -> None:
     # far off, the error is clipped to ±0.2
     assert adapt(0.05, kl_nats=60.0, target_nats=6.0, answers=64, horizon=640) == pytest.approx(0.051, abs=1e-12)
     assert adapt(0.05, kl_nats=0.0, target_nats=6.0, answers=64, horizon=640) == pytest.approx(0.049, abs=1e-12)
+    # and ten rounds' worth of correction is not made in one: 0.05 · 0.8, not 0.05 · -1
+    assert adapt(0.05, kl_nats=0.0, target_nats=6.0, answers=640, horizon=64) == pytest.approx(0.04, abs=1e-12)
 
 
 # --- rewards ---------------------------------------------------------------------------------------
@@ -384,6 +386,13 @@ def test_it_compares_answers_inside_their_group() -> None:
     close(result.advantages, [[expected, -expected, -expected, expected]] * 2)
     close(losses.group_advantages(rewards, scale_by_std=False).advantages, [[0.5, -0.5, -0.5, 0.5], [1, -1, -1, 1]])
     close(rewards, [[1.0, 0.0, 0.0, 1.0], [3.0, 1.0, 1.0, 3.0]])  # the rewards are not overwritten
+
+
+def test_a_small_difference_does_not_count_as_much_as_a_large_one() -> None:
+    rewards = torch.tensor([[1.1] * 3 + [1.0], [1.1] * 3 + [0.0]])
+    # means 1.075 and 0.825, standard deviations 0.05 and 0.55; 0.5 is the least
+    expected = [[0.05] * 3 + [-0.15], [0.5] * 3 + [-1.5]]
+    close(losses.group_advantages(rewards, least_std=0.5, eps=0.0).advantages, expected)
 
 
 def test_it_flags_groups_without_variance() -> None:

@@ -165,6 +165,8 @@ def test_it_raises_the_kl_weight_when_the_policy_runs_away(tmp_path: Path, input
     assert report.metrics[4]["kl"] > 0
     assert report.metrics[4]["kl_weight"] == pytest.approx(report.metrics[3]["kl_weight"] * 1.04)
     assert any("times the target" in alarm for alarm in report.alarms)
+    # Nor is it worn down while only the critic learns and the KL is 0.
+    assert report.metrics[2]["kl_weight"] == report.metrics[1]["kl_weight"] == config.kl_weight
 
 
 def test_it_refuses_a_reward_that_is_not_a_number(models: ppo.Models) -> None:

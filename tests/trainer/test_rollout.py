@@ -17,6 +17,7 @@ from trainer.rollout import (
     deal,
     end_scores,
     fitting_prompts,
+    minibatches,
     pad,
     response_logprobs,
     response_values,
@@ -197,6 +198,15 @@ def test_it_leaves_out_prompts_that_leave_no_room(tokenizer: Tokenizer) -> None:
     assert list(prompts) == ["What does a fox eat?"]
     with pytest.raises(ValueError, match="None of the 1 prompts fits"):
         fitting_prompts(tokenizer, ["fox " * 200], room=60)
+
+
+def test_it_deals_minibatches_alike_in_size() -> None:
+    hands = minibatches(136, 128, generator=random_generator(0, "hands"))
+    assert [len(hand) for hand in hands] == [68, 68]  # not 128 and a step for 8
+    assert sorted(row for hand in hands for row in hand) == list(range(136))
+    assert hands[0] != sorted(hands[0])
+    assert [len(hand) for hand in minibatches(64, 32, generator=random_generator(0, "hands"))] == [32, 32]
+    assert minibatches(0, 32, generator=random_generator(0, "hands")) == []
 
 
 def test_it_deals_every_prompt_once_an_epoch() -> None:

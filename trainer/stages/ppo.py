@@ -149,22 +149,24 @@ def train(config: PPOConfig, inputs: Inputs, out_dir: Path, report: Report, shou
             generator=random_generator(inputs.seed, "rollouts", step),
         )
         experience = judge(rollouts, models, config, kl_weight=state["kl_weight"])  # 2, 3, 4
+        critic_only = step < config.critic_warmup
         metrics = update(  # 5
             experience,
             models,
             config,
             optimizers,
             order=random_generator(inputs.seed, "minibatches", step),
-            critic_only=step < config.critic_warmup,
+            critic_only=critic_only,
         )
         metrics |= describe(rollouts, experience) | {"kl_weight": state["kl_weight"]}
-        state["kl_weight"] = losses.adapt_kl_weight(  # 6
-            state["kl_weight"],
-            kl_nats=metrics["kl"],
-            target_nats=config.kl_target_nats,
-            answers=len(rollouts),
-            horizon=config.kl_horizon,
-        )
+        if not critic_only:  # before that the KL is 0, which would only wear the weight down
+            state["kl_weight"] = losses.adapt_kl_weight(  # 6
+                state["kl_weight"],
+                kl_nats=metrics["kl"],
+                target_nats=config.kl_target_nats,
+                answers=len(rollouts),
+                horizon=config.kl_horizon,
+            )
         for text in new_alarms(metrics, state["alarms"], kl_target=config.kl_target_nats):
             report.alarm(step + 1, text)
         state["figures"] |= {name: metrics[name] for name in ("reward", "kl", "entropy", "length")}

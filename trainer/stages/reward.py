@@ -45,7 +45,8 @@ from trainer.rollout import end_scores, last_values
 from trainer.tokenizer import Tokenizer
 
 WARMUP: Final = 0.1
-"""Share of the steps spent warming up; the rest decays linearly to zero."""
+"""Share of the steps spent warming up, the rest decays linearly to zero; probing counts as steps, and warms up better:
+a rise of its own after it brought nothing."""
 HEAD_LR: Final = 5.0
 """Learning rate of the head while it learns alone, in units of the one both learn with later: it is one vector."""
 DEMONSTRATIONS: Final = 256
