@@ -19,7 +19,7 @@ import torch
 from trainer import corpus as corpora
 from trainer import machine
 from trainer.alarms import doubts_about
-from trainer.checkpoint import STAGE, read_info, read_json, read_shape, sha256_file, write_json
+from trainer.checkpoint import CONFIG, STAGE, WEIGHTS, read_info, read_json, read_shape, sha256_file, write_json
 from trainer.config import (
     GRPO,
     INIT,
@@ -241,10 +241,14 @@ def execute(
 
 
 def _check_places(spec: RunSpec, out_dir: Path) -> None:
-    """ValueError for files where directories should be, and the other way round."""
+    """ValueError for a model that would be written over, and for files where directories should be or vice versa."""
     if spec.parent and out_dir.resolve() == spec.parent.resolve():
         raise ValueError(f"{out_dir} is the parent itself. Choose another --out: a checkpoint is never written over.")
     check_directory(out_dir)
+    # A run of ours that was killed while it wrote its checkpoint has no stage.json yet, but still what it resumes from.
+    is_ours = (out_dir / STAGE).exists() or (out_dir / RESUME_RUN).parent.exists()
+    if not is_ours and any((out_dir / name).exists() for name in (WEIGHTS, CONFIG)):
+        raise ValueError(f"{out_dir} holds a model that is not ours. Choose another --out: it is never written over.")
     if spec.votes and not spec.votes.is_file():
         raise ValueError(f"{spec.votes} is not a file. Name a JSON Lines file of comparisons for --votes.")
 

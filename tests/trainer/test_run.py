@@ -161,6 +161,17 @@ def test_it_never_writes_over_the_parent(tmp_path: Path, parent: Path) -> None:
         run(spec(parent), tmp_path / "out" / ".." / "parent")
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_it_never_writes_over_a_model_from_elsewhere(tmp_path: Path, parent: Path, name: str) -> None:
+    foreign = tmp_path / "out" / name
+    foreign.parent.mkdir()
+    foreign.write_bytes(b"theirs")
+    with pytest.raises(ValueError, match=r"out holds a model that is not ours\. Choose another --out"):
+        run(spec(parent), tmp_path / "out")
+    assert [*foreign.parent.iterdir()] == [foreign]
+    assert foreign.read_bytes() == b"theirs"
+
+
 # -- half-finished runs ----------------------------------------------------------------------------
 
 
@@ -171,6 +182,21 @@ def test_a_run_that_was_moved_goes_on_to_the_same_bytes(tmp_path: Path, parent: 
     moved = parent.rename(tmp_path / "moved parent")
     assert run(spec(moved), tmp_path / "there").started == (2, 4)
     assert small.weights(tmp_path / "there") == small.weights(tmp_path / "whole")
+
+
+def test_a_run_killed_while_it_wrote_its_checkpoint_goes_on(
+    tmp_path: Path, parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying:
+        dying.setattr(Tokenizer, "save", die)  # weights and config.json are there, the rest is not
+        with pytest.raises(KeyboardInterrupt):
+            run(spec(parent), tmp_path / "out")
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    run(spec(parent), tmp_path / "out")
+    assert read_info(tmp_path / "out")["stage"] == "sft"
 
 
 def test_it_refuses_to_go_on_as_another_run(tmp_path: Path, parent: Path, other_parent: Path) -> None:
