@@ -283,7 +283,7 @@ def _threads(spec: RunSpec, out_dir: Path, description: Mapping[str, Any]) -> in
     if not ((out_dir / RESUME_STATE).is_file() and (out_dir / RESUME_RUN).is_file()):
         return wanted  # nothing is saved yet, or by a version that did not say what it is
     recorded = read_json(out_dir / RESUME_RUN)
-    check_same_run(out_dir, recorded, description)
+    check_same_run(out_dir, recorded, description, is_half_finished=True)
     threads = recorded.get("threads")
     if not isinstance(threads, int) or threads < 1:
         return wanted

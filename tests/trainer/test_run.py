@@ -208,6 +208,27 @@ def test_it_refuses_to_go_on_as_another_run(tmp_path: Path, parent: Path, other_
     assert run(spec(parent), tmp_path / "out").started == (2, 4)
 
 
+@pytest.mark.parametrize(
+    ("was", "found"),
+    [
+        ({"decay": None}, "its setting decay is none, not 0.7"),
+        ({"since_removed": 1}, "its setting since_removed is 1, not none"),
+    ],
+)
+def test_it_goes_on_only_with_settings_that_its_beginning_knew(
+    tmp_path: Path, parent: Path, was: dict[str, Any], found: str
+) -> None:
+    """What a version without a setting did instead is not known to this one."""
+    out = tmp_path / "out"
+    stop(spec(parent), out)
+    config = json.loads((out / RESUME_RUN).read_text())["config"] | was
+    rewrite(out / RESUME_RUN, config={name: value for name, value in config.items() if value is not None})
+    before = (out / RESUME_RUN).read_bytes()
+    with pytest.raises(ValueError, match=rf"holds another run \({found}\)"):
+        run(spec(parent), out)
+    assert (out / RESUME_RUN).read_bytes() == before
+
+
 def test_it_goes_on_with_as_many_threads_as_it_began_with(tmp_path: Path, parent: Path) -> None:
     stop(spec(parent, threads=2), tmp_path / "out")
     with pytest.raises(ValueError, match=r"on 2 threads, and its sums depend on their number\. Give --threads 2"):
