@@ -26,9 +26,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trainer.checkpoint import write_atomic
 from trainer.config import Preset, to_dict
 from trainer.corpus import Corpus
+from trainer.files import write_atomic
 from trainer.preferences import Comparison
 
 Metrics = dict[str, float]

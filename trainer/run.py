@@ -19,7 +19,7 @@ import torch
 from trainer import corpus as corpora
 from trainer import machine
 from trainer.alarms import doubts_about
-from trainer.checkpoint import CONFIG, STAGE, WEIGHTS, read_info, read_json, read_shape, sha256_file, write_json
+from trainer.checkpoint import CONFIG, STAGE, WEIGHTS, read_info, read_json, read_shape, write_json
 from trainer.config import (
     GRPO,
     INIT,
@@ -35,6 +35,7 @@ from trainer.config import (
 )
 from trainer.corpus import Corpus
 from trainer.evaluate import MAX_NEW_TOKENS
+from trainer.files import sha256_file
 from trainer.loop import RESUME_RUN, RESUME_STATE, Inputs, Report, check_same_run, clear_resume, describe_run
 from trainer.preferences import read_comparisons
 from trainer.prompting import PROMPTS, answer_room, fitting_corpus
