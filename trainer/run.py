@@ -36,7 +36,7 @@ from trainer.config import (
 from trainer.corpus import Corpus
 from trainer.evaluate import MAX_NEW_TOKENS
 from trainer.files import sha256_file
-from trainer.loop import RESUME_RUN, RESUME_STATE, Inputs, Report, check_same_run, clear_resume, describe_run
+from trainer.loop import RESUME_RUN, RESUME_STATE, Inputs, Report, Stopped, check_same_run, clear_resume, describe_run
 from trainer.preferences import read_comparisons
 from trainer.prompting import PROMPTS, answer_room, fitting_corpus
 from trainer.stages import grpo, init, ppo, pretrain, reward, sft
@@ -233,6 +233,8 @@ def execute(
             corpus, spec.parent, [spec.stage], max_new_tokens=longest, say=lambda text: report.log(0, text)
         )
         inputs = dataclasses.replace(inputs, corpus=fitted)
+    if should_stop():
+        raise Stopped("Stopped before it began.")
     (out_dir / RESUME_RUN).parent.mkdir(parents=True, exist_ok=True)
     write_json(out_dir / RESUME_RUN, description | {"threads": threads})
     with machine.threads(threads):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +106,34 @@ def test_it_answers_a_mistake_with_one_line(
     assert line.startswith("error: ")
     assert message in line
     assert captured.out == ""
+    assert not (place / "out").exists()
+
+
+STOPPED_WHILE_TORCH_IS_LOADED = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "torch":
+            os.kill(os.getpid(), signal.{signal})
+sys.meta_path.insert(0, Finder())
+from trainer.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("signal", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("command", [["init", "--preset", "smoke"], ["run", "run.json", "--progress", "json"]])
+def test_a_stop_while_torch_is_loaded_is_as_orderly_as_any_other(
+    place: Path, monkeypatch: pytest.MonkeyPatch, signal: str, command: list[str]
+) -> None:
+    (place / "run.json").write_text(json.dumps({"stage": "init", "preset": "smoke", "data": "texts"}))
+    monkeypatch.setenv("PYTHONPATH", str(Path(runs.__file__).parents[1]))
+    script = STOPPED_WHILE_TORCH_IS_LOADED.replace("{signal}", signal)
+    ran = subprocess.run([sys.executable, "-c", script, *command, "--out", "out"], capture_output=True, text=True)
+    assert ran.returncode == 3
+    assert ran.stdout == ""
+    said = "Stopped before it began. The same command goes on from there.\n"
+    assert ran.stderr == (said if command[0] == "init" else "")
     assert not (place / "out").exists()
 
 

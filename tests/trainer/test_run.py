@@ -59,7 +59,7 @@ def spec(parent: Path, stage: str = SFT, **changes: Any) -> RunSpec:
 def run(spec: RunSpec, out_dir: Path, *, stop_after: int = 0, corpus: Corpus | None = None) -> small.Recorder:
     """Run to the end, or stop at the given step; returns what was reported."""
     report = small.Recorder()
-    should_stop = small.after(stop_after) if stop_after else small.never
+    should_stop = small.after(1 + stop_after) if stop_after else small.never  # it is asked before the first step, too
     execute(spec, out_dir, report, should_stop, corpus=corpus or small.corpus())
     return report
 
