@@ -20,13 +20,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from trainer.config import PRESETS, STAGES
+
 EXIT_DONE, EXIT_CRASH, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 2, 3
+RUNS = (*STAGES, "run")
+"""Commands that are one run: a signal asks it to save and stop."""
 BENCH_PARTS = ("training", "sampler", "ppo", "grpo")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands; torch is not imported before one of them runs."""
-    from trainer.config import PRESETS, STAGES
     from trainer.measurements import REPEATS, default_path
     from trainer.tastes import TASTES
 
@@ -90,16 +93,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _command(options)
     except KeyboardInterrupt:
-        print("Interrupted; the same command goes on from the last saved step.", file=sys.stderr)
+        goes_on = "; the same command goes on from the last saved step" if options.command in ("all", *RUNS) else ""
+        print(f"Interrupted{goes_on}.", file=sys.stderr)
         return EXIT_STOPPED
 
 
 def _command(options: argparse.Namespace) -> int:
     """Run one command; what a person did wrong is one line."""
-    from trainer.config import STAGES
-
     should_stop = _StopFlag()
-    if options.command in ("run", *STAGES):
+    if options.command in RUNS:
         should_stop.listen()  # before torch is loaded, because that takes seconds
     from trainer.loop import Diverged
 

@@ -61,6 +61,13 @@ NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """The parts of a corpus no stage can do without. Every corpus has documents, and votes are a file of their own."""
 
+USED_BY: Final[Mapping[str, tuple[str, ...]]] = {
+    "votes": (REWARD,),
+    "reward_model": (PPO, GRPO),
+    "overrule_doubts": (PPO,),
+}
+"""What a description may name, and the stages that make anything of it."""
+
 SUPPLY: Final[Mapping[str, tuple[str, str]]] = {
     "held_out_documents": (
         "document to hold out",
@@ -198,6 +205,10 @@ def execute(
     config = spec.stage_config()
     parent = read_info(spec.parent) if spec.parent else {}
     check_parent_stage(spec.stage, parent.get("stage"))
+    for name, stages in USED_BY.items():
+        if getattr(spec, name) and spec.stage not in stages:
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{spec.stage} makes nothing of {option}, only {' and '.join(stages)}. Leave it out.")
     _check_places(spec, out_dir)
     if spec.stage == REWARD and spec.votes is None:
         raise ValueError("reward learns from comparisons: name a votes file.")

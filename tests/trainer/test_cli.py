@@ -9,11 +9,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from tests.trainer import small
-from trainer import pipeline
+from trainer import pipeline, terminal
 from trainer import run as runs
 from trainer.__main__ import main
 from trainer.loop import Diverged
@@ -63,6 +64,9 @@ ALL = ["all", "--preset", "smoke", "--threads", "1"]
         (["reward", "--preset", "smoke", "--from", "sft", "--votes", "nowhere"], "nowhere is not a file. Name a JSON"),
         (["reward", "--preset", "smoke", "--from", "sft", "--votes", "texts"], "texts is not a file. Name a JSON"),
         (["reward", "--preset", "smoke", "--from", "sft"], "reward learns from comparisons: name a votes file"),
+        ([*SFT, "--votes", "votes.jsonl"], "sft makes nothing of --votes, only reward. Leave it out."),
+        ([*SFT, "--reward-model", "reward"], "sft makes nothing of --reward-model, only ppo and grpo. Leave it out."),
+        ([*SFT, "--overrule-doubts"], "sft makes nothing of --overrule-doubts, only ppo. Leave it out."),
         ([*SFT, "--out", "a file"], "a file is a file. Choose a directory for --out."),
         ([*SFT, *FITTING, "--out", "a file/below"], "cannot be read or written (Not a directory). Check the path"),
         ([*SFT, "--out", "pretrain"], "pretrain is the parent itself. Choose another --out"),
@@ -107,6 +111,38 @@ def test_it_answers_a_mistake_with_one_line(
     assert message in line
     assert captured.out == ""
     assert not (place / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "name", "said"),
+    [
+        (["chat", "sft"], terminal, "chat", "Interrupted."),
+        (["eval", "sft"], pipeline, "evaluate_directory", "Interrupted."),
+        (
+            [*ALL, "--out", "out"],
+            pipeline,
+            "run_all",
+            "Interrupted; the same command goes on from the last saved step.",
+        ),
+        ([*SFT, "--out", "out"], runs, "execute", "Interrupted; the same command goes on from the last saved step."),
+    ],
+    ids=["chat", "eval", "all", "sft"],
+)
+def test_it_promises_to_go_on_only_where_something_is_saved(
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: list[str],
+    module: ModuleType,
+    name: str,
+    said: str,
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, name, interrupt)
+    assert main(command) == 3
+    assert capsys.readouterr().err == f"{said}\n"
 
 
 STOPPED_WHILE_TORCH_IS_LOADED = """
