@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
 import subprocess
@@ -20,7 +21,8 @@ from trainer.__main__ import main
 from trainer.loop import Diverged
 from trainer.model import LanguageModel
 from trainer.preferences import write_comparisons
-from trainer.tokenizer import Tokenizer
+from trainer.prompting import prompt_ids
+from trainer.tokenizer import Message, Tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -143,6 +145,27 @@ def test_it_promises_to_go_on_only_where_something_is_saved(
     monkeypatch.setattr(module, name, interrupt)
     assert main(command) == 3
     assert capsys.readouterr().err == f"{said}\n"
+
+
+def test_chat_refuses_a_line_that_is_too_long_and_goes_on(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of this model's context of 96 tokens is for questions, however long an answer may be."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("A fox?\n" + "Why? " * 40 + "\nA den?\n"))
+    asked: list[int] = []
+
+    def note(tokenizer: Tokenizer, messages: list[Message], *, stage: str, room: int) -> list[int]:
+        ids = prompt_ids(tokenizer, messages, stage=stage, room=room)
+        asked.append(len(messages))
+        return ids
+
+    monkeypatch.setattr(terminal, "prompt_ids", note)
+    assert main(["chat", "sft", "--max-new-tokens", "95"]) == 0
+    said = capsys.readouterr()
+    assert "The message is too long for this model" in said.out
+    assert "there is room for 48." in said.out
+    assert said.err == ""
+    assert asked == [1, 3]
 
 
 STOPPED_WHILE_TORCH_IS_LOADED = """
