@@ -162,6 +162,23 @@ def test_it_wants_whole_words_and_no_list_of_guesses() -> None:
     assert not is_right(exact, "It is not 2000 meters.")
 
 
+@pytest.mark.parametrize(
+    ("wanted", "right", "wrong"),
+    [
+        ("-5", "-5.", "5"),
+        (".5", " .5", "5"),
+        ("+", "+", ""),
+        (".", ".", ""),
+        ("C++", "c++", "C"),
+        ("New  York.", "new york", "new-york"),
+    ],
+)
+def test_signs_and_points_of_an_exact_answer_count(wanted: str, right: str, wrong: str) -> None:
+    question = Question(prompt="", accept=(wanted,), family="", fact="", exact=True)
+    assert is_right(question, right)
+    assert not is_right(question, wrong)
+
+
 def test_it_varies_the_three_manners_independently() -> None:
     rng = random.Random(0)
     facts = asked_facts()
