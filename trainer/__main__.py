@@ -20,13 +20,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from trainer.config import PRESETS, STAGES
+
 EXIT_DONE, EXIT_CRASH, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 2, 3
+RUNS = (*STAGES, "run")
+"""Commands that are one run: a signal asks it to save and stop."""
 BENCH_PARTS = ("training", "sampler", "ppo", "grpo")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands; torch is not imported before one of them runs."""
-    from trainer.config import PRESETS, STAGES
     from trainer.measurements import REPEATS, default_path
     from trainer.tastes import TASTES
 
@@ -87,11 +90,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # costs a sixth of the speed of an idle machine. Read when torch is loaded, so it is set before.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     options = build_parser().parse_args(arguments)
+    try:
+        return _command(options)
+    except KeyboardInterrupt:
+        goes_on = "; the same command goes on from the last saved step" if options.command in ("all", *RUNS) else ""
+        print(f"Interrupted{goes_on}.", file=sys.stderr)
+        return EXIT_STOPPED
+
+
+def _command(options: argparse.Namespace) -> int:
+    """Run one command; what a person did wrong is one line."""
+    should_stop = _StopFlag()
+    if options.command in RUNS:
+        should_stop.listen()  # before torch is loaded, because that takes seconds
     from trainer.loop import Diverged
 
     try:
         if options.command == "run":
-            return _run(options)
+            return _run(options, should_stop)
         if options.command == "measure":
             from trainer.machine import measure
 
@@ -129,13 +145,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 settings=parse_settings(options.set),
             )
         else:
-            return _stage(options)
+            return _stage(options, should_stop)
     except (ValueError, Diverged, OSError) as error:
         print(f"error: {_sentence(error)}", file=sys.stderr)
         return EXIT_MISTAKE
-    except KeyboardInterrupt:
-        print("Interrupted; the same command goes on from the last saved step.", file=sys.stderr)
-        return EXIT_STOPPED
     return EXIT_DONE
 
 
@@ -161,7 +174,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, object]:
     return settings
 
 
-def _stage(options: argparse.Namespace) -> int:
+def _stage(options: argparse.Namespace, should_stop: _StopFlag) -> int:
     """A stage started by hand: progress bar, Ctrl-C saves."""
     from trainer.loop import Stopped
     from trainer.reports import ProgressBar
@@ -181,14 +194,14 @@ def _stage(options: argparse.Namespace) -> int:
     )
     _use_threads(spec.threads)
     try:
-        print(execute(spec, options.out, ProgressBar(spec.stage), _stop_on_signal()))
+        print(execute(spec, options.out, ProgressBar(spec.stage), should_stop))
     except Stopped as stopped:
         print(f"{stopped} The same command goes on from there.", file=sys.stderr)
         return EXIT_STOPPED
     return EXIT_DONE
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace, should_stop: _StopFlag) -> int:
     """A stage started by a worker: the same, reported as JSON lines."""
     _die_with_parent()
     from trainer.loop import Diverged, Stopped
@@ -200,7 +213,7 @@ def _run(options: argparse.Namespace) -> int:
         spec = RunSpec.from_json(options.spec)
         _use_threads(spec.threads)
         report = lines if options.progress == "json" else ProgressBar(spec.stage)
-        path = execute(spec, options.out, report, _stop_on_signal())
+        path = execute(spec, options.out, report, should_stop)
     except Stopped:
         return EXIT_STOPPED
     except BrokenPipeError:
@@ -214,22 +227,20 @@ def _run(options: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def _stop_on_signal() -> _StopFlag:
-    """A flag that SIGTERM and the first Ctrl-C raise; the second Ctrl-C interrupts."""
-    flag = _StopFlag()
-    signal.signal(signal.SIGTERM, flag.set)
-    signal.signal(signal.SIGINT, flag.set)
-    return flag
-
-
 class _StopFlag:
+    """A flag that SIGTERM and the first Ctrl-C raise, once it listens; the second Ctrl-C interrupts."""
+
     def __init__(self) -> None:
         self._is_set = False
 
     def __call__(self) -> bool:
         return self._is_set
 
-    def set(self, signum: int, frame: FrameType | None) -> None:
+    def listen(self) -> None:
+        signal.signal(signal.SIGTERM, self._set)
+        signal.signal(signal.SIGINT, self._set)
+
+    def _set(self, signum: int, frame: FrameType | None) -> None:
         if self._is_set and signum == signal.SIGINT:
             raise KeyboardInterrupt
         self._is_set = True

@@ -9,9 +9,7 @@ Weights are only ever read from safetensors: a file format that cannot run code.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,8 +23,9 @@ from torch import Tensor
 
 from trainer import __version__
 from trainer.config import REWARD, STAGES, ModelConfig
+from trainer.files import changed_file, sha256_file, write_atomic
 from trainer.model import LanguageModel, ScalarModel
-from trainer.tokenizer import Tokenizer
+from trainer.tokenizer import TOKENIZER, Tokenizer
 
 WEIGHTS, CONFIG, STAGE = "model.safetensors", "config.json", "stage.json"
 
@@ -67,29 +66,9 @@ class Loaded:
 # -- writing -------------------------------------------------------------------------------------
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file so that a crash leaves the old content or the new, never a part."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-
-
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically; NaN and infinity are refused, because no browser reads them."""
     write_atomic(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
-
-
-def sha256_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_checkpoint(
@@ -200,7 +179,7 @@ def load_checkpoint(directory: Path, *, device: str | torch.device = "cpu") -> L
 
     Raises CheckpointError naming the problem: no such directory, another architecture or shape than its
     config.json can mean, weights in a format that could run code or that are no finite numbers, a damaged or
-    incomplete file, weights that do not match stage.json.
+    incomplete file, weights, shape or tokenizer that are not those stage.json describes.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -218,9 +197,8 @@ def load_checkpoint(directory: Path, *, device: str | torch.device = "cpu") -> L
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{weights} is damaged: {error}. Restore or retrain it.") from error
     info = read_info(directory) if (directory / STAGE).is_file() else {}
-    expected = info.get("weights_sha256")
-    if expected and sha256_file(weights) != expected:
-        raise CheckpointError(f"{weights} is not the file stage.json describes. Restore or retrain it.")
+    if changed := changed_file(directory, _recorded_hashes(info, directory)):
+        raise CheckpointError(f"{changed} is not the file stage.json describes. Restore or retrain it.")
     is_reward = architectures == ["LlamaForSequenceClassification"]
     if is_reward and config_json.get("num_labels", 1) != 1:
         raise CheckpointError(f"{directory} has several labels; a reward model gives one number (num_labels 1).")
@@ -284,6 +262,15 @@ def _check_values(tensors: Mapping[str, Tensor], directory: Path) -> None:
             raise CheckpointError(
                 f"{directory / WEIGHTS}: {name} holds values that are not finite. Restore or retrain it."
             )
+
+
+def _recorded_hashes(info: Mapping[str, Any], directory: Path) -> dict[str, str | None]:
+    """What stage.json says of the files that are read here, where it does."""
+    hashes = info.get("files_sha256") or {}
+    if not isinstance(hashes, dict):
+        raise CheckpointError(f"{directory / STAGE}: files_sha256 should map names to hashes. Restore it.")
+    recorded = {WEIGHTS: info.get("weights_sha256"), CONFIG: hashes.get(CONFIG), TOKENIZER: hashes.get(TOKENIZER)}
+    return {name: sha256 for name, sha256 in recorded.items() if sha256}
 
 
 def _score_bias(info: Mapping[str, Any], directory: Path) -> float:

@@ -26,9 +26,9 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from trainer.checkpoint import write_atomic
 from trainer.config import Preset, to_dict
 from trainer.corpus import Corpus
+from trainer.files import write_atomic
 from trainer.preferences import Comparison
 
 Metrics = dict[str, float]
@@ -146,6 +146,8 @@ def run_steps(
 
 _INPUTS: Final = {"corpus": "corpus", "votes": "votes file", "reward_model": "reward model"}
 """Names of what `data_sha256` holds, in words."""
+_SETTING: Final = "setting "
+"""What the name of a setting begins with, in words."""
 
 
 def describe_run(inputs: Inputs, *, parent: Mapping[str, Any], config: Any) -> dict[str, Any]:
@@ -159,17 +161,27 @@ def describe_run(inputs: Inputs, *, parent: Mapping[str, Any], config: Any) -> d
     }
 
 
-def check_same_run(out_dir: Path, recorded: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def check_same_run(
+    out_dir: Path, recorded: Mapping[str, Any], wanted: Mapping[str, Any], *, is_half_finished: bool = False
+) -> None:
     """Raise ValueError unless what `out_dir` records of its run is what `wanted` describes.
 
-    What is not recorded is no difference: earlier versions recorded less.
+    What is not recorded is no difference, and a setting that is gone from the code is none either: other versions
+    recorded less or more. But a half-finished run goes on only with the very settings it began with, because a
+    setting that one of two versions does not know may change what the steps that are left compute.
     """
     before, now = _flat(recorded), _flat(wanted)
-    # Hashes of inputs that this run does not have count too; settings that are gone from the code do not.
-    names = [*now, *(name for name in before if name not in now and name in _INPUTS.values())]
-    changed = [name for name in names if name in before and before[name] != now.get(name)]
+    names = [
+        name
+        for name in {**now, **before}
+        if (name in now and name in before)
+        or (name in before and name in _INPUTS.values())  # a hash of an input that this run does not have
+        or (is_half_finished and name.startswith(_SETTING))
+    ]
+    changed = [name for name in names if before.get(name) != now.get(name)]
     if changed:
-        found = "; ".join(f"its {name} is {_shown(before[name])}, not {_shown(now.get(name))}" for name in changed[:3])
+        values = [(name, _shown(before.get(name)), _shown(now.get(name))) for name in changed[:3]]
+        found = "; ".join(f"its {name} is {old}, not {new}" for name, old, new in values)
         raise ValueError(f"{out_dir} holds another run ({found}). Choose another --out, or delete it.")
 
 
@@ -182,7 +194,7 @@ def _flat(description: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(hashes, Mapping):
         flat |= {_INPUTS.get(str(name), str(name)): value for name, value in hashes.items()}
     if isinstance(settings, Mapping):
-        flat |= {f"setting {name}": value for name, value in settings.items()}
+        flat |= {f"{_SETTING}{name}": value for name, value in settings.items()}
     return flat
 
 
@@ -223,10 +235,8 @@ def _save_resume(
     state: Mapping[str, Any],
 ) -> None:
     """One file, replaced atomically: every tensor, and the JSON state in its header."""
-    tensors: dict[str, Tensor] = {}
+    tensors = _module_tensors(modules)
     numbers: dict[str, Any] = {}
-    for name, module in modules.items():
-        tensors |= {f"module/{name}/{key}": value for key, value in module.state_dict().items()}
     for name, optimizer in optimizers.items():
         for index, slots in optimizer.state_dict()["state"].items():
             for key, value in slots.items():
@@ -242,10 +252,18 @@ def _save_resume(
     write_atomic(path, save(contiguous, metadata={"resume": json.dumps(header)}))
 
 
+def _module_tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """The modules' tensors by the names they have in the saved file."""
+    return {f"module/{name}/{key}": value for name, of in modules.items() for key, value in of.state_dict().items()}
+
+
 def _load_resume(
     out_dir: Path, modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer], state: dict[str, Any]
 ) -> int:
-    """Restore everything in place; returns the step to run next (0 for a fresh run)."""
+    """Restore everything in place; returns the step to run next (0 for a fresh run).
+
+    ValueError, with nothing restored, for a file that is damaged or that another version of the code has saved.
+    """
     path = out_dir / RESUME_STATE
     if not path.is_file():
         return 0
@@ -253,18 +271,42 @@ def _load_resume(
         with safe_open(path, framework="pt") as file:
             header = json.loads(file.metadata()["resume"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        step, saved, numbers = int(header["step"]), dict(header["state"]), dict(header["numbers"])
     except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}). Delete the directory {path.parent} to start anew.") from error
+    if not (_fits(tensors, modules, optimizers) and state.keys() <= saved.keys()):
+        raise ValueError(
+            f"{path} does not fit this run: another version of the code has saved it. "
+            f"Delete the directory {path.parent} to start anew."
+        )
     for name, module in modules.items():
         prefix = f"module/{name}/"
         module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
     for name, optimizer in optimizers.items():
         slots: dict[int, dict[str, Any]] = {}
-        for full, value in (*tensors.items(), *header["numbers"].items()):
+        for full, value in (*tensors.items(), *numbers.items()):
             kind, owner, *rest = full.split("/")
             if kind == "optimizer" and owner == name:
                 slots.setdefault(int(rest[0]), {})[rest[1]] = value
         optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
     state.clear()
-    state.update(header["state"])
-    return int(header["step"])
+    state.update(saved)
+    return step
+
+
+def _fits(tensors: Mapping[str, Tensor], modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer]) -> bool:
+    """Whether saved tensors are all the modules' and only the optimizers', each in its shape.
+
+    What an optimizer keeps of a parameter has the parameter's shape or, as a count of steps, none. It keeps nothing
+    of one that has not learnt yet.
+    """
+    wanted = {name: tensor.shape for name, tensor in _module_tensors(modules).items()}
+    if {name: tensor.shape for name, tensor in tensors.items() if name.startswith("module/")} != wanted:
+        return False
+    shapes = {
+        f"optimizer/{name}/{index}": parameter.shape
+        for name, optimizer in optimizers.items()
+        for index, parameter in enumerate(one for group in optimizer.param_groups for one in group["params"])
+    }
+    owned = ((shapes.get(name.rpartition("/")[0]), value) for name, value in tensors.items() if name not in wanted)
+    return all(shape is not None and value.shape in (shape, torch.Size()) for shape, value in owned)

@@ -104,6 +104,41 @@ def from_record(record: Any) -> Comparison:
     )
 
 
+def parse_json(text: str) -> Any:
+    """What a JSON text holds; ValueError (a JSONDecodeError for what is not JSON) says what is wrong with it."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply to be read") from error
+
+
+def whole_characters(text: str) -> str:
+    """The text as it is; ValueError for half a character, which JSON can spell but neither file nor tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = text[error.start].encode("unicode_escape").decode()
+        raise ValueError(f"{half} is half a surrogate pair, no character") from error
+    return text
+
+
+def numbered_values(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    """(line number, value) for every line of a JSON Lines text that is not blank.
+
+    ValueError names the file, which is `path`, the line and what to do.
+    """
+    # Not splitlines(): an answer may hold U+2028 and its like, which JSON does not escape.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            value = parse_json(line)
+        except ValueError as error:
+            fault = f"not JSON ({error.msg})" if isinstance(error, json.JSONDecodeError) else error
+            raise ValueError(f"{path}, line {number}: {fault}; correct or delete the line.") from error
+        yield number, value
+
+
 def numbered_comparisons(path: Path) -> Iterator[tuple[int, Comparison]]:
     """(line number, comparison) for every line of a JSON Lines file that is not blank.
 
@@ -113,14 +148,10 @@ def numbered_comparisons(path: Path) -> Iterator[tuple[int, Comparison]]:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error.reason}); export the votes again.") from error
-    # Not splitlines(): an answer may hold U+2028 and its like, which JSON does not escape.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
+    for number, record in numbered_values(path, text):
         try:
-            yield number, from_record(json.loads(line))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {number}: not JSON ({error.msg}); correct or delete the line.") from error
+            whole_characters(json.dumps(record, ensure_ascii=False))
+            yield number, from_record(record)
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: {error}; correct or delete the line.") from error
 

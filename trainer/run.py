@@ -19,7 +19,7 @@ import torch
 from trainer import corpus as corpora
 from trainer import machine
 from trainer.alarms import doubts_about
-from trainer.checkpoint import STAGE, read_info, read_json, read_shape, sha256_file, write_json
+from trainer.checkpoint import CONFIG, STAGE, WEIGHTS, read_info, read_json, read_shape, write_json
 from trainer.config import (
     GRPO,
     INIT,
@@ -35,7 +35,8 @@ from trainer.config import (
 )
 from trainer.corpus import Corpus
 from trainer.evaluate import MAX_NEW_TOKENS
-from trainer.loop import RESUME_RUN, RESUME_STATE, Inputs, Report, check_same_run, clear_resume, describe_run
+from trainer.files import sha256_file
+from trainer.loop import RESUME_RUN, RESUME_STATE, Inputs, Report, Stopped, check_same_run, clear_resume, describe_run
 from trainer.preferences import read_comparisons
 from trainer.prompting import PROMPTS, answer_room, fitting_corpus
 from trainer.stages import grpo, init, ppo, pretrain, reward, sft
@@ -59,6 +60,13 @@ NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
     GRPO: ("problems",),
 }
 """The parts of a corpus no stage can do without. Every corpus has documents, and votes are a file of their own."""
+
+USED_BY: Final[Mapping[str, tuple[str, ...]]] = {
+    "votes": (REWARD,),
+    "reward_model": (PPO, GRPO),
+    "overrule_doubts": (PPO,),
+}
+"""What a description may name, and the stages that make anything of it."""
 
 SUPPLY: Final[Mapping[str, tuple[str, str]]] = {
     "held_out_documents": (
@@ -197,6 +205,10 @@ def execute(
     config = spec.stage_config()
     parent = read_info(spec.parent) if spec.parent else {}
     check_parent_stage(spec.stage, parent.get("stage"))
+    for name, stages in USED_BY.items():
+        if getattr(spec, name) and spec.stage not in stages:
+            option = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{spec.stage} makes nothing of {option}, only {' and '.join(stages)}. Leave it out.")
     _check_places(spec, out_dir)
     if spec.stage == REWARD and spec.votes is None:
         raise ValueError("reward learns from comparisons: name a votes file.")
@@ -232,6 +244,8 @@ def execute(
             corpus, spec.parent, [spec.stage], max_new_tokens=longest, say=lambda text: report.log(0, text)
         )
         inputs = dataclasses.replace(inputs, corpus=fitted)
+    if should_stop():
+        raise Stopped("Stopped before it began.")
     (out_dir / RESUME_RUN).parent.mkdir(parents=True, exist_ok=True)
     write_json(out_dir / RESUME_RUN, description | {"threads": threads})
     with machine.threads(threads):
@@ -241,10 +255,14 @@ def execute(
 
 
 def _check_places(spec: RunSpec, out_dir: Path) -> None:
-    """ValueError for files where directories should be, and the other way round."""
+    """ValueError for a model that would be written over, and for files where directories should be or vice versa."""
     if spec.parent and out_dir.resolve() == spec.parent.resolve():
         raise ValueError(f"{out_dir} is the parent itself. Choose another --out: a checkpoint is never written over.")
     check_directory(out_dir)
+    # A run of ours that was killed while it wrote its checkpoint has no stage.json yet, but still what it resumes from.
+    is_ours = (out_dir / STAGE).exists() or (out_dir / RESUME_RUN).parent.exists()
+    if not is_ours and any((out_dir / name).exists() for name in (WEIGHTS, CONFIG)):
+        raise ValueError(f"{out_dir} holds a model that is not ours. Choose another --out: it is never written over.")
     if spec.votes and not spec.votes.is_file():
         raise ValueError(f"{spec.votes} is not a file. Name a JSON Lines file of comparisons for --votes.")
 
@@ -279,7 +297,7 @@ def _threads(spec: RunSpec, out_dir: Path, description: Mapping[str, Any]) -> in
     if not ((out_dir / RESUME_STATE).is_file() and (out_dir / RESUME_RUN).is_file()):
         return wanted  # nothing is saved yet, or by a version that did not say what it is
     recorded = read_json(out_dir / RESUME_RUN)
-    check_same_run(out_dir, recorded, description)
+    check_same_run(out_dir, recorded, description, is_half_finished=True)
     threads = recorded.get("threads")
     if not isinstance(threads, int) or threads < 1:
         return wanted

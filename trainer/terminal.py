@@ -7,24 +7,29 @@ from pathlib import Path
 from trainer.checkpoint import load_checkpoint
 from trainer.config import SFT
 from trainer.engine import Engine, EngineService, Sampling
-from trainer.prompting import prompt_ids
+from trainer.prompting import answer_room, prompt_ids
 from trainer.tokenizer import Message
 
 
 def chat(checkpoint: Path, *, temperature: float, max_new_tokens: int) -> None:
-    """Read lines, stream answers; an empty line or Ctrl-D ends it."""
+    """Read lines, stream answers; an empty line or Ctrl-D ends it. A line that is too long is not part of the talk."""
     loaded = load_checkpoint(checkpoint)
     model, tokenizer = loaded.language_model, loaded.tokenizer
     stage = loaded.info.get("stage", SFT)
     service = EngineService(Engine(model, end_ids=[tokenizer.end_id, tokenizer.document_end_id]))
+    room = answer_room(model.config.context, max_new_tokens)
     messages: list[Message] = []
     print(f"Talking to {checkpoint} (stage {stage}). An empty line ends it.")
     try:
         while line := input("> ").strip():
-            messages.append({"role": "user", "content": line})
-            room = max(1, model.config.context - max_new_tokens)
-            how = Sampling(temperature=temperature, max_new_tokens=max_new_tokens, seed=len(messages))
-            request = service.submit(prompt_ids(tokenizer, messages, stage=stage, room=room), how)
+            asked: list[Message] = [*messages, {"role": "user", "content": line}]
+            how = Sampling(temperature=temperature, max_new_tokens=max_new_tokens, seed=len(asked))
+            try:
+                prompt = prompt_ids(tokenizer, asked, stage=stage, room=room)
+            except ValueError as error:
+                print(error)
+                continue
+            request = service.submit(prompt, how)
             ids: list[int] = []
             shown = ""
             for token, _ in request.events():
@@ -34,7 +39,7 @@ def chat(checkpoint: Path, *, temperature: float, max_new_tokens: int) -> None:
                     print(text[len(shown) :], end="", flush=True)
                     shown = text
             print()
-            messages.append({"role": "assistant", "content": shown})
+            messages = [*asked, {"role": "assistant", "content": shown}]
     except EOFError:
         print()
     finally:

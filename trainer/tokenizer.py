@@ -22,6 +22,10 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from trainer.files import write_atomic
+
+TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
+
 Message = dict[str, str]
 """One turn: ``{"role": "system" | "user" | "assistant", "content": text}``."""
 
@@ -85,7 +89,7 @@ class Tokenizer:
     @classmethod
     def load(cls, directory: Path) -> Tokenizer:
         """Read `tokenizer.json`; ValueError when it is missing, damaged or lacks the chat tokens."""
-        path = Path(directory) / "tokenizer.json"
+        path = Path(directory) / TOKENIZER
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises a bare Exception for every failure
@@ -95,7 +99,7 @@ class Tokenizer:
     def save(self, directory: Path) -> None:
         """Write `tokenizer.json` and the `tokenizer_config.json` that carries the chat template."""
         directory = Path(directory)
-        (directory / "tokenizer.json").write_text(self.backend.to_str(pretty=False), encoding="utf-8")
+        write_atomic(directory / TOKENIZER, self.backend.to_str(pretty=False).encode())
         config = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "chat_template": CHAT_TEMPLATE,
@@ -106,7 +110,7 @@ class Tokenizer:
             "add_bos_token": False,
             "model_max_length": 1_000_000,
         }
-        (directory / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        write_atomic(directory / TOKENIZER_CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
     def _plain(self, text: str) -> list[int]:
         ids: list[int] = []

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from trainer import checkpoint as checkpoints
 from trainer.checkpoint import CheckpointError, load_checkpoint, load_reward_model, read_info, save_checkpoint
+from trainer.files import write_atomic
 from trainer.model import LanguageModel, ScalarModel
 from trainer.tokenizer import Tokenizer
 
@@ -21,7 +21,12 @@ def saved(model: LanguageModel, tokenizer: Tokenizer, tmp_path: Path) -> Path:
 
 
 def edit_config(directory: Path, **changes: object) -> None:
-    path = directory / "config.json"
+    """Change config.json as a directory from elsewhere may have it: one of ours would say that it was swapped."""
+    (directory / "stage.json").unlink()
+    edit(directory / "config.json", **changes)
+
+
+def edit(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
@@ -50,37 +55,37 @@ def test_it_keeps_a_reward_models_head_and_bias(model: LanguageModel, tokenizer:
 def test_it_is_unfinished_until_the_last_file_is_written(
     model: LanguageModel, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, written = checkpoints.write_atomic, []
-    steps = 4  # weights, config, generation config, stage
+    replace, written = os.replace, []
+    steps = 6  # weights, config, two files of the tokenizer, generation config, stage
 
     for allowed in range(steps):
         directory = tmp_path / str(allowed)
 
-        def failing(path: Path, content: bytes, allowed: int = allowed) -> None:
+        def failing(temporary: Path, path: Path, allowed: int = allowed) -> None:
             if len(written) == allowed:
                 raise OSError(28, "No space left on device")
             written.append(path)
-            write(path, content)
+            replace(temporary, path)
 
         written.clear()
-        monkeypatch.setattr(checkpoints, "write_atomic", failing)
+        monkeypatch.setattr(os, "replace", failing)
         with pytest.raises(OSError, match="No space left"):
             save_checkpoint(directory, model, tokenizer, stage="sft", info={})
-        monkeypatch.setattr(checkpoints, "write_atomic", write)
+        monkeypatch.setattr(os, "replace", replace)
         with pytest.raises(CheckpointError, match="unfinished"):
             read_info(directory)
 
 
 def test_it_leaves_the_old_file_when_a_write_is_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
-    checkpoints.write_atomic(path, b"old")
+    write_atomic(path, b"old")
 
     def no_rename(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(os, "replace", no_rename)
     with pytest.raises(KeyboardInterrupt):
-        checkpoints.write_atomic(path, b"new and longer")
+        write_atomic(path, b"new and longer")
     assert path.read_bytes() == b"old"
 
 
@@ -123,12 +128,34 @@ def test_it_refuses_damaged_weights(saved: Path, damage: str) -> None:
         load_checkpoint(saved)
 
 
-def test_it_refuses_weights_that_were_swapped_after_saving(saved: Path, model: LanguageModel) -> None:
+def test_it_refuses_weights_that_were_swapped_after_saving(saved: Path) -> None:
     path = saved / "model.safetensors"
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"not the file stage\.json describes"):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is not the file stage\.json describes"):
+        load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "config.json"])
+def test_it_refuses_a_shape_or_tokenizer_that_was_swapped_after_saving(saved: Path, name: str) -> None:
+    """Another tokenizer of the same size would read and write other text with the same weights."""
+    content = json.loads((saved / name).read_text())
+    (saved / name).write_text(json.dumps(content, indent=1))
+    with pytest.raises(CheckpointError, match=rf"{name} is not the file stage\.json describes"):
+        load_checkpoint(saved)
+
+
+def test_it_loads_a_checkpoint_whose_version_recorded_no_hashes_of_small_files(saved: Path) -> None:
+    edit(saved / "stage.json", files_sha256=None)
+    edit(saved / "config.json", max_position_embeddings=64)
+    assert load_checkpoint(saved).model.config.context == 64
+
+
+@pytest.mark.parametrize("hashes", [["config.json"], {"config.json": 7}])
+def test_it_refuses_hashes_that_are_none(saved: Path, hashes: object) -> None:
+    edit(saved / "stage.json", files_sha256=hashes)
+    with pytest.raises(CheckpointError, match=r"stage\.json"):
         load_checkpoint(saved)
 
 
@@ -226,8 +253,10 @@ def test_it_refuses_a_reward_model_that_gives_no_one_number(
 ) -> None:
     scalar = ScalarModel.from_language_model(model, generator=torch.Generator().manual_seed(0))
     save_checkpoint(tmp_path, scalar, tokenizer, stage="reward", info={})
-    path = tmp_path / file
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    if file == "config.json":
+        edit_config(tmp_path, **changes)
+    else:
+        edit(tmp_path / file, **changes)
     with pytest.raises(CheckpointError, match=message):
         load_reward_model(tmp_path)
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from tests.trainer import small
-from trainer import pipeline
+from trainer import pipeline, terminal
 from trainer import run as runs
 from trainer.__main__ import main
 from trainer.loop import Diverged
 from trainer.model import LanguageModel
 from trainer.preferences import write_comparisons
-from trainer.tokenizer import Tokenizer
+from trainer.prompting import prompt_ids
+from trainer.tokenizer import Message, Tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +66,9 @@ ALL = ["all", "--preset", "smoke", "--threads", "1"]
         (["reward", "--preset", "smoke", "--from", "sft", "--votes", "nowhere"], "nowhere is not a file. Name a JSON"),
         (["reward", "--preset", "smoke", "--from", "sft", "--votes", "texts"], "texts is not a file. Name a JSON"),
         (["reward", "--preset", "smoke", "--from", "sft"], "reward learns from comparisons: name a votes file"),
+        ([*SFT, "--votes", "votes.jsonl"], "sft makes nothing of --votes, only reward. Leave it out."),
+        ([*SFT, "--reward-model", "reward"], "sft makes nothing of --reward-model, only ppo and grpo. Leave it out."),
+        ([*SFT, "--overrule-doubts"], "sft makes nothing of --overrule-doubts, only ppo. Leave it out."),
         ([*SFT, "--out", "a file"], "a file is a file. Choose a directory for --out."),
         ([*SFT, *FITTING, "--out", "a file/below"], "cannot be read or written (Not a directory). Check the path"),
         ([*SFT, "--out", "pretrain"], "pretrain is the parent itself. Choose another --out"),
@@ -104,6 +112,87 @@ def test_it_answers_a_mistake_with_one_line(
     assert line.startswith("error: ")
     assert message in line
     assert captured.out == ""
+    assert not (place / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "module", "name", "said"),
+    [
+        (["chat", "sft"], terminal, "chat", "Interrupted."),
+        (["eval", "sft"], pipeline, "evaluate_directory", "Interrupted."),
+        (
+            [*ALL, "--out", "out"],
+            pipeline,
+            "run_all",
+            "Interrupted; the same command goes on from the last saved step.",
+        ),
+        ([*SFT, "--out", "out"], runs, "execute", "Interrupted; the same command goes on from the last saved step."),
+    ],
+    ids=["chat", "eval", "all", "sft"],
+)
+def test_it_promises_to_go_on_only_where_something_is_saved(
+    place: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: list[str],
+    module: ModuleType,
+    name: str,
+    said: str,
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, name, interrupt)
+    assert main(command) == 3
+    assert capsys.readouterr().err == f"{said}\n"
+
+
+def test_chat_refuses_a_line_that_is_too_long_and_goes_on(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of this model's context of 96 tokens is for questions, however long an answer may be."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("A fox?\n" + "Why? " * 40 + "\nA den?\n"))
+    asked: list[int] = []
+
+    def note(tokenizer: Tokenizer, messages: list[Message], *, stage: str, room: int) -> list[int]:
+        ids = prompt_ids(tokenizer, messages, stage=stage, room=room)
+        asked.append(len(messages))
+        return ids
+
+    monkeypatch.setattr(terminal, "prompt_ids", note)
+    assert main(["chat", "sft", "--max-new-tokens", "95"]) == 0
+    said = capsys.readouterr()
+    assert "The message is too long for this model" in said.out
+    assert "there is room for 48." in said.out
+    assert said.err == ""
+    assert asked == [1, 3]
+
+
+STOPPED_WHILE_TORCH_IS_LOADED = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "torch":
+            os.kill(os.getpid(), signal.{signal})
+sys.meta_path.insert(0, Finder())
+from trainer.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("signal", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize("command", [["init", "--preset", "smoke"], ["run", "run.json", "--progress", "json"]])
+def test_a_stop_while_torch_is_loaded_is_as_orderly_as_any_other(
+    place: Path, monkeypatch: pytest.MonkeyPatch, signal: str, command: list[str]
+) -> None:
+    (place / "run.json").write_text(json.dumps({"stage": "init", "preset": "smoke", "data": "texts"}))
+    monkeypatch.setenv("PYTHONPATH", str(Path(runs.__file__).parents[1]))
+    script = STOPPED_WHILE_TORCH_IS_LOADED.replace("{signal}", signal)
+    ran = subprocess.run([sys.executable, "-c", script, *command, "--out", "out"], capture_output=True, text=True)
+    assert ran.returncode == 3
+    assert ran.stdout == ""
+    said = "Stopped before it began. The same command goes on from there.\n"
+    assert ran.stderr == (said if command[0] == "init" else "")
     assert not (place / "out").exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import logging
 import lzma
@@ -159,6 +160,23 @@ def test_it_wants_whole_words_and_no_list_of_guesses() -> None:
     exact = Question(prompt="2 km in m?", accept=("2000 meters.",), family="", fact="", exact=True)
     assert is_right(exact, "2000 meters")
     assert not is_right(exact, "It is not 2000 meters.")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "right", "wrong"),
+    [
+        ("-5", "-5.", "5"),
+        (".5", " .5", "5"),
+        ("+", "+", ""),
+        (".", ".", ""),
+        ("C++", "c++", "C"),
+        ("New  York.", "new york", "new-york"),
+    ],
+)
+def test_signs_and_points_of_an_exact_answer_count(wanted: str, right: str, wrong: str) -> None:
+    question = Question(prompt="", accept=(wanted,), family="", fact="", exact=True)
+    assert is_right(question, right)
+    assert not is_right(question, wrong)
 
 
 def test_it_varies_the_three_manners_independently() -> None:
@@ -410,6 +428,11 @@ def test_it_measures_a_part_of_much_held_out_text(tmp_path: Path, caplog: pytest
         ("bad.jsonl", '{"messages": [{"role": "user", "content": "x"}]}', "no question with an answer"),
         ("bad.jsonl", '{"chosen": "x", "rejected": "y"}', "a comparison needs an 'instruction'"),
         ("bad.jsonl", '{"prompt": "p", "chosen": 1, "rejected": "y"}', "should be texts or messages"),
+        ("bad.jsonl", "[" * 100_000, r"bad\.jsonl, line 1: nested too deeply to be read"),
+        ("bad.json", "[" * 100_000, r"bad\.json: nested too deeply to be read; correct the file"),
+        ("bad.jsonl", '{"text": "fine"}\n{"text": "hi \\ud83d"}', r"bad\.jsonl, line 2: \\ud83d is half a surr"),
+        ("bad.json", '[{"text": "fine"}, {"text": "hi \\ude00!"}]', r"bad\.json, record 2: \\ude00 is half a surr"),
+        ("bad.jsonl", '{"prompt": "p", "chosen": "x", "rejected": "\\ud83d"}', r"bad\.jsonl, line 1: \\ud83d is half"),
     ],
 )
 def test_it_names_the_record_that_is_malformed(tmp_path: Path, name: str, content: str, complaint: str) -> None:
@@ -429,6 +452,47 @@ def remove_end(data: bytes) -> bytes:
 def test_it_names_a_damaged_file(tmp_path: Path, name: str, compress: Callable[[bytes], bytes]) -> None:
     (tmp_path / name).write_bytes(remove_end(compress(CAT.encode())))
     with pytest.raises(ValueError, match=rf"{name} cannot be read"):
+        from_directory(tmp_path)
+
+
+def table(pyarrow: Any, *, is_utf8: bool = True) -> bytes:
+    """A parquet file of one text; one that is not UTF-8 is a byte that begins no character."""
+    texts = [CAT]
+    if not is_utf8:
+        texts = pyarrow.StringArray.from_buffers(1, pyarrow.py_buffer(b"\0\0\0\0\1\0\0\0"), pyarrow.py_buffer(b"\xff"))
+    file = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), file, compression="none")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda pyarrow: b"",
+        lambda pyarrow: remove_end(table(pyarrow)),
+        lambda pyarrow: table(pyarrow).replace(b"\x15\x04", b"\xff\xff"),
+        lambda pyarrow: table(pyarrow, is_utf8=False),
+    ],
+    ids=["empty", "cut off", "other bytes", "no text"],
+)
+def test_it_names_a_damaged_parquet_file(tmp_path: Path, content: Callable[[Any], bytes]) -> None:
+    pytest.importorskip("pyarrow.parquet")
+    (tmp_path / "a.parquet").write_bytes(content(pytest.importorskip("pyarrow")))
+    with pytest.raises(ValueError, match=r"a\.parquet cannot be read \((?s:.*)\); fetch it again or take it out"):
+        from_directory(tmp_path)
+
+
+def test_it_names_a_parquet_file_in_a_form_that_pyarrow_does_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parquet, pyarrow = pytest.importorskip("pyarrow.parquet"), pytest.importorskip("pyarrow")
+
+    def refuse(*_: object) -> None:
+        raise pyarrow.ArrowNotImplementedError("Unsupported encoding.")
+
+    monkeypatch.setattr(parquet, "read_table", refuse)
+    (tmp_path / "a.parquet").touch()
+    with pytest.raises(ValueError, match=r"a\.parquet cannot be read \(Unsupported encoding\.\)"):
         from_directory(tmp_path)
 
 

@@ -10,16 +10,20 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from tests.trainer import small
 from trainer import loop
 from trainer.checkpoint import load_checkpoint, read_info
 from trainer.config import PretrainConfig, SFTConfig, get_preset
-from trainer.loop import Diverged, Inputs, Stopped, derive_seed, evaluation_steps, run_steps
+from trainer.loop import Diverged, Inputs, Metrics, Stopped, derive_seed, evaluation_steps, run_steps
 from trainer.model import LanguageModel
-from trainer.optim import warmup_decay
+from trainer.optim import apply_gradients, muon_and_adamw, warmup_decay
 from trainer.stages import init, pretrain, sft
 from trainer.tokenizer import Tokenizer
 
@@ -134,6 +138,53 @@ def test_a_damaged_resume_state_says_what_to_delete(tmp_path: Path, inputs: Inpu
     (tmp_path / "out" / "resume" / "state.safetensors").write_bytes(b"half a file")
     with pytest.raises(ValueError, match=r"is damaged .* Delete the directory"):
         sft.train(SFT, inputs, tmp_path / "out", small.Recorder(), small.never)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        lambda tensors, header: tensors.pop("module/model/decoder.norm.weight"),
+        lambda tensors, header: tensors.update({"module/average/decoder.norm.weight": torch.zeros(32)}),
+        lambda tensors, header: tensors.update({"module/model/decoder.norm.weight": torch.zeros(31)}),
+        lambda tensors, header: tensors.update({"optimizer/muon/0/momentum_buffer": torch.zeros(31)}),
+        lambda tensors, header: tensors.update({"optimizer/muon/99/momentum_buffer": torch.zeros(32)}),
+        lambda tensors, header: tensors.update({"optimizer/sgd/0/momentum_buffer": torch.zeros(32)}),
+        lambda tensors, header: header["state"].pop("precision"),
+    ],
+    ids=["less", "another module", "other shape", "other slot", "more parameters", "another optimizer", "less state"],
+)
+def test_a_resume_state_of_another_version_says_what_to_delete_and_restores_nothing(
+    tmp_path: Path, model: LanguageModel, changes: Callable[[dict[str, torch.Tensor], dict[str, Any]], object]
+) -> None:
+    steps: dict[str, Any] = {
+        "steps": 3,
+        "out_dir": tmp_path,
+        "modules": {"model": model},
+        "optimizers": muon_and_adamw(model, matrix_lr=0.01, embedding_lr=0.01, precision=lambda: "float32"),
+        "report": small.Recorder(),
+        "should_stop": small.after(1),
+    }
+
+    def do_step(step: int) -> Metrics:
+        model(torch.tensor([[1, 2, 3]])).sum().backward()
+        return {"norm": apply_gradients(model, steps["optimizers"].values())}
+
+    with pytest.raises(Stopped):
+        run_steps(**steps, do_step=do_step, state={"precision": "float32"})
+    path = tmp_path / loop.RESUME_STATE
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["resume"])
+    tensors = load_file(path)
+    changes(tensors, header)
+    save_file(tensors, path, metadata={"resume": json.dumps(header)})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    state = {"precision": "bfloat16"}
+    with pytest.raises(ValueError, match=r"does not fit this run: .* Delete the directory .*resume to start anew"):
+        run_steps(**steps, do_step=do_step, state=state)
+    assert not any(parameter.any() for parameter in model.parameters())
+    assert state == {"precision": "bfloat16"}
 
 
 def test_seeds_depend_on_every_part_of_their_purpose() -> None:

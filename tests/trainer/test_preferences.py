@@ -68,6 +68,9 @@ def test_it_reads_a_plain_trl_line_as_a_human_win(tmp_path: Path) -> None:
         (json.dumps(GOOD | {"chosen": [{"role": "poet", "content": "x"}]}), 'needs a "role"'),
         (json.dumps(GOOD | {"outcome": "maybe"}), "Unknown outcome 'maybe'"),
         (json.dumps(GOOD | {"voter": 7}), '"voter" must be a text'),
+        ("[" * 100_000, "nested too deeply to be read"),
+        (json.dumps(GOOD | {"chosen": [{"role": "assistant", "content": "hi \ud83d"}]}), r"\ud83d is half a surr"),
+        (json.dumps(GOOD | {"reasons": {"why": ["\ude00"]}}), r"\ude00 is half a surrogate pair"),
     ],
 )
 def test_it_names_file_and_line_of_a_malformed_vote(tmp_path: Path, line: str, complaint: str) -> None:

@@ -59,7 +59,7 @@ def spec(parent: Path, stage: str = SFT, **changes: Any) -> RunSpec:
 def run(spec: RunSpec, out_dir: Path, *, stop_after: int = 0, corpus: Corpus | None = None) -> small.Recorder:
     """Run to the end, or stop at the given step; returns what was reported."""
     report = small.Recorder()
-    should_stop = small.after(stop_after) if stop_after else small.never
+    should_stop = small.after(1 + stop_after) if stop_after else small.never  # it is asked before the first step, too
     execute(spec, out_dir, report, should_stop, corpus=corpus or small.corpus())
     return report
 
@@ -161,6 +161,17 @@ def test_it_never_writes_over_the_parent(tmp_path: Path, parent: Path) -> None:
         run(spec(parent), tmp_path / "out" / ".." / "parent")
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_it_never_writes_over_a_model_from_elsewhere(tmp_path: Path, parent: Path, name: str) -> None:
+    foreign = tmp_path / "out" / name
+    foreign.parent.mkdir()
+    foreign.write_bytes(b"theirs")
+    with pytest.raises(ValueError, match=r"out holds a model that is not ours\. Choose another --out"):
+        run(spec(parent), tmp_path / "out")
+    assert [*foreign.parent.iterdir()] == [foreign]
+    assert foreign.read_bytes() == b"theirs"
+
+
 # -- half-finished runs ----------------------------------------------------------------------------
 
 
@@ -173,6 +184,21 @@ def test_a_run_that_was_moved_goes_on_to_the_same_bytes(tmp_path: Path, parent: 
     assert small.weights(tmp_path / "there") == small.weights(tmp_path / "whole")
 
 
+def test_a_run_killed_while_it_wrote_its_checkpoint_goes_on(
+    tmp_path: Path, parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying:
+        dying.setattr(Tokenizer, "save", die)  # weights and config.json are there, the rest is not
+        with pytest.raises(KeyboardInterrupt):
+            run(spec(parent), tmp_path / "out")
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    run(spec(parent), tmp_path / "out")
+    assert read_info(tmp_path / "out")["stage"] == "sft"
+
+
 def test_it_refuses_to_go_on_as_another_run(tmp_path: Path, parent: Path, other_parent: Path) -> None:
     stop(spec(parent), tmp_path / "out")
     saved = (tmp_path / "out" / RESUME_STATE).read_bytes()
@@ -180,6 +206,27 @@ def test_it_refuses_to_go_on_as_another_run(tmp_path: Path, parent: Path, other_
         run(spec(other_parent, seed=3), tmp_path / "out")
     assert (tmp_path / "out" / RESUME_STATE).read_bytes() == saved
     assert run(spec(parent), tmp_path / "out").started == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("was", "found"),
+    [
+        ({"decay": None}, "its setting decay is none, not 0.7"),
+        ({"since_removed": 1}, "its setting since_removed is 1, not none"),
+    ],
+)
+def test_it_goes_on_only_with_settings_that_its_beginning_knew(
+    tmp_path: Path, parent: Path, was: dict[str, Any], found: str
+) -> None:
+    """What a version without a setting did instead is not known to this one."""
+    out = tmp_path / "out"
+    stop(spec(parent), out)
+    config = json.loads((out / RESUME_RUN).read_text())["config"] | was
+    rewrite(out / RESUME_RUN, config={name: value for name, value in config.items() if value is not None})
+    before = (out / RESUME_RUN).read_bytes()
+    with pytest.raises(ValueError, match=rf"holds another run \({found}\)"):
+        run(spec(parent), out)
+    assert (out / RESUME_RUN).read_bytes() == before
 
 
 def test_it_goes_on_with_as_many_threads_as_it_began_with(tmp_path: Path, parent: Path) -> None:

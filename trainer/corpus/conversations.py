@@ -76,19 +76,28 @@ class Question:
     kind: str = "new phrasing"
     """"new phrasing" (fact asked in training, in other words) or "new fact" (never asked in training at all)."""
     exact: bool = False
-    """The whole answer must be one of `accept` (used for data directories, where no key words are known)."""
+    """The whole answer must be one of `accept`, but for case, spaces and the full stop at its end.
+
+    Used for data directories, where no key words are known.
+    """
 
 
 def is_right(question: Question, answer: str) -> bool:
     """Whether `answer` says what the question wants, whatever else it says."""
-    said = f" {' '.join(words(answer))} "
     if question.exact:
-        return any(said.strip() == " ".join(words(phrase)) for phrase in question.accept)
+        return _plain(answer) in map(_plain, question.accept)
+    said = f" {' '.join(words(answer))} "
 
     def says(phrase: str) -> bool:
         return f" {' '.join(words(phrase))} " in said
 
     return any(map(says, question.accept)) and not any(map(says, question.reject))
+
+
+def _plain(text: str) -> str:
+    """A text without what makes no difference; unlike in words, signs and points stay, for "-5" is not "5"."""
+    text = " ".join(text.casefold().split())
+    return text.removesuffix(".").rstrip() or text
 
 
 @dataclass(frozen=True, kw_only=True)

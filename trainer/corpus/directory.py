@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from trainer.corpus.conversations import Message, Question, exchange, problem_conversation
-from trainer.preferences import Comparison
+from trainer.preferences import Comparison, numbered_values, parse_json, whole_characters
 from trainer.problems import Problem, extract_answer, normalise_number, stated_answer
 
 log = logging.getLogger(__name__)
@@ -117,6 +117,17 @@ def _read_text(path: Path) -> str:
         raise ValueError(f"{path} is not UTF-8 text (byte {error.start}); convert it or take it out.") from error
 
 
+def _read_parquet(path: Path) -> list[Any]:
+    """The rows of a parquet file; ImportError without pyarrow, ValueError for what it cannot read."""
+    import pyarrow.parquet
+
+    try:
+        rows: list[Any] = pyarrow.parquet.read_table(path).to_pylist()
+    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({error}); fetch it again or take it out.") from error
+    return rows
+
+
 def split_documents(text: str) -> list[str]:
     """Documents of a plain text file."""
     parts = text.split(DOCUMENT_END) if DOCUMENT_END in text else re.split(r"\n\s*\n", text)
@@ -126,30 +137,24 @@ def split_documents(text: str) -> list[str]:
 def _records(path: Path, kind: str) -> Iterator[tuple[str, Any]]:
     """("line 3", record) for every record of a file."""
     if kind == ".parquet":
-        import pyarrow.parquet
-
-        for number, row in enumerate(pyarrow.parquet.read_table(path).to_pylist(), start=1):
+        for number, row in enumerate(_read_parquet(path), start=1):
             yield f"row {number}", row
         return
     text = _read_text(path)
     if kind == ".json":
         try:
-            rows = json.loads(text)
+            rows = parse_json(text)
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}, line {error.lineno}: not JSON ({error.msg}); correct the file.") from error
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}; correct the file.") from error
         if not isinstance(rows, list):
             rows = [rows]
         for number, row in enumerate(rows, start=1):
             yield f"record {number}", row
         return
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                yield f"line {number}", json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"{path}, line {number}: not JSON ({error.msg}); correct or delete the line."
-                ) from error
+    for number, value in numbered_values(path, text):
+        yield f"line {number}", value
 
 
 # --- Records -----------------------------------------------------------------------------------------
@@ -160,7 +165,7 @@ def _text(record: Record, *keys: str) -> str:
     for key in keys:
         value = record.get(key)
         if isinstance(value, str):
-            return value.strip()
+            return whole_characters(value.strip())
         if isinstance(value, int | float) and not isinstance(value, bool):
             return str(value)
     raise ValueError(f"{' or '.join(repr(key) for key in keys)} should be a text")
@@ -210,6 +215,7 @@ def _answered(value: Any) -> list[Message]:
         return _turns(value)
     if not isinstance(value, str):
         raise ValueError("'chosen' and 'rejected' should be texts or messages")
+    whole_characters(value)
     return _dialogue(value) or [{"role": "assistant", "content": value.strip()}]
 
 

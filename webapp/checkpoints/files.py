@@ -8,7 +8,6 @@ refuse checkpoints, and a hostile file is turned away before any tensor library 
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import PRETRAIN, REWARD, SFT, check_stage
+from trainer.files import changed_file, sha256_file
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -64,12 +64,9 @@ def inspect_directory(directory: Path, *, stage: str | None = None) -> Checkpoin
     info = _read_object(directory / STAGE) if (directory / STAGE).exists() else {}
     _check_info(directory / STAGE, info)
     counted = check_safetensors(directory / WEIGHTS)
-    weights_sha256 = sha256_of(directory / WEIGHTS)
-    expected = {**(info.get("files_sha256") or {}), WEIGHTS: info.get("weights_sha256")} if info else {}
-    for name in KNOWN_FILES:
-        found = weights_sha256 if name == WEIGHTS else None
-        if name in expected and (found or sha256_of(directory / name)) != expected[name]:
-            raise ValueError(f"{directory / name} is not the file {STAGE} describes (its hash differs): copy it again.")
+    hashes = {**(info.get("files_sha256") or {}), WEIGHTS: info.get("weights_sha256")} if info else {}
+    if changed := changed_file(directory, {name: hashes[name] for name in KNOWN_FILES if name in hashes}):
+        raise ValueError(f"{changed} is not the file {STAGE} describes (its hash differs): copy it again.")
     stage = stage or info.get("stage") or _guess_stage(directory, config)
     check_stage(str(stage))
     _check_architecture(directory, config, str(stage))
@@ -79,7 +76,7 @@ def inspect_directory(directory: Path, *, stage: str | None = None) -> Checkpoin
         info=info,
         parameters=counted,
         bytes=(directory / WEIGHTS).stat().st_size,
-        weights_sha256=weights_sha256,
+        weights_sha256=hashes.get(WEIGHTS) or sha256_file(directory / WEIGHTS),
     )
 
 
@@ -208,11 +205,6 @@ def _span(path: Path, name: str, entry: Any) -> tuple[int, int, int]:
     if start < 0 or any(length < 0 for length in shape) or stop - start != count * width:
         raise ValueError(f"{path} is damaged: tensor {name[:80]!r} does not have the size it claims.")
     return start, stop, count
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def copy_checkpoint(source: Path, target: Path, *, stage_info: dict[str, Any] | None = None) -> None:
