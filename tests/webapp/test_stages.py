@@ -24,6 +24,7 @@ from webapp.stages.models import SiteAnswer
 from webapp.stages.queries import home_answers, home_page
 from webapp.stages.reports import masked_conversation, measured, stage_report
 from webapp.stages.services import HOME_SAMPLING, ask_home_prompt
+from webapp.training.curriculum import next_step
 from webapp.training.models import TrainingRun
 
 pytestmark = pytest.mark.django_db
@@ -269,7 +270,7 @@ def test_doubts_are_shown_to_everyone_and_the_choice_to_the_owner(
     assert "1 of 40 votes that are new to it" in after
     assert home_page(0).version != version
 
-    owner_client.post(reverse("training:next_step"), {"overrule_doubts": "1"})
+    owner_client.post(reverse("training:next_step"), {"overrule_doubts": "1", "shown": next_step().key})
     assert "could be luck" in TrainingRun.objects.get().overruled
 
 

@@ -194,11 +194,16 @@ def test_a_refusal_is_shown_on_the_page(staff_client: Any, run: TrainingRun) -> 
 
 def test_staff_take_the_next_step(staff_client: Any, staff: Any, make_checkpoint: Any) -> None:
     make_checkpoint("init")
-    assert staff_client.post(reverse("training:next_step")).url == reverse("stages:home")
+    shown = re.search(r'name="shown" value="([^"]+)"', staff_client.get(reverse("stages:home")).content.decode())
+    assert shown
+    answer = staff_client.post(reverse("training:next_step"), {"shown": shown[1]})
+    assert answer.url == reverse("stages:home")
     queued = TrainingRun.objects.get()
     assert (queued.stage, queued.preset, queued.requested_by) == ("pretrain", "smoke", staff)
     answer = staff_client.post(reverse("training:next_step"), {"taste": "louder"}, follow=True)
     assert "Choose one of the tastes offered." in answer.content.decode()
+    answer = staff_client.post(reverse("training:next_step"), {"shown": shown[1]}, follow=True)
+    assert "the next step is another one by now: Pre-training is queued." in answer.content.decode()
 
 
 # -- the admin -----------------------------------------------------------------------------------
