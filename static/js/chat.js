@@ -43,6 +43,7 @@ const stream = thread()
         keepingPlace(() => finish(turnOf(frame.message), frame));
         showWhetherLive();
         announce(endSentence(frame));
+        passOverSameAnswers();
       },
       onError(text) {
         showError(text);
@@ -72,6 +73,14 @@ function finish(turn, frame) {
   turn.dataset.state = frame.state;
   if (turn.dataset.finish !== undefined) turn.dataset.finish = frame.finish_reason;
   addCopyToCode(answer);
+}
+
+/** Two answers that came out the same are no choice: the thread as it is now goes on from one of them. */
+function passOverSameAnswers() {
+  const answers = [...document.querySelectorAll("[data-offer] [data-answer]")];
+  if (answers.length !== 2 || liveTurns().length) return;
+  if (answers[0].dataset.text.trim() !== answers[1].dataset.text.trim()) return;
+  htmx.ajax("GET", location.pathname, { target: "#thread", swap: "outerHTML show:none" });
 }
 
 function attachAll() {

@@ -150,8 +150,9 @@ def test_a_model_that_does_not_answer_is_never_compared(stage: str) -> None:
     assert not any(services.offers_two_answers(conversation=chat, turn=turn) for turn in range(1, 30))
 
 
-def test_greedy_answers_are_never_compared() -> None:
-    chat = Conversation(pk=uuid.UUID(int=0), checkpoint=Checkpoint(stage="sft"), sampling={"temperature": 0.0})
+@pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {"top_k": 1}])
+def test_greedy_answers_are_never_compared(sampling: dict[str, Any]) -> None:
+    chat = Conversation(pk=uuid.UUID(int=0), checkpoint=Checkpoint(stage="sft"), sampling=sampling)
     assert not any(services.offers_two_answers(conversation=chat, turn=turn) for turn in range(1, 30))
 
 
@@ -209,6 +210,19 @@ def test_the_first_choice_stands(chat: Conversation) -> None:
     services.choose_answer(message=b)
     assert services.choose_answer(message=a) == b
     assert reading(chat) == ["Which?", "answer b"]
+
+
+def test_two_answers_that_came_out_the_same_are_no_choice(chat: Conversation) -> None:
+    question = services.send_message(conversation=chat, text="Which?", offer_two=True)
+    a, b = question.children.order_by("side")
+    finish(b, "mice ")
+    assert len(services.read_tree(chat).offered()) == 2  # A may still come out otherwise
+    finish(a, "mice")
+    assert services.read_tree(chat).offered() == []
+    assert reading(chat) == ["Which?", "mice"]
+    assert Tree(chat).turns()[-1].came_twice
+    _, answer = ask(chat, "And?", "More.")
+    assert [turn["content"] for turn in told(answer)] == ["Which?", "mice", "And?"]
 
 
 def test_the_other_answer_stays_readable(chat: Conversation) -> None:

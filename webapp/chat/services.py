@@ -13,7 +13,7 @@ from django.utils import timezone
 from trainer.config import GRPO, PPO, SFT
 from webapp.accounts.models import Visitor
 from webapp.chat.models import Conversation, Message
-from webapp.chat.threads import Tree
+from webapp.chat.threads import Tree, are_the_same
 from webapp.checkpoints.models import Checkpoint
 from webapp.checkpoints.services import draw_seed, start_generation
 
@@ -165,8 +165,10 @@ def offers_two_answers(*, conversation: Conversation, turn: int) -> bool:
     The same for the same conversation and turn, and different between conversations, so that also
     those who ask only once are sometimes asked what they prefer.
     """
-    if conversation.checkpoint.stage not in OFFER_TWO_STAGES or conversation.sampling.get("temperature") == 0:
+    if conversation.checkpoint.stage not in OFFER_TWO_STAGES:
         return False
+    if conversation.sampling.get("temperature") == 0 or conversation.sampling.get("top_k") == 1:
+        return False  # both would be the likeliest answer
     return (conversation.pk.int + turn) % OFFER_TWO_EVERY == 0
 
 
@@ -237,7 +239,7 @@ def _locked_tree(conversation: Conversation) -> Tree:
     conversation.leaf_id = (
         Conversation.objects.select_for_update().values_list("leaf", flat=True).get(pk=conversation.pk)
     )
-    return Tree(conversation)
+    return read_tree(conversation)
 
 
 def _check_nothing_open(tree: Tree) -> None:
@@ -250,6 +252,16 @@ def _check_nothing_open(tree: Tree) -> None:
 
 
 # -- choosing and browsing -----------------------------------------------------------------------
+
+
+def read_tree(conversation: Conversation) -> Tree:
+    """The conversation's tree; where both answers offered came out the same, it goes on from A without a choice."""
+    tree = Tree(conversation)
+    offered = tree.offered()
+    if not are_the_same(offered):
+        return tree
+    conversation.leaf = choose_answer(message=offered[0])
+    return Tree(conversation)
 
 
 @transaction.atomic

@@ -24,7 +24,7 @@ from webapp.accounts.services import visitor_for
 from webapp.chat import services
 from webapp.chat.forms import ComposerForm, EditForm, SettingsForm, TitleForm
 from webapp.chat.models import Conversation, Message
-from webapp.chat.threads import Answer, Tree
+from webapp.chat.threads import Answer
 from webapp.checkpoints.models import Checkpoint
 from webapp.checkpoints.services import UNREACHABLE, stop_generation
 from webapp.htmx import is_htmx
@@ -149,7 +149,7 @@ def _page(
     request: HttpRequest, own: Conversation, *, form: ComposerForm | None = None, status: int = 200
 ) -> HttpResponse:
     """The whole page, or, for htmx, its thread."""
-    tree = Tree(own)
+    tree = services.read_tree(own)
     context: dict[str, Any] = {
         "conversation": own,
         "turns": tree.turns(),

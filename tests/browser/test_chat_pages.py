@@ -1,0 +1,59 @@
+"""What the chat page's script does with the thread: going on by itself, keeping the reader's place."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from asgiref.sync import sync_to_async
+from playwright.async_api import expect
+
+from webapp.accounts.models import Visitor
+from webapp.chat import services
+from webapp.chat.models import Conversation, Message
+from webapp.checkpoints.models import Generation
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("enqueued"),
+]
+
+
+@pytest.fixture
+def chat(visitor: Visitor, make_checkpoint: Callable[..., Any]) -> Conversation:
+    return Conversation.objects.create(
+        visitor=visitor, checkpoint=make_checkpoint("sft"), title="Foxes", sampling=dict(services.DEFAULT_SAMPLING)
+    )
+
+
+def finish(message: Message, text: str) -> Message:
+    """The model has written this."""
+    Generation.objects.filter(message=message).update(state="done", text=text, finish_reason="end")
+    return Message.objects.get(pk=message.pk)
+
+
+async def test_two_answers_that_come_out_the_same_are_passed_over(
+    open_page: Callable[..., Any], chat: Conversation
+) -> None:
+    """The server's end of the socket is played here."""
+    question = await sync_to_async(services.send_message)(conversation=chat, text="What?", offer_two=True)
+    page = await open_page()
+
+    def serve(socket: Any) -> None:
+        async def answer(received: str | bytes) -> None:
+            message = await Message.objects.aget(pk=json.loads(received)["message"])
+            await sync_to_async(finish)(message, "Mice.")
+            end = {"type": "end", "message": str(message.pk), "state": "done", "finish_reason": "end", "error": ""}
+            socket.send(json.dumps({**end, "text": "Mice.", "html": "<p>Mice.</p>"}))
+
+        socket.on_message(answer)
+
+    await page.route_web_socket(re.compile("/ws/chat/"), serve)
+    await page.goto(f"/chat/{chat.pk}/")
+    await expect(page.get_by_text("Both answers came out the same.")).to_be_visible()
+    await expect(page.locator("[data-offer]")).to_have_count(0)
+    assert await question.children.filter(chosen=True).acount() == 1
