@@ -79,10 +79,11 @@ class ChatConsumer(WorkingConsumer):
     async def connect(self) -> None:
         self.conversation_id: uuid.UUID = self.scope["url_route"]["kwargs"]["conversation_id"]
         self.followers: dict[uuid.UUID, asyncio.Task[None]] = {}
-        if not await self._may_read():
+        may_read = await self._may_read()
+        await self.accept()  # also to refuse: a browser is told the code only of a socket that was open
+        if not may_read:
             await self.finish(REFUSED)
             return
-        await self.accept()
         self.work(self._watch_rights)
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
