@@ -316,6 +316,20 @@ async def test_a_bad_frame_is_answered_and_harms_nothing(
         assert (await socket.frame())["text"] == "still here"
 
 
+@pytest.mark.parametrize(
+    "after", ["9" * 20, "1-99999999999999999999", "18446744073709551615-18446744073709551615", "\u0661"]
+)
+async def test_a_place_that_no_log_has_is_answered_and_harms_nothing(
+    visitor_client: Client, chat: Conversation, answer: Message, after: str
+) -> None:
+    await run(end, answer, "Mice.")
+    async with connected(visitor_client, chat.pk) as socket:
+        await attach(socket, answer, after)
+        assert (await socket.frame())["text"] == '"after" is the id of the last event seen, or "0".'
+        await attach(socket, answer)
+        assert (await socket.frames())[-1]["text"] == "Mice."
+
+
 async def test_an_answer_of_another_conversation_is_not_there(
     visitor_client: Client, visitor: Visitor, chat: Conversation, answer: Message, make_checkpoint: Callable[..., Any]
 ) -> None:

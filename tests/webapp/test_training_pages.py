@@ -490,7 +490,7 @@ async def test_a_socket_whose_database_hiccups_closes_to_be_opened_again(
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.parametrize("after", ["$", "%00", "1-1-1", "' OR 1", "9" * 99])
+@pytest.mark.parametrize("after", ["$", "%00", "1-1-1", "' OR 1", "9" * 99, "9" * 20, "%D9%A1"])
 async def test_a_bad_position_starts_from_the_beginning(run: TrainingRun, after: str) -> None:
     socket = await connect(f"/ws/runs/{run.pk}/?after={after}")
     await receive(socket)
