@@ -111,7 +111,7 @@ def next_step() -> NextStep:
         return NextStep(
             state="failed",
             label=f"{STAGE_TITLES[missing]} {'was stopped' if broken.state == TrainingRun.State.STOPPED else 'failed'}",
-            text=broken.error or "It can be resumed from its last saved step.",
+            text=broken.public_error or "It can be resumed from its last saved step.",
             stage=missing,
             url=broken.get_absolute_url(),
             run=broken,
