@@ -90,11 +90,12 @@ function attachAll() {
 }
 
 /** A thread has come onto the page: follow what is live, and show where the reading goes on. */
-function showThread() {
+function showThread({ stays = false } = {}) {
   unshown.clear(); // it belonged to what was here before
   attachAll();
   const offer = document.querySelector("[data-offer]");
-  if (offer) offer.scrollIntoView({ block: "start" });
+  if (stays) document.activeElement.scrollIntoView({ block: "nearest" }); // htmx has given the focus back
+  else if (offer) offer.scrollIntoView({ block: "start" });
   else toBottom();
   if (liveTurns().length) announce("Generating");
 }
@@ -180,10 +181,11 @@ document.addEventListener("htmx:sendError", () =>
 
 document.addEventListener("htmx:afterSwap", (event) => {
   if (!thread() || event.detail.target.id !== "thread") return;
-  const sent = event.detail.requestConfig.path === composer.getAttribute("action");
-  if (sent) draft.value = "";
+  const { elt, path, verb } = event.detail.requestConfig;
+  if (path === composer.getAttribute("action")) draft.value = "";
   composer.elements.checkpoint.value = thread().dataset.checkpoint;
-  showThread();
+  // Who browses versions is reading there; a GET is this page's own.
+  showThread({ stays: verb === "get" || elt.closest(".branches") !== null });
 });
 
 // -- copying -------------------------------------------------------------------------------------

@@ -57,3 +57,37 @@ async def test_two_answers_that_come_out_the_same_are_passed_over(
     await expect(page.get_by_text("Both answers came out the same.")).to_be_visible()
     await expect(page.locator("[data-offer]")).to_have_count(0)
     assert await question.children.filter(chosen=True).acount() == 1
+
+
+def ask(chat: Conversation, text: str) -> Message:
+    question = services.send_message(conversation=chat, text=text, offer_two=False)
+    return finish(question.children.get(), "It eats mice, berries and what else it finds.")
+
+
+def fill_two_branches(chat: Conversation) -> None:
+    """A first answer in two versions, a long conversation below each."""
+    first = ask(chat, "What does a fox eat?")
+    for number in range(12):
+        ask(chat, f"And in month {number}?")
+    finish(services.regenerate_answer(message=first), "Mice.")
+    for number in range(12):
+        ask(chat, f"And in year {number}?")
+
+
+async def test_browsing_versions_by_keyboard_keeps_focus_and_place(
+    open_page: Callable[..., Any], chat: Conversation
+) -> None:
+    await sync_to_async(fill_two_branches)(chat)
+    page = await open_page()
+    await page.goto(f"/chat/{chat.pk}/")
+    versions = page.get_by_role("group", name="Versions of this turn")
+    for key_goes_to, control in (("1/2", "Previous version"), ("2/2", "Next version")):
+        await versions.get_by_label(control).focus()
+        await page.keyboard.press("Enter")
+        await expect(versions).to_contain_text(key_goes_to)
+        await expect(versions.get_by_label(control)).to_be_focused()
+        await expect(versions.get_by_label(control)).to_be_in_viewport()
+    await page.get_by_label("Message", exact=True).fill("And you?")
+    await page.keyboard.press("Enter")
+    await expect(page.locator(".turn").last).to_be_in_viewport()
+    await expect(versions).not_to_be_in_viewport()
