@@ -261,6 +261,28 @@ def test_a_refused_message_changes_no_settings(
     assert chat.checkpoint == sft
 
 
+def test_a_message_goes_only_where_its_writer_saw_the_conversation_end(
+    visitor_client: Client, chat: Conversation, sft: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "OFFER_TWO_STAGES", ())
+
+    def send(tab: str, text: str, **how: Any) -> Any:
+        leaf = re.search(r'name="leaf" form="composer" value="([^"]+)"', tab)
+        assert leaf
+        return visitor_client.post(
+            reverse("chat:send", args=[chat.pk]), fields(sft, text=text, leaf=leaf[1]), headers=how
+        )
+
+    first, second = page_of(visitor_client, chat), page_of(visitor_client, chat)
+    assert send(first, "And in winter?").status_code == 302
+    finish(answer_of(chat), "Less.")
+    refused = send(second, "And in summer?", **HTMX)
+    assert (refused.status_code, refused.content.decode()) == (422, services.MOVED_ON)
+    page = send(second, "And in summer?").content.decode()
+    assert ["And in summer?</textarea>" in page, "Less." in page] == [True, True]
+    assert send(page, "And in summer?").status_code == 302
+
+
 def test_settings_are_kept_by_themselves(visitor_client: Client, chat: Conversation, sft: Checkpoint) -> None:
     address = reverse("chat:settings", args=[chat.pk])
     visitor_client.post(address, {"checkpoint": sft.pk, "temperature": "0.2", "seed": "9"})

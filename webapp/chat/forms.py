@@ -109,6 +109,9 @@ class ComposerForm(SettingsForm):
         },
     )
 
+    leaf = forms.UUIDField(required=False)
+    """The last turn the page showed; it comes with the thread, not with the composer's own fields."""
+
 
 class EditForm(forms.Form):
     text = forms.CharField(max_length=settings.MESSAGE_MAX_CHARS, error_messages={"required": "Write something first."})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,10 @@ OFFER_TWO_EVERY = 3
 OFFER_TWO_STAGES = (SFT, PPO, GRPO)
 """Before instruction fine-tuning there is no answer to prefer."""
 TITLE_CHARS = 60
+MOVED_ON = (
+    "Not sent: this conversation has gone on elsewhere, perhaps in another tab. "
+    "Copy your text, reload the page, then send it."
+)
 
 
 class ChatRefused(ValueError):
@@ -95,13 +100,17 @@ def send_message(
     checkpoint: Checkpoint | None = None,
     sampling: Mapping[str, Any] | None = None,
     offer_two: bool | None = None,
+    shown_leaf: uuid.UUID | None = None,
 ) -> Message:
     """Add the person's message after the leaf and have it answered, once or twice.
 
     `checkpoint` and `sampling` are kept for the turns to come; `offer_two` overrules
-    `offers_two_answers`. Refused while an answer is being written or a choice between two is open.
+    `offers_two_answers`. Refused while an answer is being written or a choice between two is open, and
+    when the leaf is no longer `shown_leaf`, the last turn the writer saw.
     """
     tree = _locked_tree(conversation)
+    if shown_leaf is not None and shown_leaf != conversation.leaf_id:
+        raise ChatRefused(MOVED_ON)
     _check_nothing_open(tree)
     _keep_settings(conversation, checkpoint, sampling)
     path = tree.path()

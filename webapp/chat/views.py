@@ -191,6 +191,7 @@ def send(request: HttpRequest, conversation_id: uuid.UUID) -> HttpResponse:
             text=form.cleaned_data["text"],
             checkpoint=form.cleaned_data["checkpoint"],
             sampling=form.sampling,
+            shown_leaf=form.cleaned_data["leaf"],
         )
     except services.ChatRefused as error:
         form.add_error(None, str(error))
