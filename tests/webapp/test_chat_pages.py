@@ -196,8 +196,8 @@ def test_what_a_person_writes_is_not_markup(visitor_client: Client, chat: Conver
 
 
 def test_an_error_of_the_model_is_shown(visitor_client: Client, chat: Conversation) -> None:
-    finish(answer_of(chat), "", state="failed", reason="error", error="The model was interrupted; press regenerate.")
-    assert "The model was interrupted; press regenerate." in page_of(visitor_client, chat)
+    finish(answer_of(chat), "", state="failed", reason="error", error="The model was interrupted; ask again.")
+    assert "The model was interrupted; ask again." in page_of(visitor_client, chat)
 
 
 def test_htmx_gets_the_thread_without_the_frame(visitor_client: Client, chat: Conversation) -> None:

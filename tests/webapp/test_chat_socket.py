@@ -220,7 +220,7 @@ async def test_the_answer_of_a_dead_worker_ends_with_a_reason(
         await attach(socket, answer)
         frames = await socket.frames()
     assert frames[-1]["state"] == "failed"
-    assert frames[-1]["error"] == "The model was interrupted; press regenerate."
+    assert frames[-1]["error"] == "The model was interrupted; ask again."
     assert frames[-1]["text"] == text_of(frames) == "A fox "
 
 

@@ -176,6 +176,14 @@ def test_it_asks_again_after_a_failure_but_not_at_once(
     assert (home_answers(PROMPT)[0].state == "failed") is not asked
 
 
+def test_it_says_that_asking_again_comes_too_soon(client: Client, make_checkpoint: MakeCheckpoint) -> None:
+    site_answer(make_checkpoint("init"), state="failed")
+    page = client.post(reverse("stages:ask_home"), {"q": 0}, follow=True).content.decode()
+    assert "one that failed can be asked again after a minute" in page
+    client.post(reverse("stages:ask_home"), {"q": 0}, headers={"HX-Request": "true"})
+    assert "can be asked again" not in client.get("/").content.decode()
+
+
 def test_looking_at_the_home_page_changes_nothing(client: Client, make_checkpoint: MakeCheckpoint) -> None:
     make_checkpoint("init")
 
