@@ -90,6 +90,27 @@ def test_an_answer_that_failed_before_a_word_is_not_told(chat: Conversation) -> 
     assert [turn["content"] for turn in told(second)] == ["One?", "Two?"]
 
 
+@pytest.mark.parametrize(
+    ("turns", "chars", "kept"),
+    [
+        (5, 100, ["One?", "First.", "Two?", "Second.", "Three?"]),
+        (4, 100, ["Two?", "Second.", "Three?"]),  # an answer is no beginning
+        (100, 20, ["Two?", "Second.", "Three?"]),
+        (100, 16, ["Three?"]),
+        (1, 1, ["Three?"]),  # the question itself is always told
+    ],
+)
+def test_the_model_is_told_the_newest_turns(
+    chat: Conversation, monkeypatch: pytest.MonkeyPatch, turns: int, chars: int, kept: list[str]
+) -> None:
+    monkeypatch.setattr(services, "HISTORY_TURNS", turns)
+    monkeypatch.setattr(services, "HISTORY_CHARS", chars)
+    ask(chat, "One?", "First.")
+    ask(chat, "Two?", "Second.")
+    _, third = ask(chat, "Three?", "Third.")
+    assert [turn["content"] for turn in told(third)] == kept
+
+
 @pytest.mark.parametrize("text", ["", "  \n\t "])
 def test_an_empty_message_is_refused(chat: Conversation, text: str) -> None:
     with pytest.raises(ChatRefused, match="Write something first"):

@@ -32,6 +32,8 @@ OFFER_TWO_EVERY = 3
 OFFER_TWO_STAGES = (SFT, PPO, GRPO)
 """Before instruction fine-tuning there is no answer to prefer."""
 TITLE_CHARS = 60
+HISTORY_TURNS, HISTORY_CHARS = 24, 20_000
+"""How much of a conversation goes with a question, at most: every answer keeps its own copy of it."""
 MOVED_ON = (
     "Not sent: this conversation has gone on elsewhere, perhaps in another tab. "
     "Copy your text, reload the page, then send it."
@@ -234,8 +236,18 @@ def _add_answer(
 
 
 def _messages(path: Sequence[Message]) -> list[dict[str, str]]:
-    """What the model is told. Answers that failed before a word are left out."""
-    return [{"role": message.role, "content": message.content} for message in path if message.content]
+    """What the model is told: the newest turns, from a person's on. Answers that failed before a word are left out."""
+    told: list[dict[str, str]] = []
+    chars = 0
+    for message in reversed(path):
+        chars += len(message.content)
+        if told and (len(told) == HISTORY_TURNS or chars > HISTORY_CHARS):
+            break
+        if message.content:
+            told.insert(0, {"role": message.role, "content": message.content})
+    while told[0]["role"] != Message.Role.USER:
+        del told[0]
+    return told
 
 
 def _read_on_from(conversation: Conversation, message: Message) -> None:
