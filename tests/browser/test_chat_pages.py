@@ -91,3 +91,17 @@ async def test_browsing_versions_by_keyboard_keeps_focus_and_place(
     await page.keyboard.press("Enter")
     await expect(page.locator(".turn").last).to_be_in_viewport()
     await expect(versions).not_to_be_in_viewport()
+
+
+async def test_older_chats_come_into_the_list_and_the_address(
+    open_page: Callable[..., Any], chat: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webapp.chat.views.CHATS_PER_PAGE", 1)
+    await Conversation.objects.acreate(visitor=chat.visitor, checkpoint=chat.checkpoint, title="Owls")
+    page = await open_page()
+    await page.goto("/chat/")
+    await page.get_by_label("Message", exact=True).fill("Half a thought")
+    await page.get_by_role("link", name="Older").click()
+    await expect(page.locator("#history")).to_contain_text("Foxes")
+    await expect(page).to_have_url(re.compile(r"\?page=2$"))
+    await expect(page.get_by_label("Message", exact=True)).to_have_value("Half a thought")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable
+from html import unescape
 from typing import Any
 
 import pytest
@@ -453,6 +454,22 @@ def test_the_history_lists_and_searches_ones_own(visitor_client: Client, chat: C
     nothing = visitor_client.get(reverse("chat:index"), {"q": "<owl>"}).content.decode()
     assert "No chat of yours contains “&lt;owl&gt;”." in nothing
     assert "Foxes" not in client.get(reverse("chat:index")).content.decode()
+
+
+def test_older_chats_are_a_page_away_with_the_search_kept(
+    visitor_client: Client, chat: Conversation, sft: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webapp.chat.views.CHATS_PER_PAGE", 1)
+    Conversation.objects.create(visitor=chat.visitor, checkpoint=sft, title="Newer foxes")
+    first = visitor_client.get(reverse("chat:index"), {"q": "foxes"}).content.decode()
+    assert ["Newer foxes" in first, ">Foxes<" in first] == [True, False]
+    older = re.search(r'id="older" href="([^"]+)"', first)
+    assert older
+    second = visitor_client.get(reverse("chat:index") + unescape(older[1])).content.decode()
+    assert ["Newer foxes" in second, ">Foxes<" in second] == [False, True]
+    assert 'id="older"' not in second
+    for page in ("0", "x", "9" * 5000):
+        assert visitor_client.get(reverse("chat:index"), {"page": page}).status_code == 200
 
 
 def test_a_search_takes_any_bytes_and_does_not_scan_without_end(

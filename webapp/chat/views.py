@@ -13,6 +13,7 @@ from typing import Any
 
 import redis
 from django.contrib import messages
+from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -31,7 +32,7 @@ from webapp.htmx import is_htmx
 
 TOO_FAST = "That was a lot of messages at once. Wait a minute, then send again."
 TOO_MANY_SEARCHES = "That was a lot of searching at once. Wait a minute, then search again."
-HISTORY_LENGTH = 60
+CHATS_PER_PAGE = 60
 
 
 # -- who may --------------------------------------------------------------------------------------
@@ -118,7 +119,7 @@ def _index(request: HttpRequest, form: ComposerForm, *, status: int = 200) -> Ht
     context = {
         "base_template": _base_template(request),
         "form": form,
-        "conversations": own[:HISTORY_LENGTH],
+        "page": Paginator(own, CHATS_PER_PAGE).get_page(request.GET.get("page")),
         "query": query,
         "deleted": _just_deleted(request),
     }
