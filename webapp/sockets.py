@@ -66,6 +66,11 @@ class WorkingConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels
         with contextlib.suppress(OSError, RuntimeError):  # the browser was quicker
             await self.close(code)
 
+    async def websocket_receive(self, message: Any) -> None:
+        """A frame that was on its way when the socket closed is not handled: its sender may have no right to it."""
+        if not self._is_finished:
+            await super().websocket_receive(message)
+
     async def send(self, text_data: str | None = None, bytes_data: bytes | None = None, close: bool = False) -> None:
         if not self._is_finished:
             await super().send(text_data, bytes_data, close)

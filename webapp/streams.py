@@ -9,6 +9,7 @@ database".
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncGenerator
 from functools import cache
 from typing import Any
@@ -24,6 +25,8 @@ END = "end"
 
 Event = dict[str, Any]
 
+_ID = re.compile(r"([0-9]{1,20})(?:-([0-9]{1,20}))?")
+
 
 @cache
 def client() -> redis.Redis:
@@ -37,6 +40,12 @@ def append(key: str, event: Event) -> str:
     pipeline.xadd(key, {"event": json.dumps(event)}, maxlen=MAX_EVENTS, approximate=True)
     pipeline.expire(key, EXPIRE_S)
     return str(pipeline.execute()[0])
+
+
+def is_event_id(text: str) -> bool:
+    """Whether Redis takes this for an event's id, with events possible after it: one or two numbers of 64 bits."""
+    match = _ID.fullmatch(text)
+    return match is not None and all(int(number) < 2**64 - 1 for number in match.groups("0"))
 
 
 def read(key: str, after: str = "0") -> list[tuple[str, Event]]:

@@ -43,6 +43,7 @@ const stream = thread()
         keepingPlace(() => finish(turnOf(frame.message), frame));
         showWhetherLive();
         announce(endSentence(frame));
+        passOverSameAnswers();
       },
       onError(text) {
         showError(text);
@@ -74,6 +75,14 @@ function finish(turn, frame) {
   addCopyToCode(answer);
 }
 
+/** Two answers that came out the same are no choice: the thread as it is now goes on from one of them. */
+function passOverSameAnswers() {
+  const answers = [...document.querySelectorAll("[data-offer] [data-answer]")];
+  if (answers.length !== 2 || liveTurns().length) return;
+  if (answers[0].dataset.text.trim() !== answers[1].dataset.text.trim()) return;
+  htmx.ajax("GET", location.pathname, { target: "#thread", swap: "outerHTML show:none" });
+}
+
 function attachAll() {
   for (const turn of liveTurns()) stream.attach(turn.dataset.message, turn.dataset.after);
   for (const answer of document.querySelectorAll("[data-answer]:not(.is-streaming)")) addCopyToCode(answer);
@@ -81,11 +90,12 @@ function attachAll() {
 }
 
 /** A thread has come onto the page: follow what is live, and show where the reading goes on. */
-function showThread() {
+function showThread({ stays = false } = {}) {
   unshown.clear(); // it belonged to what was here before
   attachAll();
   const offer = document.querySelector("[data-offer]");
-  if (offer) offer.scrollIntoView({ block: "start" });
+  if (stays) document.activeElement.scrollIntoView({ block: "nearest" }); // htmx has given the focus back
+  else if (offer) offer.scrollIntoView({ block: "start" });
   else toBottom();
   if (liveTurns().length) announce("Generating");
 }
@@ -171,10 +181,11 @@ document.addEventListener("htmx:sendError", () =>
 
 document.addEventListener("htmx:afterSwap", (event) => {
   if (!thread() || event.detail.target.id !== "thread") return;
-  const sent = event.detail.requestConfig.path === composer.getAttribute("action");
-  if (sent) draft.value = "";
+  const { elt, path, verb } = event.detail.requestConfig;
+  if (path === composer.getAttribute("action")) draft.value = "";
   composer.elements.checkpoint.value = thread().dataset.checkpoint;
-  showThread();
+  // Who browses versions is reading there; a GET is this page's own.
+  showThread({ stays: verb === "get" || elt.closest(".branches") !== null });
 });
 
 // -- copying -------------------------------------------------------------------------------------

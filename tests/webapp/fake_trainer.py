@@ -5,8 +5,8 @@
     python fake_trainer.py MODE measure
 
 MODE says what happens after the first step: good, garbage, crash, silent_crash, mistake, no_checkpoint,
-killed, wait (for SIGTERM, then saves; finishes when resumed), wedged (deaf to SIGTERM) or doubtful (good, but
-its reward model beats neither chance nor length).
+killed, wait (for SIGTERM, then saves; finishes when resumed), young (SIGTERM ends it without a save), wedged (deaf
+to SIGTERM) or doubtful (good, but its reward model beats neither chance nor length).
 """
 
 import hashlib
@@ -94,6 +94,9 @@ def misbehave(mode: str, resume: Path) -> None:
         sys.exit(2)
     elif mode == "wait" and not resume.exists():
         wait_for_stop(resume)
+    elif mode == "young":
+        say(type="log", step=1, text="no handler yet")
+        signal.pause()
     elif mode == "wedged":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         say(type="log", step=1, text="deaf")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable
+from html import unescape
 from typing import Any
 
 import pytest
@@ -196,8 +197,8 @@ def test_what_a_person_writes_is_not_markup(visitor_client: Client, chat: Conver
 
 
 def test_an_error_of_the_model_is_shown(visitor_client: Client, chat: Conversation) -> None:
-    finish(answer_of(chat), "", state="failed", reason="error", error="The model was interrupted; press regenerate.")
-    assert "The model was interrupted; press regenerate." in page_of(visitor_client, chat)
+    finish(answer_of(chat), "", state="failed", reason="error", error="The model was interrupted; ask again.")
+    assert "The model was interrupted; ask again." in page_of(visitor_client, chat)
 
 
 def test_htmx_gets_the_thread_without_the_frame(visitor_client: Client, chat: Conversation) -> None:
@@ -259,6 +260,28 @@ def test_a_refused_message_changes_no_settings(
     assert "still being written" in response.content.decode()
     chat.refresh_from_db()
     assert chat.checkpoint == sft
+
+
+def test_a_message_goes_only_where_its_writer_saw_the_conversation_end(
+    visitor_client: Client, chat: Conversation, sft: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "OFFER_TWO_STAGES", ())
+
+    def send(tab: str, text: str, **how: Any) -> Any:
+        leaf = re.search(r'name="leaf" form="composer" value="([^"]+)"', tab)
+        assert leaf
+        return visitor_client.post(
+            reverse("chat:send", args=[chat.pk]), fields(sft, text=text, leaf=leaf[1]), headers=how
+        )
+
+    first, second = page_of(visitor_client, chat), page_of(visitor_client, chat)
+    assert send(first, "And in winter?").status_code == 302
+    finish(answer_of(chat), "Less.")
+    refused = send(second, "And in summer?", **HTMX)
+    assert (refused.status_code, refused.content.decode()) == (422, services.MOVED_ON)
+    page = send(second, "And in summer?").content.decode()
+    assert ["And in summer?</textarea>" in page, "Less." in page] == [True, True]
+    assert send(page, "And in summer?").status_code == 302
 
 
 def test_settings_are_kept_by_themselves(visitor_client: Client, chat: Conversation, sft: Checkpoint) -> None:
@@ -431,6 +454,22 @@ def test_the_history_lists_and_searches_ones_own(visitor_client: Client, chat: C
     nothing = visitor_client.get(reverse("chat:index"), {"q": "<owl>"}).content.decode()
     assert "No chat of yours contains “&lt;owl&gt;”." in nothing
     assert "Foxes" not in client.get(reverse("chat:index")).content.decode()
+
+
+def test_older_chats_are_a_page_away_with_the_search_kept(
+    visitor_client: Client, chat: Conversation, sft: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webapp.chat.views.CHATS_PER_PAGE", 1)
+    Conversation.objects.create(visitor=chat.visitor, checkpoint=sft, title="Newer foxes")
+    first = visitor_client.get(reverse("chat:index"), {"q": "foxes"}).content.decode()
+    assert ["Newer foxes" in first, ">Foxes<" in first] == [True, False]
+    older = re.search(r'id="older" href="([^"]+)"', first)
+    assert older
+    second = visitor_client.get(reverse("chat:index") + unescape(older[1])).content.decode()
+    assert ["Newer foxes" in second, ">Foxes<" in second] == [False, True]
+    assert 'id="older"' not in second
+    for page in ("0", "x", "9" * 5000):
+        assert visitor_client.get(reverse("chat:index"), {"page": page}).status_code == 200
 
 
 def test_a_search_takes_any_bytes_and_does_not_scan_without_end(

@@ -90,6 +90,27 @@ def test_an_answer_that_failed_before_a_word_is_not_told(chat: Conversation) -> 
     assert [turn["content"] for turn in told(second)] == ["One?", "Two?"]
 
 
+@pytest.mark.parametrize(
+    ("turns", "chars", "kept"),
+    [
+        (5, 100, ["One?", "First.", "Two?", "Second.", "Three?"]),
+        (4, 100, ["Two?", "Second.", "Three?"]),  # an answer is no beginning
+        (100, 20, ["Two?", "Second.", "Three?"]),
+        (100, 16, ["Three?"]),
+        (1, 1, ["Three?"]),  # the question itself is always told
+    ],
+)
+def test_the_model_is_told_the_newest_turns(
+    chat: Conversation, monkeypatch: pytest.MonkeyPatch, turns: int, chars: int, kept: list[str]
+) -> None:
+    monkeypatch.setattr(services, "HISTORY_TURNS", turns)
+    monkeypatch.setattr(services, "HISTORY_CHARS", chars)
+    ask(chat, "One?", "First.")
+    ask(chat, "Two?", "Second.")
+    _, third = ask(chat, "Three?", "Third.")
+    assert [turn["content"] for turn in told(third)] == kept
+
+
 @pytest.mark.parametrize("text", ["", "  \n\t "])
 def test_an_empty_message_is_refused(chat: Conversation, text: str) -> None:
     with pytest.raises(ChatRefused, match="Write something first"):
@@ -150,8 +171,9 @@ def test_a_model_that_does_not_answer_is_never_compared(stage: str) -> None:
     assert not any(services.offers_two_answers(conversation=chat, turn=turn) for turn in range(1, 30))
 
 
-def test_greedy_answers_are_never_compared() -> None:
-    chat = Conversation(pk=uuid.UUID(int=0), checkpoint=Checkpoint(stage="sft"), sampling={"temperature": 0.0})
+@pytest.mark.parametrize("sampling", [{"temperature": 0.0}, {"top_k": 1}])
+def test_greedy_answers_are_never_compared(sampling: dict[str, Any]) -> None:
+    chat = Conversation(pk=uuid.UUID(int=0), checkpoint=Checkpoint(stage="sft"), sampling=sampling)
     assert not any(services.offers_two_answers(conversation=chat, turn=turn) for turn in range(1, 30))
 
 
@@ -209,6 +231,19 @@ def test_the_first_choice_stands(chat: Conversation) -> None:
     services.choose_answer(message=b)
     assert services.choose_answer(message=a) == b
     assert reading(chat) == ["Which?", "answer b"]
+
+
+def test_two_answers_that_came_out_the_same_are_no_choice(chat: Conversation) -> None:
+    question = services.send_message(conversation=chat, text="Which?", offer_two=True)
+    a, b = question.children.order_by("side")
+    finish(b, "mice ")
+    assert len(services.read_tree(chat).offered()) == 2  # A may still come out otherwise
+    finish(a, "mice")
+    assert services.read_tree(chat).offered() == []
+    assert reading(chat) == ["Which?", "mice"]
+    assert Tree(chat).turns()[-1].came_twice
+    _, answer = ask(chat, "And?", "More.")
+    assert [turn["content"] for turn in told(answer)] == ["Which?", "mice", "And?"]
 
 
 def test_the_other_answer_stays_readable(chat: Conversation) -> None:

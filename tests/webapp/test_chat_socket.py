@@ -76,6 +76,10 @@ class Socket(ApplicationCommunicator):
         answer = await self.receive_output(timeout=20)
         return answer["type"] == "websocket.accept", answer.get("code", 0)
 
+    async def is_refused(self) -> bool:
+        """Whether it is opened and closed at once, so that a browser can tell this from a network that broke."""
+        return await self.open() == (True, 0) and await is_closed(self)
+
     async def send_frame(self, content: Any) -> None:
         await self.send_input({"type": "websocket.receive", "text": json.dumps(content)})
 
@@ -216,7 +220,7 @@ async def test_the_answer_of_a_dead_worker_ends_with_a_reason(
         await attach(socket, answer)
         frames = await socket.frames()
     assert frames[-1]["state"] == "failed"
-    assert frames[-1]["error"] == "The model was interrupted; press regenerate."
+    assert frames[-1]["error"] == "The model was interrupted; ask again."
     assert frames[-1]["text"] == text_of(frames) == "A fox "
 
 
@@ -312,6 +316,20 @@ async def test_a_bad_frame_is_answered_and_harms_nothing(
         assert (await socket.frame())["text"] == "still here"
 
 
+@pytest.mark.parametrize(
+    "after", ["9" * 20, "1-99999999999999999999", "18446744073709551615-18446744073709551615", "\u0661"]
+)
+async def test_a_place_that_no_log_has_is_answered_and_harms_nothing(
+    visitor_client: Client, chat: Conversation, answer: Message, after: str
+) -> None:
+    await run(end, answer, "Mice.")
+    async with connected(visitor_client, chat.pk) as socket:
+        await attach(socket, answer, after)
+        assert (await socket.frame())["text"] == '"after" is the id of the last event seen, or "0".'
+        await attach(socket, answer)
+        assert (await socket.frames())[-1]["text"] == "Mice."
+
+
 async def test_an_answer_of_another_conversation_is_not_there(
     visitor_client: Client, visitor: Visitor, chat: Conversation, answer: Message, make_checkpoint: Callable[..., Any]
 ) -> None:
@@ -349,17 +367,24 @@ async def test_asking_twice_for_an_answer_replaces_the_first_request(
 async def test_a_foreign_conversation_and_a_missing_one_are_refused_alike(
     client: Client, alice_client: Client, staff_client: Client, owner_client: Client, chat: Conversation
 ) -> None:
-    outcomes = [
-        await socket_of(browser, conversation_id).open()
-        for browser in (client, alice_client, staff_client, owner_client)
-        for conversation_id in (chat.pk, uuid.uuid4())
-    ]
-    assert set(outcomes) == {(False, 4404)}
+    for browser in (client, alice_client, staff_client, owner_client):
+        for conversation_id in (chat.pk, uuid.uuid4()):
+            assert await socket_of(browser, conversation_id).is_refused()
+
+
+async def test_a_refused_socket_does_nothing_any_more(
+    alice_client: Client, chat: Conversation, answer: Message
+) -> None:
+    socket = socket_of(alice_client, chat.pk)
+    assert await socket.is_refused()
+    await socket.send_frame({"type": "stop", "message": str(answer.pk)})
+    await socket.close()  # after the frame
+    assert not await run(streams.client().exists, stop_key(answer.generation_id))
 
 
 async def test_a_deleted_conversation_is_refused(visitor_client: Client, chat: Conversation) -> None:
     await run(services.delete_conversation, conversation=chat)
-    assert await socket_of(visitor_client, chat.pk).open() == (False, 4404)
+    assert await socket_of(visitor_client, chat.pk).is_refused()
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,11 @@ def first_start(django_capture_on_commit_callbacks: Any, **flags: bool) -> None:
         curriculum.prepare_first_start(**{"demo": False, "curriculum": True, **flags})
 
 
+def take_step(**choice: Any) -> curriculum.NextStep:
+    """What a person does who has just loaded the home page."""
+    return curriculum.perform_next_step(shown=curriculum.next_step().key, **choice)
+
+
 @pytest.fixture
 def collect_votes(make_checkpoint: Any, visitor: Any) -> Callable[[int], None]:
     """`collect_votes(12)`: that many votes on pairs of the newest instructed checkpoint."""
@@ -157,14 +162,14 @@ def test_the_owner_walks_with_the_votes_of_people(
     work()
     collect_votes(12)
     with pytest.raises(ValueError, match="28 more votes are needed"):
-        curriculum.perform_next_step()
+        take_step()
     assert curriculum.next_step().done == 12
     collect_votes(settings.VOTES_PER_REWARD_MODEL - 12)
     for stage in ("reward", "ppo", "grpo"):
         step = curriculum.next_step()
         assert (step.state, step.stage) == ("ready", stage)
         with django_capture_on_commit_callbacks(execute=True):
-            curriculum.perform_next_step(requested_by=owner)
+            take_step(requested_by=owner)
         assert work() == 1
     runs = {run.stage: run for run in TrainingRun.objects.with_links()}
     assert runs["reward"].votes_used == settings.VOTES_PER_REWARD_MODEL
@@ -177,7 +182,7 @@ def test_the_owner_walks_with_the_votes_of_people(
     assert runs["ppo"].overruled == ""  # nothing spoke against it
     assert curriculum.next_step().state == "done"
     with pytest.raises(ValueError, match="nothing to start"):
-        curriculum.perform_next_step()
+        take_step()
 
 
 def test_the_demo_walks_every_stage_alone(work: Any, django_capture_on_commit_callbacks: Any) -> None:
@@ -213,7 +218,7 @@ def test_the_demo_stops_at_votes_that_decide_nothing(
     assert not TrainingRun.objects.filter(stage="reward").exists()
     assert "no taste to learn" in Curriculum.objects.get().error
     with pytest.raises(ValueError, match="no taste to learn"):
-        curriculum.perform_next_step()
+        take_step()
 
 
 @pytest.fixture
@@ -224,7 +229,7 @@ def doubted(work: Any, collect_votes: Any, django_capture_on_commit_callbacks: A
     work()
     collect_votes(settings.VOTES_PER_REWARD_MODEL)
     with django_capture_on_commit_callbacks(execute=True):
-        curriculum.perform_next_step()
+        take_step()
     work()
 
 
@@ -236,13 +241,28 @@ def test_a_doubted_reward_model_is_a_choice_not_a_dead_end(
     assert ["could be luck" in step.doubts[0], "would reach 100%" in step.doubts[1]] == [True, True]
     curriculum.advance()
     with pytest.raises(services.RewardModelDoubted, match="could be luck"):
-        curriculum.perform_next_step(requested_by=owner)
+        take_step(requested_by=owner)
+    with pytest.raises(ValueError, match="40 more votes are needed"):
+        take_step(requested_by=owner, again=True)  # there are no votes it has not learnt from
     assert not TrainingRun.objects.filter(stage="ppo").exists()
     with django_capture_on_commit_callbacks(execute=True):
-        curriculum.perform_next_step(requested_by=owner, overrule_doubts=True)
+        take_step(requested_by=owner, overrule_doubts=True)
     run = TrainingRun.objects.get(stage="ppo")
     assert run.overruled == " ".join(step.doubts)
     assert run.log.filter(text__endswith="a person overruled it.").exists()
+
+
+def test_a_choice_about_one_reward_model_does_not_overrule_another(
+    doubted: None, make_checkpoint: Any, owner: Any
+) -> None:
+    shown = curriculum.next_step().key
+    first = Checkpoint.objects.current("reward")
+    assert first is not None
+    make_checkpoint("reward", parent=first.parent, metrics=first.metrics)
+    assert curriculum.next_step().state == "doubted"
+    with pytest.raises(ValueError, match="the next step is another one by now"):
+        curriculum.perform_next_step(shown=shown, requested_by=owner, overrule_doubts=True)
+    assert not TrainingRun.objects.filter(stage="ppo").exists()
 
 
 def test_more_votes_train_another_reward_model(
@@ -253,7 +273,7 @@ def test_more_votes_train_another_reward_model(
     assert (step.state, step.done, step.may_train_again) == ("doubted", 3, True)
     settings.TRAINER_COMMAND[-1] = "good"
     with django_capture_on_commit_callbacks(execute=True):
-        curriculum.perform_next_step(requested_by=owner, again=True)
+        take_step(requested_by=owner, again=True)
     work()
     assert TrainingRun.objects.filter(stage="reward").first().votes_used == settings.VOTES_PER_REWARD_MODEL + 3  # type: ignore[union-attr]
     step = curriculum.next_step()
@@ -265,7 +285,7 @@ def test_a_simulated_voter_adds_to_the_votes_it_has_cast(
 ) -> None:
     for cast in (40, 80):
         with django_capture_on_commit_callbacks(execute=True):
-            assert curriculum.perform_next_step(taste="shorter").state == "voting"
+            assert take_step(taste="shorter").state == "voting"
         work()
         assert Vote.objects.filter(taste="shorter").count() == cast
         assert curriculum.next_step().done == cast
@@ -275,9 +295,9 @@ def test_a_simulated_voter_can_stand_in(work: Any, django_capture_on_commit_call
     first_start(django_capture_on_commit_callbacks)
     work()
     with pytest.raises(ValueError, match="Unknown taste 'louder'"):
-        curriculum.perform_next_step(taste="louder")
+        take_step(taste="louder")
     with django_capture_on_commit_callbacks(execute=True):
-        step = curriculum.perform_next_step(taste="shorter")
+        step = take_step(taste="shorter")
     assert (step.state, step.total) == ("voting", 40)
     with pytest.raises(ValueError, match="at work already"):
         curriculum.start_simulated_votes(taste="shorter")
@@ -286,13 +306,26 @@ def test_a_simulated_voter_can_stand_in(work: Any, django_capture_on_commit_call
     assert not TrainingRun.objects.filter(stage="reward").exists()  # the owner decides when
 
 
+def test_simulating_starts_nothing_else_once_people_have_voted_enough(
+    work: Any, collect_votes: Any, django_capture_on_commit_callbacks: Any, settings: Any
+) -> None:
+    first_start(django_capture_on_commit_callbacks)
+    work()
+    shown = curriculum.next_step().key
+    collect_votes(settings.VOTES_PER_REWARD_MODEL)
+    for key in (shown, curriculum.next_step().key):
+        with pytest.raises(ValueError, match="Start reward model"):
+            curriculum.perform_next_step(shown=key, taste="shorter")
+    assert not TrainingRun.objects.filter(stage="reward").exists()
+
+
 def test_a_simulated_voter_that_cannot_vote_says_why(work: Any, django_capture_on_commit_callbacks: Any) -> None:
     first_start(django_capture_on_commit_callbacks)
     work()
     seed_prompts()
     Prompt.objects.update(active=False)
     with django_capture_on_commit_callbacks(execute=True):
-        curriculum.perform_next_step(taste="shorter")
+        take_step(taste="shorter")
     work()
     step = curriculum.next_step()
     assert step.state == "votes"

@@ -203,3 +203,10 @@ def test_a_refused_form_explains_itself() -> None:
     response = client.post("/compare/", {"text": "hello"})
 
     assert response.status_code == 403
+
+
+@pytest.mark.parametrize("path", ["/signup/", "/login/", "/compare/", "/chat/new/"])
+def test_what_is_wrong_with_a_form_is_tied_to_its_fields(client: Client, data: None, path: str) -> None:
+    page = client.post(path, {"username": "", "text": "", "temperature": "hot"}).content.decode()
+    assert 'aria-invalid="true"' in page
+    check(page)

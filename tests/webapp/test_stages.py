@@ -24,6 +24,7 @@ from webapp.stages.models import SiteAnswer
 from webapp.stages.queries import home_answers, home_page
 from webapp.stages.reports import masked_conversation, measured, stage_report
 from webapp.stages.services import HOME_SAMPLING, ask_home_prompt
+from webapp.training.curriculum import next_step
 from webapp.training.models import TrainingRun
 
 pytestmark = pytest.mark.django_db
@@ -175,6 +176,14 @@ def test_it_asks_again_after_a_failure_but_not_at_once(
     assert (home_answers(PROMPT)[0].state == "failed") is not asked
 
 
+def test_it_says_that_asking_again_comes_too_soon(client: Client, make_checkpoint: MakeCheckpoint) -> None:
+    site_answer(make_checkpoint("init"), state="failed")
+    page = client.post(reverse("stages:ask_home"), {"q": 0}, follow=True).content.decode()
+    assert "one that failed can be asked again after a minute" in page
+    client.post(reverse("stages:ask_home"), {"q": 0}, headers={"HX-Request": "true"})
+    assert "can be asked again" not in client.get("/").content.decode()
+
+
 def test_looking_at_the_home_page_changes_nothing(client: Client, make_checkpoint: MakeCheckpoint) -> None:
     make_checkpoint("init")
 
@@ -269,7 +278,7 @@ def test_doubts_are_shown_to_everyone_and_the_choice_to_the_owner(
     assert "1 of 40 votes that are new to it" in after
     assert home_page(0).version != version
 
-    owner_client.post(reverse("training:next_step"), {"overrule_doubts": "1"})
+    owner_client.post(reverse("training:next_step"), {"overrule_doubts": "1", "shown": next_step().key})
     assert "could be luck" in TrainingRun.objects.get().overruled
 
 

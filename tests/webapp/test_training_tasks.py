@@ -184,6 +184,17 @@ def test_it_kills_a_trainer_that_does_not_stop(
     assert "did not stop in time" in run.error
 
 
+def test_a_trainer_stopped_in_its_first_seconds_was_not_late(
+    queued: TrainingRun, trainer: Any, when_it_says: Any
+) -> None:
+    trainer("young")
+    when_it_says("no handler yet", lambda: services.request_stop(run=queued, how="save"))
+    execute_run(queued.pk)
+    run = fresh(queued)
+    assert run.state == State.STOPPED
+    assert run.error.startswith("It ended before it could save")
+
+
 def test_it_kills_the_trainer_when_another_worker_has_the_run(
     queued: TrainingRun, trainer: Any, when_it_says: Any
 ) -> None:

@@ -11,9 +11,12 @@ from django.urls import reverse
 
 from tests.webapp.arena_factory import make_answer
 from webapp.accounts.models import Visitor
+from webapp.arena import services
 from webapp.arena.models import Pair, Vote
 from webapp.arena.services import next_pair, record_chat_choice, record_vote, settle_pairs
 from webapp.chat.models import Conversation, Message
+from webapp.checkpoints.models import Generation
+from webapp.checkpoints.services import clean_sampling
 
 pytestmark = pytest.mark.django_db
 
@@ -25,9 +28,8 @@ def question(make_checkpoint: Any, visitor: Visitor) -> Message:
     conversation = Conversation.objects.create(visitor=visitor, checkpoint=sft)
     asked = Message.objects.create(conversation=conversation, role="user", text="What is a harbour?")
     for side in "BA":
-        Message.objects.create(
-            conversation=conversation, parent=asked, role="assistant", side=side, generation=make_answer(sft)
-        )
+        answer = make_answer(sft, sampling=clean_sampling({}))
+        Message.objects.create(conversation=conversation, parent=asked, role="assistant", side=side, generation=answer)
     conversation.leaf = asked
     conversation.save()
     return asked
@@ -37,21 +39,42 @@ def question(make_checkpoint: Any, visitor: Visitor) -> Message:
     ("choice", "goes_on"), [("a", "A"), ("b", "B"), ("tie", "A"), ("both_bad", "A"), ("skip", "A")]
 )
 def test_it_records_the_vote_and_goes_on(question: Message, visitor: Visitor, choice: str, goes_on: str) -> None:
-    vote, chosen = record_chat_choice(question_id=question.pk, visitor=visitor, choice=choice)
-    assert (vote.choice, chosen.side) == (choice, goes_on)
-    assert vote.revealed_at is not None
+    made = record_chat_choice(question_id=question.pk, visitor=visitor, choice=choice)
+    assert made.vote is not None
+    assert (made.vote.choice, made.chosen.side, made.problem) == (choice, goes_on, "")
+    assert made.vote.revealed_at is not None
     pair = Pair.objects.get()
     assert (pair.from_chat, pair.owner, pair.kind) == (True, visitor, "self")
     assert pair.a.message.side == "A"
     question.conversation.refresh_from_db()
-    assert question.conversation.leaf == chosen
-    assert list(question.children.filter(chosen=True)) == [chosen]
+    assert question.conversation.leaf == made.chosen
+    assert list(question.children.filter(chosen=True)) == [made.chosen]
 
 
 def test_a_replay_returns_the_first_choice(question: Message, visitor: Visitor) -> None:
     first = record_chat_choice(question_id=question.pk, visitor=visitor, choice="b")
     assert record_chat_choice(question_id=question.pk, visitor=visitor, choice="a") == first
     assert Pair.objects.count() == Vote.objects.count() == 1
+
+
+def test_two_answers_that_came_out_the_same_are_not_voted_on(question: Message, visitor: Visitor) -> None:
+    for message in question.children.all():
+        Generation.objects.filter(message=message).update(text=f"Ships stop there.{' ' * (message.side == 'B')}")
+    made = record_chat_choice(question_id=question.pk, visitor=visitor, choice="b")
+    assert (made.vote, made.chosen.side) == (None, "A")
+    assert not Pair.objects.exists()
+
+
+def test_the_chat_goes_on_after_a_days_votes_and_says_why_none_counts(
+    question: Message, visitor: Visitor, visitor_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "DAILY_VOTES", 0)
+    address = reverse("arena:vote_in_chat", args=[question.pk])
+    page = visitor_client.post(address, {"choice": "b"}, follow=True).content.decode()
+    assert "That was 0 votes in a day." in page
+    assert "Which do you prefer?" not in page
+    assert question.children.get(side="B").chosen
+    assert not Pair.objects.exists()
 
 
 def test_it_is_refused_to_others_and_for_turns_with_one_answer(question: Message, visitor: Visitor) -> None:

@@ -182,6 +182,7 @@ def _line(**changes: Any) -> dict[str, Any]:
         (json.dumps(_line(stages={"chosen": "reward"})), '"stages" must be among'),
         (json.dumps(_line(sampling={"chosen": 1})), '"sampling" must hold'),
         (json.dumps(_line(sampling={"chosen": {"seed": math.nan}})), '"sampling" must hold'),
+        (json.dumps(_line(sampling={"chosen": {"seed": 10**400}})), '"sampling" must hold'),
         (json.dumps(_line(chosen=[{"role": "assistant", "content": "a\0b"}])), "holds a NUL"),
         (json.dumps(_line(voter="\ud800")), "half a surrogate pair"),
         (json.dumps(_line(time="0001-01-01T00:00:00+00:00")), '"time" must be an ISO 8601'),

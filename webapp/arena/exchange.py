@@ -205,7 +205,10 @@ def _answer(comparison: Comparison, which: str) -> _Answer:
 
 
 def _is_plain(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and math.isfinite(value))
+    try:
+        return value is None or (isinstance(value, int | float) and math.isfinite(value))
+    except OverflowError:  # a whole number larger than any float
+        return False
 
 
 def _check_text(text: str) -> None:

@@ -15,6 +15,7 @@ import random
 import uuid
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from itertools import combinations
 
@@ -32,6 +33,7 @@ from webapp.arena.exchange import write_votes as write_votes
 from webapp.arena.models import Pair, Prompt, Vote
 from webapp.chat.models import Conversation, Message
 from webapp.chat.services import choose_answer
+from webapp.chat.threads import are_the_same
 from webapp.checkpoints.models import Checkpoint, Generation
 from webapp.checkpoints.services import start_generation
 
@@ -79,6 +81,22 @@ _SIMULATED_VISITORS = uuid.UUID("6f1d3a52-6f0e-4c0e-9a52-9b6f5d2f7c11")
 
 class VoteRefused(PermissionDenied):
     """The vote does not count; the message says why."""
+
+
+class TooManyVotes(VoteRefused):
+    """It would count on another day."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatChoice:
+    """What became of a choice between a conversation's two answers."""
+
+    chosen: Message
+    """The answer the conversation goes on from."""
+    vote: Vote | None = None
+    """The vote that counts, if one does."""
+    problem: str = ""
+    """Why none does, where that is worth telling."""
 
 
 # -- making pairs --------------------------------------------------------------------------------
@@ -309,7 +327,7 @@ def record_vote(
     human = source == Vote.Source.HUMAN
     now = timezone.now()
     if human and visitor.votes.filter(created_at__gt=now - timedelta(days=1)).count() >= DAILY_VOTES:
-        raise VoteRefused(f"That was {DAILY_VOTES} votes in a day. Thank you; please come back tomorrow.")
+        raise TooManyVotes(f"That was {DAILY_VOTES} votes in a day. Thank you; please come back tomorrow.")
     with transaction.atomic():
         # Going on to the next vote ends the time to undo the one before.
         visitor.votes.filter(revealed_at=None).exclude(pair=pair).update(revealed_at=now)
@@ -380,11 +398,12 @@ def reveal_vote(*, pair: Pair, visitor: Visitor) -> Vote | None:
     return Vote.objects.with_answers().filter(pair=pair, visitor=visitor).first()
 
 
-def record_chat_choice(*, question_id: uuid.UUID, visitor: Visitor, choice: str) -> tuple[Vote, Message]:
+def record_chat_choice(*, question_id: uuid.UUID, visitor: Visitor, choice: str) -> ChatChoice:
     """Record which of the two answers a conversation offered is preferred, and go on from it.
 
-    `question_id` is the user message both answer. Returns the vote that counts and the answer chosen;
-    a tie, both bad and skip go on from A. Raises VoteRefused alike for a missing and a foreign message.
+    `question_id` is the user message both answer. A tie, both bad and skip go on from A. The conversation goes on
+    also where no vote counts: the answers came out the same, or these are too many votes for a day.
+    Raises VoteRefused alike for a missing and a foreign message.
     """
     siblings = Message.objects.filter(
         parent_id=question_id,
@@ -395,22 +414,31 @@ def record_chat_choice(*, question_id: uuid.UUID, visitor: Visitor, choice: str)
     sides = {message.side: message for message in siblings.order_by("created_at") if message.side}
     if set(sides) != {"A", "B"}:
         raise VoteRefused("This pair is not yours to vote on.")
-    a, b = sides["A"].generation, sides["B"].generation
-    assert a is not None
-    assert b is not None
+    a, b = sides["A"], sides["B"]
+    if are_the_same([a, b]):
+        return ChatChoice(chosen=choose_answer(message=a))
+    try:
+        vote = _record_vote_in_chat(a, b, visitor=visitor, choice=choice)
+    except TooManyVotes as error:
+        return ChatChoice(chosen=choose_answer(message=b if choice == Vote.Choice.B else a), problem=str(error))
+    return ChatChoice(chosen=choose_answer(message=b if vote.choice == Vote.Choice.B else a), vote=vote)
+
+
+@transaction.atomic
+def _record_vote_in_chat(a: Message, b: Message, *, visitor: Visitor, choice: str) -> Vote:
+    """The vote on two answers of a conversation; a pair of them is kept only together with it."""
+    assert a.generation is not None
+    assert b.generation is not None
     pair, _ = Pair.objects.get_or_create(
-        a=a,
-        b=b,
+        a=a.generation,
+        b=b.generation,
         defaults={
-            "kind": Pair.Kind.SELF if a.checkpoint_id == b.checkpoint_id else Pair.Kind.VERSUS,
+            "kind": Pair.Kind.SELF if a.generation.checkpoint_id == b.generation.checkpoint_id else Pair.Kind.VERSUS,
             "from_chat": True,
             "owner": visitor,
         },
     )
-    vote = record_vote(pair=pair, visitor=visitor, choice=choice)
-    chosen = sides["B" if vote.choice == Vote.Choice.B else "A"]
-    choose_answer(message=chosen)
-    return vote, chosen
+    return record_vote(pair=pair, visitor=visitor, choice=choice)
 
 
 # -- simulated voters ----------------------------------------------------------------------------

@@ -150,12 +150,12 @@ def vote_in_chat(request: HttpRequest, message_id: uuid.UUID) -> HttpResponse:
     if not form.is_valid():
         return HttpResponse("Please choose one of the buttons.", status=400)
     try:
-        _, chosen = services.record_chat_choice(
-            question_id=message_id, visitor=visitor, choice=form.cleaned_data["choice"]
-        )
+        made = services.record_chat_choice(question_id=message_id, visitor=visitor, choice=form.cleaned_data["choice"])
     except PermissionDenied as error:
         raise Http404("There is no such question.") from error
-    page = redirect("chat:conversation", chosen.conversation_id)
+    if made.problem:
+        messages.warning(request, made.problem)
+    page = redirect("chat:conversation", made.chosen.conversation_id)
     return HttpResponseClientRedirect(page.url) if is_htmx(request) else page
 
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import uuid
 from dataclasses import dataclass
 from typing import Any
@@ -41,7 +40,6 @@ RECHECK_S = 3.0
 FOLLOW_S = 5.0
 """Without news for this long the database is asked whether the answer is still being written."""
 MAX_FRAME_CHARS = 1000
-EVENT_ID = re.compile(r"\d{1,20}(-\d{1,20})?")
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def parse_frame(text: str | None) -> Frame:
     if not isinstance(content, dict) or content.get("type") not in ("attach", "stop"):
         raise ValueError('A frame is an object whose type is "attach" or "stop".')
     after = content.get("after", "0")
-    if not isinstance(after, str) or not EVENT_ID.fullmatch(after):
+    if not isinstance(after, str) or not streams.is_event_id(after):
         raise ValueError('"after" is the id of the last event seen, or "0".')
     try:
         message = uuid.UUID(content.get("message"))
@@ -79,10 +77,11 @@ class ChatConsumer(WorkingConsumer):
     async def connect(self) -> None:
         self.conversation_id: uuid.UUID = self.scope["url_route"]["kwargs"]["conversation_id"]
         self.followers: dict[uuid.UUID, asyncio.Task[None]] = {}
-        if not await self._may_read():
+        may_read = await self._may_read()
+        await self.accept()  # also to refuse: a browser is told the code only of a socket that was open
+        if not may_read:
             await self.finish(REFUSED)
             return
-        await self.accept()
         self.work(self._watch_rights)
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:

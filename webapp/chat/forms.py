@@ -13,6 +13,9 @@ from webapp.chat.models import Conversation
 from webapp.chat.services import DEFAULT_SAMPLING
 from webapp.checkpoints.models import Checkpoint
 
+ERRORS_ID = "composer-error"
+"""Where the composer says what is wrong with it, in one sentence."""
+
 
 class CheckpointSelect(forms.Select):
     """A select that always has a choice selected, so it asks for no `required` (finding out would cost a query)."""
@@ -24,7 +27,7 @@ class CheckpointSelect(forms.Select):
 class CheckpointField(forms.ModelChoiceField):  # type: ignore[type-arg]  # not generic at run time
     """Any checkpoint that writes text, the furthest trained first."""
 
-    widget = CheckpointSelect
+    widget = CheckpointSelect(attrs={"aria-describedby": ERRORS_ID})
 
     def label_from_instance(self, obj: Any) -> str:
         return f"{CHAT_STAGES.index(obj.stage) + 1} · {obj.get_stage_display()} · {obj.name}"
@@ -99,12 +102,15 @@ class ComposerForm(SettingsForm):
     text = forms.CharField(
         label="Message",
         max_length=settings.MESSAGE_MAX_CHARS,
-        widget=forms.Textarea(attrs={"rows": 1, "placeholder": "Write a message …"}),
+        widget=forms.Textarea(attrs={"rows": 1, "placeholder": "Write a message …", "aria-describedby": ERRORS_ID}),
         error_messages={
             "required": "Write something first.",
             "max_length": "That is %(show_value)s characters; a message may have %(limit_value)s.",
         },
     )
+
+    leaf = forms.UUIDField(required=False)
+    """The last turn the page showed; it comes with the thread, not with the composer's own fields."""
 
 
 class EditForm(forms.Form):

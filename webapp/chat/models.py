@@ -11,7 +11,7 @@ from django.db.models import Exists, OuterRef, Q
 class ConversationQuerySet(models.QuerySet["Conversation"]):
     def of(self, visitor_id: uuid.UUID) -> ConversationQuerySet:
         """A visitor's own conversations that are not deleted, newest first."""
-        return self.filter(visitor_id=visitor_id, deleted_at=None).order_by("-updated_at")
+        return self.filter(visitor_id=visitor_id, deleted_at=None).order_by("-updated_at", "-id")
 
     def chats(self) -> ConversationQuerySet:
         """Those that go on turn by turn; a comparison is asked once."""

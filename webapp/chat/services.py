@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from django.utils import timezone
 from trainer.config import GRPO, PPO, SFT
 from webapp.accounts.models import Visitor
 from webapp.chat.models import Conversation, Message
-from webapp.chat.threads import Tree
+from webapp.chat.threads import Tree, are_the_same
 from webapp.checkpoints.models import Checkpoint
 from webapp.checkpoints.services import draw_seed, start_generation
 
@@ -31,6 +32,12 @@ OFFER_TWO_EVERY = 3
 OFFER_TWO_STAGES = (SFT, PPO, GRPO)
 """Before instruction fine-tuning there is no answer to prefer."""
 TITLE_CHARS = 60
+HISTORY_TURNS, HISTORY_CHARS = 24, 20_000
+"""How much of a conversation goes with a question, at most: every answer keeps its own copy of it."""
+MOVED_ON = (
+    "Not sent: this conversation has gone on elsewhere, perhaps in another tab. "
+    "Copy your text, reload the page, then send it."
+)
 
 
 class ChatRefused(ValueError):
@@ -95,13 +102,17 @@ def send_message(
     checkpoint: Checkpoint | None = None,
     sampling: Mapping[str, Any] | None = None,
     offer_two: bool | None = None,
+    shown_leaf: uuid.UUID | None = None,
 ) -> Message:
     """Add the person's message after the leaf and have it answered, once or twice.
 
     `checkpoint` and `sampling` are kept for the turns to come; `offer_two` overrules
-    `offers_two_answers`. Refused while an answer is being written or a choice between two is open.
+    `offers_two_answers`. Refused while an answer is being written or a choice between two is open, and
+    when the leaf is no longer `shown_leaf`, the last turn the writer saw.
     """
     tree = _locked_tree(conversation)
+    if shown_leaf is not None and shown_leaf != conversation.leaf_id:
+        raise ChatRefused(MOVED_ON)
     _check_nothing_open(tree)
     _keep_settings(conversation, checkpoint, sampling)
     path = tree.path()
@@ -165,8 +176,10 @@ def offers_two_answers(*, conversation: Conversation, turn: int) -> bool:
     The same for the same conversation and turn, and different between conversations, so that also
     those who ask only once are sometimes asked what they prefer.
     """
-    if conversation.checkpoint.stage not in OFFER_TWO_STAGES or conversation.sampling.get("temperature") == 0:
+    if conversation.checkpoint.stage not in OFFER_TWO_STAGES:
         return False
+    if conversation.sampling.get("temperature") == 0 or conversation.sampling.get("top_k") == 1:
+        return False  # both would be the likeliest answer
     return (conversation.pk.int + turn) % OFFER_TWO_EVERY == 0
 
 
@@ -223,8 +236,18 @@ def _add_answer(
 
 
 def _messages(path: Sequence[Message]) -> list[dict[str, str]]:
-    """What the model is told. Answers that failed before a word are left out."""
-    return [{"role": message.role, "content": message.content} for message in path if message.content]
+    """What the model is told: the newest turns, from a person's on. Answers that failed before a word are left out."""
+    told: list[dict[str, str]] = []
+    chars = 0
+    for message in reversed(path):
+        chars += len(message.content)
+        if told and (len(told) == HISTORY_TURNS or chars > HISTORY_CHARS):
+            break
+        if message.content:
+            told.insert(0, {"role": message.role, "content": message.content})
+    while told[0]["role"] != Message.Role.USER:
+        del told[0]
+    return told
 
 
 def _read_on_from(conversation: Conversation, message: Message) -> None:
@@ -237,7 +260,7 @@ def _locked_tree(conversation: Conversation) -> Tree:
     conversation.leaf_id = (
         Conversation.objects.select_for_update().values_list("leaf", flat=True).get(pk=conversation.pk)
     )
-    return Tree(conversation)
+    return read_tree(conversation)
 
 
 def _check_nothing_open(tree: Tree) -> None:
@@ -250,6 +273,16 @@ def _check_nothing_open(tree: Tree) -> None:
 
 
 # -- choosing and browsing -----------------------------------------------------------------------
+
+
+def read_tree(conversation: Conversation) -> Tree:
+    """The conversation's tree; where both answers offered came out the same, it goes on from A without a choice."""
+    tree = Tree(conversation)
+    offered = tree.offered()
+    if not are_the_same(offered):
+        return tree
+    conversation.leaf = choose_answer(message=offered[0])
+    return Tree(conversation)
 
 
 @transaction.atomic

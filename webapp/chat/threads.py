@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -15,6 +16,12 @@ from webapp import streams
 from webapp.chat.models import Conversation, Message
 from webapp.checkpoints.models import Generation
 from webapp.checkpoints.rendering import render_answer
+
+
+def are_the_same(answers: Sequence[Message]) -> bool:
+    """Whether the two answers of an offer are finished and leave nothing to choose between."""
+    finished = [one for one in answers if one.generation is not None and one.generation.is_final]
+    return len(answers) == len(finished) == 2 and finished[0].content.strip() == finished[1].content.strip()
 
 
 @dataclass
@@ -41,6 +48,11 @@ class Turn:
     @cached_property
     def answer(self) -> Answer:
         return Answer(self.message)
+
+    @property
+    def came_twice(self) -> bool:
+        """Two answers were to be offered here, and both came out the same."""
+        return bool(self.message.side) and are_the_same([one for one in self.alternatives if one.side])
 
 
 @dataclass

@@ -13,6 +13,7 @@ from typing import Any
 
 import redis
 from django.contrib import messages
+from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -24,14 +25,14 @@ from webapp.accounts.services import visitor_for
 from webapp.chat import services
 from webapp.chat.forms import ComposerForm, EditForm, SettingsForm, TitleForm
 from webapp.chat.models import Conversation, Message
-from webapp.chat.threads import Answer, Tree
+from webapp.chat.threads import Answer
 from webapp.checkpoints.models import Checkpoint
 from webapp.checkpoints.services import UNREACHABLE, stop_generation
 from webapp.htmx import is_htmx
 
 TOO_FAST = "That was a lot of messages at once. Wait a minute, then send again."
 TOO_MANY_SEARCHES = "That was a lot of searching at once. Wait a minute, then search again."
-HISTORY_LENGTH = 60
+CHATS_PER_PAGE = 60
 
 
 # -- who may --------------------------------------------------------------------------------------
@@ -118,7 +119,7 @@ def _index(request: HttpRequest, form: ComposerForm, *, status: int = 200) -> Ht
     context = {
         "base_template": _base_template(request),
         "form": form,
-        "conversations": own[:HISTORY_LENGTH],
+        "page": Paginator(own, CHATS_PER_PAGE).get_page(request.GET.get("page")),
         "query": query,
         "deleted": _just_deleted(request),
     }
@@ -149,7 +150,7 @@ def _page(
     request: HttpRequest, own: Conversation, *, form: ComposerForm | None = None, status: int = 200
 ) -> HttpResponse:
     """The whole page, or, for htmx, its thread."""
-    tree = Tree(own)
+    tree = services.read_tree(own)
     context: dict[str, Any] = {
         "conversation": own,
         "turns": tree.turns(),
@@ -191,6 +192,7 @@ def send(request: HttpRequest, conversation_id: uuid.UUID) -> HttpResponse:
             text=form.cleaned_data["text"],
             checkpoint=form.cleaned_data["checkpoint"],
             sampling=form.sampling,
+            shown_leaf=form.cleaned_data["leaf"],
         )
     except services.ChatRefused as error:
         form.add_error(None, str(error))

@@ -200,7 +200,7 @@ def write_answer(*, generation_id: str) -> None:
         _finish(generation, draft, "error", error=str(error))
     except Exception:
         logger.exception("generation %s failed", generation_id)
-        _finish(generation, draft, "error", error="The model failed while answering; press regenerate.")
+        _finish(generation, draft, "error", error="The model failed while answering; ask again.")
     else:
         _finish(generation, draft, finish_reason)
     finally:

@@ -31,7 +31,7 @@ ALIVE_S = 15
 ASK_AGAIN_S = 20
 """A generation still queued after this long is enqueued once more: its message may have been lost."""
 STOP_KEY_S = 600
-INTERRUPTED = "The model was interrupted; press regenerate."
+INTERRUPTED = "The model was interrupted; ask again."
 UNREACHABLE = "The model cannot be reached right now; try again."
 """What a person is told who wants something of a worker while Redis is away."""
 

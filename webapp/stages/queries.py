@@ -81,7 +81,7 @@ class HomePage:
         """Changes when anything shown changes, so that a reader with this version needs no new page."""
         rail = [(item.state_text, item.checkpoint and item.checkpoint.pk) for item in self.rail]
         answers = [(answer.state, answer.text) for answer in self.answers]
-        step = (self.step.state, self.step.label, self.step.text, self.step.done, self.step.doubts)
+        step = (self.step.key, self.step.label, self.step.text, self.step.done, self.step.doubts)
         shown = (self.question, rail, answers, *step)
         return hashlib.sha256(repr(shown).encode()).hexdigest()[:16]
 

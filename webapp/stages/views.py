@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 
+from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
@@ -48,10 +49,12 @@ def home(request: HtmxRequest) -> HttpResponse:
 
 
 @require_POST
-def ask_home(request: HttpRequest) -> HttpResponse:
+def ask_home(request: HtmxRequest) -> HttpResponse:
     """Have one of the fixed questions answered by every checkpoint that has not answered it yet."""
     number = _question(HomeForm(request.POST))
-    ask_home_prompt(prompt=SAMPLE_PROMPTS[number])
+    asked = ask_home_prompt(prompt=SAMPLE_PROMPTS[number])
+    if not asked and not request.htmx:  # by htmx the page asks by itself, and nobody waits for a reply
+        messages.info(request, "Every stage has been asked; one that failed can be asked again after a minute.")
     return redirect(f"{reverse('stages:home')}?q={number}")
 
 

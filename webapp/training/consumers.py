@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -15,7 +14,6 @@ from webapp.sockets import REFUSED, WorkingConsumer
 from webapp.training.models import TrainingRun
 from webapp.training.services import state_event
 
-_POSITION = re.compile(r"\d{1,20}(-\d{1,20})?")
 QUIET_S = 15.0
 """After this long without an event the run's row is read again: its worker may be gone."""
 
@@ -30,7 +28,7 @@ class RunConsumer(WorkingConsumer):
     async def connect(self) -> None:
         await self.accept()
         after = parse_qs(self.scope["query_string"].decode("latin-1")).get("after", ["0"])[0]
-        self.work(self._follow, after if _POSITION.fullmatch(after) else "0")
+        self.work(self._follow, after if streams.is_event_id(after) else "0")
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         await self._send({"type": "error", "text": "This socket only speaks."})

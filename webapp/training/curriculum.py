@@ -66,13 +66,20 @@ class NextStep:
     """Progress, where there is any: steps or votes."""
     run: TrainingRun | None = None
     is_action: bool = False
-    """Staff can take it: POST to training:next_step; with `overrule_doubts` where there are any."""
+    """Staff can take it: POST to training:next_step with the `key`; with `overrule_doubts` where there are any."""
     doubts: tuple[str, ...] = ()
     """What speaks against training with the newest reward model."""
+    doubted: Checkpoint | None = None
+    """The reward model they are about."""
     may_train_again: bool = False
     """There are votes the doubted reward model has not learnt from: POST to training:next_step with `again`."""
     may_simulate: bool = False
     """Staff can let a simulated voter stand in: POST to training:next_step with a `taste`."""
+
+    @property
+    def key(self) -> str:
+        """What a person was shown when they chose: another step, or doubts about another model, has another key."""
+        return f"{self.state}:{self.stage}:{self.doubted.pk if self.doubted else ''}"
 
     @property
     def percent(self) -> int:
@@ -104,7 +111,7 @@ def next_step() -> NextStep:
         return NextStep(
             state="failed",
             label=f"{STAGE_TITLES[missing]} {'was stopped' if broken.state == TrainingRun.State.STOPPED else 'failed'}",
-            text=broken.error or "It can be resumed from its last saved step.",
+            text=broken.public_error or "It can be resumed from its last saved step.",
             stage=missing,
             url=broken.get_absolute_url(),
             run=broken,
@@ -179,6 +186,7 @@ def _doubted_step(reward_model: Checkpoint | None) -> NextStep | None:
         total=settings.VOTES_PER_REWARD_MODEL,
         is_action=True,
         doubts=tuple(doubts),
+        doubted=reward_model,
         may_train_again=new > 0,
         may_simulate=True,
     )
@@ -212,19 +220,27 @@ def _taste_words(taste: str) -> str:
 
 
 def perform_next_step(
-    *, requested_by: User | None = None, taste: str = "", again: bool = False, overrule_doubts: bool = False
+    *,
+    shown: str,
+    requested_by: User | None = None,
+    taste: str = "",
+    again: bool = False,
+    overrule_doubts: bool = False,
 ) -> NextStep:
     """Take the next step: start the run that is ready, or (with a taste) the simulated voter.
 
+    `shown` is the key of the step the person was looking at: what has come up since is never started in its place.
     Where the reward model is doubted, `again` trains another one and `overrule_doubts` goes on with it.
     Raises ValueError when there is nothing to start. Returns what the site does now.
     """
     step = next_step()
+    if shown != step.key:
+        raise ValueError(f"Nothing was started, because the next step is another one by now: {step.label}.")
     if step.may_simulate and taste:
         start_simulated_votes(taste=taste)
     elif step.may_train_again and again:
         _queue_stage(REWARD, requested_by=requested_by)
-    elif step.is_action:
+    elif step.is_action and not taste and not again:
         _queue_stage(step.stage, requested_by=requested_by, overrule_doubts=overrule_doubts)
     elif step.may_simulate:
         raise ValueError(f"{step.total - step.done} more votes are needed first; vote, or choose a simulated voter.")

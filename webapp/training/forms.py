@@ -21,6 +21,7 @@ class StopForm(forms.Form):
 
 
 class NextStepForm(forms.Form):
+    shown = forms.CharField(required=False)
     taste = forms.ChoiceField(choices=[("", "No, people vote"), *((name, name) for name in TASTES)], required=False)
     again = forms.BooleanField(required=False)
     overrule_doubts = forms.BooleanField(required=False)

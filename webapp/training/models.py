@@ -15,6 +15,8 @@ from trainer.config import STAGE_TITLES, STAGES
 
 CHART_POINTS = 800
 """A chart shows at most about this many steps; more cannot be told apart on a screen."""
+FAILED_FOR_EVERYONE = "It failed; staff can see why."
+"""In place of the reason, which may hold paths of this machine and the last words of its programs."""
 
 
 class TrainingRunQuerySet(models.QuerySet["TrainingRun"]):
@@ -150,6 +152,11 @@ class TrainingRun(models.Model):
         return Path(settings.RUN_DIR) / str(self.pk)
 
     @property
+    def public_error(self) -> str:
+        """What everyone may read of `error`."""
+        return FAILED_FOR_EVERYONE if self.state == self.State.FAILED else self.error
+
+    @property
     def is_active(self) -> bool:
         return self.state in self.ACTIVE
 
@@ -251,6 +258,11 @@ class LogLine(models.Model):
 
     def __str__(self) -> str:
         return self.text
+
+    @property
+    def public_text(self) -> str:
+        """What everyone may read of it."""
+        return FAILED_FOR_EVERYONE if self.level == self.Level.ERROR else self.text
 
 
 class Curriculum(models.Model):

@@ -394,7 +394,7 @@ def add_log(*, run: TrainingRun, text: str, level: str = LogLine.Level.INFO, ste
     """One line in the run's log."""
     line = LogLine.objects.create(run=run, text=text, level=level, step=run.step if step is None else step)
     kind = "alarm" if level != LogLine.Level.INFO else "log"
-    publish(run, {"type": kind, "line": line.pk, "step": line.step, "level": level, "text": text})
+    publish(run, {"type": kind, "line": line.pk, "step": line.step, "level": level, "text": line.public_text})
 
 
 def publish(run: TrainingRun, event: Mapping[str, Any]) -> None:
@@ -418,7 +418,6 @@ def state_event(run: TrainingRun) -> streams.Event:
         "step": run.step,
         "total_steps": run.total_steps,
         "resumed_step": run.resumed_step,
-        "error": run.error,
     }
 
 

@@ -109,6 +109,7 @@ class _Supervisor:
         self.stop_wanted = ""
         self.leaving = False
         self.kill_at = float("inf")
+        self.was_late = False
         self.renew_at = 0.0
         self.lease_ends = time.monotonic() + settings.RUN_LEASE_S
 
@@ -193,6 +194,7 @@ class _Supervisor:
             self.leaving = True
             self._ask_to_save(LEAVE_DEADLINE_S)
         if now >= self.kill_at:
+            self.was_late = True
             self._kill()
 
     def _persist(self, write: Callable[[], Answer]) -> Answer:
@@ -228,14 +230,22 @@ class _Supervisor:
         elif code == EXIT_DONE:
             self._finish()
         elif self.stop_wanted:
-            late = "" if code == EXIT_STOPPED else "It did not stop in time and was ended; its last save is kept."
-            self._persist(lambda: services.stop_run(run=self.run, error=late))
+            problem = self._unsaved(code)
+            self._persist(lambda: services.stop_run(run=self.run, error=problem))
         elif code == EXIT_STOPPED or self.leaving:
             reason = "Its worker is being shut down; the run goes on from here when one is back."
             self._persist(lambda: services.release_run(run=self.run, reason=reason))
         else:
             error = self.said_error or _last_words(code, self.errors_path, errors_start)
             self._persist(lambda: services.fail_run(run=self.run, error=error))
+
+    def _unsaved(self, code: int) -> str:
+        """Why a trainer that was asked to save and stop has not saved; empty when it has."""
+        if code == EXIT_STOPPED:
+            return ""
+        if self.was_late:
+            return "It did not stop in time and was ended; its last save is kept."
+        return "It ended before it could save, perhaps because it had only just started; an earlier save is kept."
 
     def _finish(self) -> None:
         try:

@@ -1,0 +1,107 @@
+"""What the chat page's script does with the thread: going on by itself, keeping the reader's place."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from asgiref.sync import sync_to_async
+from playwright.async_api import expect
+
+from webapp.accounts.models import Visitor
+from webapp.chat import services
+from webapp.chat.models import Conversation, Message
+from webapp.checkpoints.models import Generation
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.django_db(transaction=True),
+    pytest.mark.usefixtures("enqueued"),
+]
+
+
+@pytest.fixture
+def chat(visitor: Visitor, make_checkpoint: Callable[..., Any]) -> Conversation:
+    return Conversation.objects.create(
+        visitor=visitor, checkpoint=make_checkpoint("sft"), title="Foxes", sampling=dict(services.DEFAULT_SAMPLING)
+    )
+
+
+def finish(message: Message, text: str) -> Message:
+    """The model has written this."""
+    Generation.objects.filter(message=message).update(state="done", text=text, finish_reason="end")
+    return Message.objects.get(pk=message.pk)
+
+
+async def test_two_answers_that_come_out_the_same_are_passed_over(
+    open_page: Callable[..., Any], chat: Conversation
+) -> None:
+    """The server's end of the socket is played here."""
+    question = await sync_to_async(services.send_message)(conversation=chat, text="What?", offer_two=True)
+    page = await open_page()
+
+    def serve(socket: Any) -> None:
+        async def answer(received: str | bytes) -> None:
+            message = await Message.objects.aget(pk=json.loads(received)["message"])
+            await sync_to_async(finish)(message, "Mice.")
+            end = {"type": "end", "message": str(message.pk), "state": "done", "finish_reason": "end", "error": ""}
+            socket.send(json.dumps({**end, "text": "Mice.", "html": "<p>Mice.</p>"}))
+
+        socket.on_message(answer)
+
+    await page.route_web_socket(re.compile("/ws/chat/"), serve)
+    await page.goto(f"/chat/{chat.pk}/")
+    await expect(page.get_by_text("Both answers came out the same.")).to_be_visible()
+    await expect(page.locator("[data-offer]")).to_have_count(0)
+    assert await question.children.filter(chosen=True).acount() == 1
+
+
+def ask(chat: Conversation, text: str) -> Message:
+    question = services.send_message(conversation=chat, text=text, offer_two=False)
+    return finish(question.children.get(), "It eats mice, berries and what else it finds.")
+
+
+def fill_two_branches(chat: Conversation) -> None:
+    """A first answer in two versions, a long conversation below each."""
+    first = ask(chat, "What does a fox eat?")
+    for number in range(12):
+        ask(chat, f"And in month {number}?")
+    finish(services.regenerate_answer(message=first), "Mice.")
+    for number in range(12):
+        ask(chat, f"And in year {number}?")
+
+
+async def test_browsing_versions_by_keyboard_keeps_focus_and_place(
+    open_page: Callable[..., Any], chat: Conversation
+) -> None:
+    await sync_to_async(fill_two_branches)(chat)
+    page = await open_page()
+    await page.goto(f"/chat/{chat.pk}/")
+    versions = page.get_by_role("group", name="Versions of this turn")
+    for key_goes_to, control in (("1/2", "Previous version"), ("2/2", "Next version")):
+        await versions.get_by_label(control).focus()
+        await page.keyboard.press("Enter")
+        await expect(versions).to_contain_text(key_goes_to)
+        await expect(versions.get_by_label(control)).to_be_focused()
+        await expect(versions.get_by_label(control)).to_be_in_viewport()
+    await page.get_by_label("Message", exact=True).fill("And you?")
+    await page.keyboard.press("Enter")
+    await expect(page.locator(".turn").last).to_be_in_viewport()
+    await expect(versions).not_to_be_in_viewport()
+
+
+async def test_older_chats_come_into_the_list_and_the_address(
+    open_page: Callable[..., Any], chat: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("webapp.chat.views.CHATS_PER_PAGE", 1)
+    await Conversation.objects.acreate(visitor=chat.visitor, checkpoint=chat.checkpoint, title="Owls")
+    page = await open_page()
+    await page.goto("/chat/")
+    await page.get_by_label("Message", exact=True).fill("Half a thought")
+    await page.get_by_role("link", name="Older").click()
+    await expect(page.locator("#history")).to_contain_text("Foxes")
+    await expect(page).to_have_url(re.compile(r"\?page=2$"))
+    await expect(page.get_by_label("Message", exact=True)).to_have_value("Half a thought")
