@@ -40,11 +40,9 @@ PROBLEMS: Final = 100
 """Held-out word problems asked, at most."""
 SAMPLES_PER_PROBLEM: Final = 8
 """Answers sampled per problem for pass@8."""
-TASTE_ANSWERS: Final = 200
-"""Answers sampled for length, reward and win rate, about."""
-AGREEMENT_PAIRS: Final = 600
-"""Pairs of answers a reward model is judged on, about: a taste decides half of them, and 100 decided ones are too few
-to tell 80 from 85 %."""
+TASTE_ANSWERS: Final = 600
+"""Answers sampled for length, reward and win rate, and pairs of them a reward model is judged on, about. Of 200 pairs a
+taste decides half, and 100 decided ones are too few to tell 80 from 85 %."""
 MAX_NEW_TOKENS: Final = 128
 """Longest answer in an evaluation."""
 PIECES_AT_ONCE: Final = 32
@@ -504,7 +502,7 @@ def _judge_reward_model(
     writer = load_checkpoint(parent, device=machine.device())
     engine = Engine(writer.language_model, end_ids=[tokenizer.end_id, tokenizer.document_end_id])
     prompts = list(corpus.held_out_preference_prompts)
-    prompts *= max(1, round(AGREEMENT_PAIRS / max(1, len(prompts))))
+    prompts *= max(1, round(TASTE_ANSWERS / max(1, len(prompts))))
     answers = ask(
         engine,
         writer.tokenizer,
