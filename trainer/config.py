@@ -1,11 +1,11 @@
 """Names, settings and presets of every stage. Imports nothing but the standard library.
 
-The idea: a stage is described by one frozen dataclass, and a preset is one *size dial* (the number
-of attention heads) from which width, depth, learning rates, batch and horizon follow. The web
-process imports this module to show presets and estimates, so it must never need torch.
+The idea: a stage is described by one frozen dataclass, and a preset is a model of one size with settings for every
+stage. Width, depth and the width of the feed-forward layers follow from one *size dial*, the number of attention
+heads (`shape`). The web process imports this module to show presets and estimates, so it must never need torch.
 
-Simplification: the scaling rules are plain proportionalities fitted on the presets shipped here,
-not a scaling-law study.
+Simplification: rates, batches and horizons do not follow from the dial. Those of `tiny` were found by trying (see
+CONTRIBUTING.md's log); those of `small` and `base` are customary for such sizes, and not tried as a whole.
 """
 
 from __future__ import annotations

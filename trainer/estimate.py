@@ -152,8 +152,8 @@ def _speed(machine: Mapping[str, Any], threads: int) -> Speed:
 
 
 def _models(stage: str) -> tuple[int, int]:
-    """(models in memory, how many of them learn). The rest are frozen: references, and the reward model."""
-    return {INIT: (1, 0), PRETRAIN: (1, 1), SFT: (1, 1), REWARD: (1, 1), PPO: (4, 2), GRPO: (2, 1)}[stage]
+    """(models in memory, how many of them learn). The rest are references, the reward model, and its average."""
+    return {INIT: (1, 0), PRETRAIN: (1, 1), SFT: (1, 1), REWARD: (2, 1), PPO: (4, 2), GRPO: (2, 1)}[stage]
 
 
 def _training_s(stage: str, preset: Preset, speed: Speed, votes: int) -> float:

@@ -87,6 +87,7 @@ async def test_browsing_versions_by_keyboard_keeps_focus_and_place(
         await expect(versions).to_contain_text(key_goes_to)
         await expect(versions.get_by_label(control)).to_be_focused()
         await expect(versions.get_by_label(control)).to_be_in_viewport()
+        await expect(page).to_have_url(re.compile(rf"/chat/{chat.pk}/$"))  # which can be loaded again
     await page.get_by_label("Message", exact=True).fill("And you?")
     await page.keyboard.press("Enter")
     await expect(page.locator(".turn").last).to_be_in_viewport()
