@@ -71,6 +71,7 @@ def raw() -> sqlite3.Connection:
 
 
 def test_writers_at_once_lose_nothing(file: Path) -> None:
+    connections.settings[OTHER]["OPTIONS"]["timeout"] = 60  # a slow disk is not what this is about
     in_threads(add_one, 200)
     assert count() == 200
 
