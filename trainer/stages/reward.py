@@ -86,10 +86,11 @@ def train(config: RewardConfig, inputs: Inputs, out_dir: Path, report: Report, s
     report.log(0, f"{len(train_set)} comparisons to learn from, {len(held_out)} held out, split by prompt.")
 
     def do_step(step: int) -> Metrics:
-        optimizer = optimizers["head" if step < probing else "adamw"]
-        model.decoder.requires_grad_(step >= probing)
-        if step >= probing:
-            set_lr_factor({"adamw": optimizer}, warmup_decay(step, steps, warmup=WARMUP, decay=1.0 - WARMUP))
+        is_probing = step < probing
+        model.decoder.requires_grad_(not is_probing)
+        factor = warmup_decay(step, steps, warmup=WARMUP, decay=1.0 - WARMUP)
+        set_lr_factor({"adamw": optimizers["adamw"]}, factor)  # the head alone learns at one rate
+        optimizer = optimizers["head" if is_probing else "adamw"]
         epoch, index = divmod(step, per_epoch)
         order = torch.randperm(len(pairs), generator=random_generator(inputs.seed, "comparisons", epoch))
         rows = order[index * config.batch_pairs : (index + 1) * config.batch_pairs].tolist()

@@ -417,11 +417,14 @@ def record_chat_choice(*, question_id: uuid.UUID, visitor: Visitor, choice: str)
     a, b = sides["A"], sides["B"]
     if are_the_same([a, b]):
         return ChatChoice(chosen=choose_answer(message=a))
+    vote, problem = None, ""
     try:
         vote = _record_vote_in_chat(a, b, visitor=visitor, choice=choice)
+        choice = vote.choice  # the first choice stands
     except TooManyVotes as error:
-        return ChatChoice(chosen=choose_answer(message=b if choice == Vote.Choice.B else a), problem=str(error))
-    return ChatChoice(chosen=choose_answer(message=b if vote.choice == Vote.Choice.B else a), vote=vote)
+        problem = str(error)
+    chosen = choose_answer(message=b if choice == Vote.Choice.B else a)
+    return ChatChoice(chosen=chosen, vote=vote, problem=problem)
 
 
 @transaction.atomic

@@ -20,7 +20,7 @@ from django.conf import settings
 from trainer.checkpoint import load_checkpoint
 from trainer.config import ModelConfig
 from trainer.engine import Engine, EngineService, Request, Sampling
-from trainer.prompting import prompt_ids
+from trainer.prompting import answer_room, prompt_ids
 from trainer.tokenizer import Tokenizer
 from webapp.checkpoints.models import Checkpoint
 
@@ -58,7 +58,7 @@ class LoadedEngine:
         ValueError when even the last message is too long, or nothing more fits after a continued turn.
         """
         how = Sampling(**sampling)
-        room = self.config.context - min(how.max_new_tokens, self.config.context // 2)
+        room = answer_room(self.config.context, how.max_new_tokens)
         prompt = render_prompt(self.tokenizer, messages, stage=self.stage, room=room)
         if len(prompt) >= self.config.context:
             raise ValueError(f"This answer fills all the {self.config.context} tokens the model can take in.")
