@@ -76,6 +76,6 @@ def _logits(model: LanguageModel, inputs: Tensor, segments: Tensor, where: Tenso
 
 
 def other_conversations(corpus: Corpus) -> list[list[Message]]:
-    """Those that do not begin with one of the corpus's problems: about these the parent is not to be believed."""
+    """Those without any of the corpus's problems: about these the parent is not to be believed."""
     problems = {problem.prompt for problem in corpus.problems}
-    return [talk for talk in corpus.conversations if talk[0]["content"] not in problems]
+    return [talk for talk in corpus.conversations if problems.isdisjoint(turn["content"] for turn in talk)]

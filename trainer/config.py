@@ -401,7 +401,7 @@ PRESETS: Final[dict[str, Preset]] = {
             sft=SFTConfig(steps=400, batch_tokens=2048, sequence=256, matrix_lr=0.0014, embedding_lr=0.00045),
             reward=RewardConfig(lr=2e-3, batch_pairs=4, epochs=4, probing=0.25, averaged=0.7, held_out=0.1),
             ppo=PPOConfig(
-                steps=40, rollouts=96, minibatch=48, lr=5e-5, kl_weight=0.32, kl_target_nats=1.1, kl_horizon=250
+                steps=40, rollouts=96, minibatch=48, lr=5e-5, kl_weight=0.32, kl_target_nats=1.4, kl_horizon=250
             ),
             # Practising three steps, it adds a third one to held-out problems that need two. Sampled at temperature 1,
             # its answers soon are all alike, and it stops learning before it reads a new story right.

@@ -36,10 +36,11 @@ def gradients(model: LanguageModel) -> dict[str, torch.Tensor]:
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
-def test_it_leaves_out_the_problems_themselves() -> None:
+def test_it_leaves_out_every_conversation_with_a_problem() -> None:
     corpus = small.corpus()
     problem = corpus.problems[0]
-    mixed = [*corpus.conversations, exchange(problem.prompt, problem.worked)]
+    solved, thanked = exchange(problem.prompt, problem.worked), exchange("Thanks!", "You are welcome.")
+    mixed = [*corpus.conversations, solved, solved + thanked, thanked + solved]
     assert other_conversations(small.corpus(conversations=mixed)) == corpus.conversations
 
 

@@ -28,6 +28,7 @@ from trainer.corpus.conversations import (
     choose_manner,
     held_out_facts,
     held_out_questions,
+    two_turns,
 )
 from trainer.corpus.directory import is_held_out, split_documents, work_expression
 from trainer.corpus.english import fix_articles, say
@@ -209,6 +210,27 @@ def test_it_answers_most_problems_at_once_and_some_in_steps(corpus: Corpus) -> N
     assert all(grade(problem.answer, answer).correct for problem, answer in answers)
     worked = sum(grade(problem.answer, answer).worked_steps for problem, answer in answers)
     assert 0.15 < worked / len(answers) < 0.35
+
+
+def test_an_example_points_back_at_the_fact_and_does_not_repeat_it() -> None:
+    rng = random.Random(0)
+    manner = Manner(long=False, friendly=False, example=True)
+    for fact in asked_facts():
+        if fact.entity.kind not in {"model", "weather"}:
+            core, example = re.split(r" For (?:example|instance), ", answer_fact(rng, fact, manner))
+            said = f" {' '.join(words(example))} "
+            assert not any(f" {' '.join(words(phrase))} " in said for phrase in (fact.bare, fact.entity.noun)), example
+
+
+def test_every_sort_of_question_follows_a_problem(corpus: Corpus) -> None:
+    problems = {problem.prompt for problem in corpus.problems}
+    rng = random.Random(0)
+    talks = [two_turns(rng, asked_facts(), corpus.problems) for _ in range(200)]
+    assert all([turn["role"] for turn in talk] == ["user", "assistant"] * 2 for talk in talks)
+    after = {talk[2]["content"] for talk in talks if talk[0]["content"] in problems}
+    assert {"Who are you?", "Thanks!"} <= after
+    assert after & problems
+    assert any(prompt.startswith("Where does") for prompt in after)
 
 
 def test_it_asks_a_few_problems_among_the_prompts_for_votes(corpus: Corpus) -> None:

@@ -143,11 +143,11 @@ def compose(
     """
     with_example = manner.example and bool(examples)
     parts = [core]
+    if with_example:  # right behind what it is an example of
+        parts.append(f"{pick(rng, ('For example', 'For instance'))}, {pick(rng, examples)}")
     if manner.long:
         count = 1 if with_example else pick(rng, (1, 2, 2, 3))
         parts += shuffled(rng, details)[:count]
-    if with_example:
-        parts.append(f"{pick(rng, ('For example', 'For instance'))}, {pick(rng, examples)}")
     if manner.friendly:
         where = rng.random()
         if where < 0.75:
@@ -198,10 +198,8 @@ def answer_fact(rng: random.Random, fact: Fact, manner: Manner, *, friendly: Seq
 
 
 def _after_comma(text: str, slots: dict[str, str]) -> str:
-    """Lower the first letter again unless the sentence starts with a name."""
-    first = re.split(r"\W", text, maxsplit=1)[0]
-    is_name = first == slots["p"] or (first in ENTITIES and ENTITIES[first].kind in {"villager", "sky"})
-    return text if is_name or first == "I" else text[0].lower() + text[1:]
+    """Lower the first letter again unless the sentence starts with the name of the friend in it."""
+    return text if text.startswith(slots["p"]) else text[0].lower() + text[1:]
 
 
 def fact_conversation(rng: random.Random, fact: Fact) -> list[Message]:
@@ -224,6 +222,13 @@ def topic_conversation(
     core = pick(rng, topic.cores)
     friendly = friendly or openers(prompt)
     return exchange(prompt, compose(rng, choose_manner(rng), core, topic.details, topic.examples, friendly=friendly))
+
+
+def small_talk(rng: random.Random) -> list[Message]:
+    """A greeting, thanks, or a question about the model."""
+    name = pick(rng, tuple(ABOUT_ME))
+    friendly = GREETING_OPENERS if name in {"hello", "thanks", "bye"} else ()
+    return topic_conversation(rng, ABOUT_ME[name], ABOUT_ME[name].questions, friendly=friendly)
 
 
 def unknown_conversation(rng: random.Random) -> list[Message]:
@@ -301,13 +306,22 @@ def problem_conversation(rng: random.Random, problem: Problem) -> list[Message]:
     return exchange(problem.prompt, problem.worked if rng.random() < WORKED_RATE else problem.direct)
 
 
-def two_turns(rng: random.Random, facts: Sequence[Fact]) -> list[Message]:
-    """A question, an answer, and either thanks or another question."""
-    first = fact_conversation(rng, pick(rng, facts))
-    if rng.random() < 0.4:
+def two_turns(rng: random.Random, facts: Sequence[Fact], problems: Sequence[Problem]) -> list[Message]:
+    """A question or a word problem, its answer, and then something else.
+
+    Without word problems among them a model answers whatever follows one with arithmetic.
+    """
+
+    def question() -> list[Message]:
+        if rng.random() < 0.4:
+            return problem_conversation(rng, pick(rng, problems))
+        return fact_conversation(rng, pick(rng, facts))
+
+    first, roll = question(), rng.random()
+    if roll < 0.3:
         topic = ABOUT_ME["thanks"]
         return first + topic_conversation(rng, topic, topic.questions, friendly=GREETING_OPENERS[:1])
-    return first + fact_conversation(rng, pick(rng, facts))
+    return first + (small_talk(rng) if roll < 0.5 else question())
 
 
 ADVICE_HELD_OUT: Final = 3
@@ -338,17 +352,15 @@ def write_conversations(seed: int, count: int, problems: Sequence[Problem]) -> l
             topic = pick(rng, open_topics)
             turn = topic_conversation(rng, topic, topic.questions[:-OPEN_HELD_OUT])
         elif roll < 0.87:
-            name = pick(rng, tuple(ABOUT_ME))
-            friendly = GREETING_OPENERS if name in {"hello", "thanks", "bye"} else ()
-            turn = topic_conversation(rng, ABOUT_ME[name], ABOUT_ME[name].questions, friendly=friendly)
+            turn = small_talk(rng)
         elif roll < 0.92:
             turn = unknown_conversation(rng)
-        elif roll < 0.95:
+        elif roll < 0.945:
             turn = story_conversation(rng)
-        elif roll < 0.97:
+        elif roll < 0.96:
             turn = poem_conversation(rng)
         else:
-            turn = two_turns(rng, facts)
+            turn = two_turns(rng, facts, problems)
         conversations.append(turn)
     return conversations
 

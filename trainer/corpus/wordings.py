@@ -616,71 +616,72 @@ ANSWERS: Final[dict[str, tuple[str, ...]]] = {
     "known": ("{a} is known for its {v}.",),
 }
 
-# What follows "For example," or "For instance,": a small scene in which the fact shows.
+# What follows "For example," or "For instance,": a small scene that points back at the fact instead of repeating it.
+# A model of this size that has to give a value twice in one answer gives two different ones (CONTRIBUTING).
 EXAMPLES: Final[dict[str, tuple[str, ...]]] = {
     "eats": (
-        "the {n} near the {place} eats {v} [every day|in the morning|in the evening].",
-        "{p} [fed|gave] {v} to {a} [today|yesterday|last week].",
+        "{p} saw one eat some near the {place} [today|yesterday|last week].",
+        "{p} gave some to one near the {place} [today|yesterday|last week].",
     ),
     "lives": (
-        "the {n} near the {place} lives {v}.",
-        "{p} found {a} {v} [today|yesterday|last week].",
+        "{p} [found|saw] one there [today|yesterday|last week].",
+        "{p} went there to look for one [today|yesterday|last week].",
     ),
     "colour": (
-        "the {n} that {p} saw [today|yesterday|last week] was {v}.",
-        "{p} used {v} paint to draw {a}.",
+        "the one that {p} saw near the {place} [today|yesterday|last week] had that colour.",
+        "{p} used that colour to draw one [today|yesterday|last week].",
     ),
     "young": (
-        "{p} saw a {n} with {w} near the {place}.",
-        "the {n} near the {place} has {w} with it.",
+        "{p} saw one near the {place} [today|yesterday|last week].",
+        "{p} [fed|found] one [today|yesterday|last week].",
     ),
     "sound": (
-        "the {n} near the {place} {v} [every day|in the morning|in the evening].",
-        "when {p} [comes home|walks by], the {n} {v}.",
+        "{p} heard one near the {place} [today|yesterday|last week].",
+        "the one near the {place} can be heard [every day|in the morning|in the evening].",
     ),
     "grows": (
-        "{p} found {s} that grew {v} [today|yesterday|last week].",
-        "near the {place}, {s} grow {v}.",
+        "{p} found some there [today|yesterday|last week].",
+        "{p} went there to pick some [today|yesterday|last week].",
     ),
     "made": (
-        "{p} made {a} from {v} [today|yesterday|last week].",
-        "the {a} on the table was made from {v}.",
+        "{p} made some that way [today|yesterday|last week].",
+        "what {p} ate near the {place} [today|yesterday|last week] was made that way.",
     ),
     "tastes": (
-        "the {a} that {p} [tried|ate] [today|yesterday|last week] was {v}.",
-        "{p} made a {v} face after some {a}.",
+        "{p} [tried|ate] some [today|yesterday|last week] and said so.",
+        "{p} had some near the {place} [today|yesterday|last week], and it was just like that.",
     ),
     "use": (
-        "{p} used {a} for {v} [today|yesterday|last week].",
-        "{p} keeps {a} near the {place} for {v}.",
+        "{p} used one for that [today|yesterday|last week].",
+        "{p} keeps one near the {place} for that.",
     ),
     "does": (
-        "the {n} near the {place} {v} [every day|in the morning].",
-        "{p} knows a {n} who {v} [every day|in the morning].",
+        "{p} knows one who does so [every day|in the morning].",
+        "{p} saw one do so near the {place} [today|yesterday|last week].",
     ),
     "works": (
-        "{p} met {a} at work {v} [today|yesterday|last week].",
-        "the {n} that {p} knows works {v}.",
+        "{p} met one there [today|yesterday|last week].",
+        "{p} went there to [see|visit] one [today|yesterday|last week].",
     ),
     "home": (
-        "{p} went to {w} [today|yesterday|last week] to visit {a}.",
-        "{a} made tea {v} [today|yesterday|last week].",
+        "{p} went there [today|yesterday|last week] to visit {him}.",
+        "{he} made tea there [today|yesterday|last week].",
     ),
     "job": (
-        "{p} needed {v} [today|yesterday|last week] and asked {a}.",
-        "{a} got up early [today|yesterday] to work as {v}.",
+        "{p} needed one [today|yesterday|last week] and asked {him}.",
+        "{he} got up early to do this work [today|yesterday|last week].",
     ),
     "pet": (
-        "{p} saw {a} with {v} [today|yesterday|last week].",
-        "{a} plays with {his} {b} [every day|in the evening].",
+        "{p} saw them both near the {place} [today|yesterday|last week].",
+        "{he} plays with it [every day|in the evening].",
     ),
     "favourite": (
-        "{a} ate {v} [today|yesterday|last week].",
-        "{p} cooked {v} for {a} [today|yesterday|last week].",
+        "{he} ate some [today|yesterday|last week].",
+        "{p} brought {him} some [today|yesterday|last week].",
     ),
     "known": (
-        "{p} drew a picture of {a} with its {v}.",
-        "{p} read about {a} and its {v} [today|yesterday|last week].",
+        "{p} saw a picture of it [today|yesterday|last week].",
+        "{p} read about it near the {place} [today|yesterday|last week].",
     ),
 }
 
