@@ -217,7 +217,7 @@ def test_an_example_points_back_at_the_fact_and_does_not_repeat_it() -> None:
     manner = Manner(long=False, friendly=False, example=True)
     for fact in asked_facts():
         if fact.entity.kind not in {"model", "weather"}:
-            core, example = re.split(r" For (?:example|instance), ", answer_fact(rng, fact, manner))
+            example = re.split(r" For (?:example|instance), ", answer_fact(rng, fact, manner))[1]
             said = f" {' '.join(words(example))} "
             assert not any(f" {' '.join(words(phrase))} " in said for phrase in (fact.bare, fact.entity.noun)), example
 
