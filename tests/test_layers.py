@@ -24,6 +24,7 @@ APPS = ("accounts", "checkpoints", "chat", "arena", "training", "stages")
 SHARED = (
     *("webapp.streams", "webapp.celery", "webapp.settings", "webapp.periodic", "webapp.embedded_redis", "webapp.htmx"),
     "webapp.sockets",
+    "webapp.formats",
 )
 SHARED_PATHS = {ROOT / (name.replace(".", "/") + ".py") for name in SHARED} | {
     ROOT / "webapp/supervisor.py",

@@ -10,6 +10,19 @@ export function announce(text) {
   document.getElementById("status").textContent = text;
 }
 
+// The server writes moments in UTC; what the reader's clock said then, the browser knows.
+customElements.define(
+  "local-time",
+  class extends HTMLElement {
+    connectedCallback() {
+      const time = this.querySelector("time");
+      this.title ||= time.textContent;
+      const timeStyle = this.getAttribute("precision") === "seconds" ? "medium" : "short";
+      time.textContent = new Date(time.dateTime).toLocaleString([], { dateStyle: "medium", timeStyle });
+    }
+  },
+);
+
 /** What the theme button does next: away from the system's theme, to its own, and back to following it. */
 function themeAfter(theme) {
   const order = matchMedia("(prefers-color-scheme: dark)").matches

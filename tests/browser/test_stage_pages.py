@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from playwright.async_api import expect
 
 from trainer.corpus import SAMPLE_PROMPTS
@@ -59,6 +61,23 @@ async def test_the_theme_button_starts_with_the_other_theme(
     await expect(html).to_have_attribute("data-theme", system)
     await button.click()
     await expect(html).to_have_attribute("data-theme", "")
+
+
+async def test_a_moment_is_shown_on_the_readers_clock(
+    open_page: Callable[..., Any], make_checkpoint: Callable[..., Checkpoint]
+) -> None:
+    checkpoint = await sync_to_async(make_checkpoint)("init")
+    made = Checkpoint.objects.filter(pk=checkpoint.pk)
+    await made.aupdate(created_at=datetime(2026, 1, 2, 20, 5, tzinfo=UTC))
+    page = await open_page()
+    session = await page.context.new_cdp_session(page)
+    await session.send("Emulation.setTimezoneOverride", {"timezoneId": "Asia/Tokyo"})
+
+    await page.goto("/stages/init/")
+
+    moment = page.locator("local-time")
+    await expect(moment).to_contain_text("Jan 3, 2026, 5:05")
+    await expect(moment).to_have_attribute("title", "2 Jan 2026, 20:05 UTC")
 
 
 @pytest.fixture
