@@ -225,7 +225,7 @@ def test_an_example_points_back_at_the_fact_and_does_not_repeat_it() -> None:
 def test_every_sort_of_question_follows_a_problem(corpus: Corpus) -> None:
     problems = {problem.prompt for problem in corpus.problems}
     rng = random.Random(0)
-    talks = [two_turns(rng, asked_facts(), corpus.problems) for _ in range(200)]
+    talks = [two_turns(rng, asked_facts(), corpus.problems) for _ in range(600)]
     assert all([turn["role"] for turn in talk] == ["user", "assistant"] * 2 for talk in talks)
     after = {talk[2]["content"] for talk in talks if talk[0]["content"] in problems}
     assert {"Who are you?", "Thanks!"} <= after

@@ -57,6 +57,9 @@ EXAMPLE_RATE: Final = 0.33
 WORKED_RATE: Final = 0.25
 """Share of word problems answered with working; the others are answered at once, and mostly a small model fails."""
 HELD_OUT_FACTS: Final = 0.2
+ADVICE_HELD_OUT: Final = 3
+"""The last phrasings of each advice topic, and the last of each open topic, are for held-out prompts."""
+OPEN_HELD_OUT: Final = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -305,27 +308,34 @@ def problem_conversation(rng: random.Random, problem: Problem) -> list[Message]:
     return exchange(problem.prompt, problem.worked if rng.random() < WORKED_RATE else problem.direct)
 
 
+def advice_conversation(rng: random.Random) -> list[Message]:
+    topic = pick(rng, tuple(ADVICE.values()))
+    return topic_conversation(rng, topic, topic.questions[:-ADVICE_HELD_OUT])
+
+
+def open_conversation(rng: random.Random) -> list[Message]:
+    topic = pick(rng, tuple(OPEN.values()))
+    return topic_conversation(rng, topic, topic.questions[:-OPEN_HELD_OUT])
+
+
 def two_turns(rng: random.Random, facts: Sequence[Fact], problems: Sequence[Problem]) -> list[Message]:
-    """A question or a word problem, its answer, and then something else.
+    """A question or a word problem, its answer, and then something else, most often thanks or another question.
 
     Without word problems among them a model answers whatever follows one with arithmetic.
     """
 
-    def question() -> list[Message]:
+    def question(rng: random.Random) -> list[Message]:
         if rng.random() < 0.4:
             return problem_conversation(rng, pick(rng, problems))
         return fact_conversation(rng, pick(rng, facts))
 
-    first, roll = question(), rng.random()
-    if roll < 0.3:
+    def thanks(rng: random.Random) -> list[Message]:
         topic = ABOUT_ME["thanks"]
-        return first + topic_conversation(rng, topic, topic.questions, friendly=GREETING_OPENERS[:1])
-    return first + (small_talk(rng) if roll < 0.5 else question())
+        return topic_conversation(rng, topic, topic.questions, friendly=GREETING_OPENERS[:1])
 
-
-ADVICE_HELD_OUT: Final = 3
-"""The last phrasings of each advice topic, and the last of each open topic, are for held-out prompts."""
-OPEN_HELD_OUT: Final = 2
+    others = (small_talk, small_talk, advice_conversation, unknown_conversation, story_conversation)
+    follow_up = pick(rng, (thanks, thanks, question, question, question, *others))
+    return question(rng) + follow_up(rng)
 
 
 def write_conversations(seed: int, count: int, problems: Sequence[Problem]) -> list[list[Message]]:
@@ -334,29 +344,26 @@ def write_conversations(seed: int, count: int, problems: Sequence[Problem]) -> l
     facts = asked_facts()
     models = [fact for fact in facts if fact.entity.kind == "model"]
     others = [fact for fact in facts if fact.entity.kind != "model"]
-    advice, open_topics = list(ADVICE.values()), list(OPEN.values())
     conversations = []
     for index in range(count):
         roll = rng.random()
-        if roll < 0.39:
+        if roll < 0.38:
             turn = fact_conversation(rng, others[index % len(others)])
-        elif roll < 0.47:
+        elif roll < 0.46:
             turn = fact_conversation(rng, pick(rng, models))
-        elif roll < 0.71:
+        elif roll < 0.70:
             turn = problem_conversation(rng, problems[index % len(problems)])
-        elif roll < 0.79:
-            topic = pick(rng, advice)
-            turn = topic_conversation(rng, topic, topic.questions[:-ADVICE_HELD_OUT])
-        elif roll < 0.82:
-            topic = pick(rng, open_topics)
-            turn = topic_conversation(rng, topic, topic.questions[:-OPEN_HELD_OUT])
-        elif roll < 0.87:
+        elif roll < 0.78:
+            turn = advice_conversation(rng)
+        elif roll < 0.81:
+            turn = open_conversation(rng)
+        elif roll < 0.86:
             turn = small_talk(rng)
-        elif roll < 0.92:
+        elif roll < 0.91:
             turn = unknown_conversation(rng)
-        elif roll < 0.945:
+        elif roll < 0.935:
             turn = story_conversation(rng)
-        elif roll < 0.96:
+        elif roll < 0.95:
             turn = poem_conversation(rng)
         else:
             turn = two_turns(rng, facts, problems)

@@ -157,8 +157,7 @@ class Prose:
         for _ in range(rng.randint(5, 8)):
             fact = self.deck.deal()
             question = punctuate(ask(rng, fact, pick(rng, asked(fact))))
-            roll = rng.random()
-            manner = Manner(long=roll < 0.15, friendly=False, example=roll > 0.8)
+            manner = Manner(long=rng.random() < 0.15, friendly=False, example=False)
             lines.append(f"{question} {answer_fact(rng, fact, manner)}")
         return "\n".join(lines)
 
