@@ -36,7 +36,7 @@ def without_clock(card: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_it_walks_all_stages_once_and_never_mixes_two_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("QUESTIONS", "PROBLEMS", "TASTE_ANSWERS"):  # as many as show that it works
+    for name in ("QUESTIONS", "PROBLEMS", "TASTE_ANSWERS", "TASTE_PAIRS"):  # as many as show that it works
         monkeypatch.setattr(evaluate, name, 4)
     said: list[str] = []
 
