@@ -43,8 +43,8 @@ SAMPLES_PER_PROBLEM: Final = 8
 TASTE_ANSWERS: Final = 600
 """Answers sampled for length, reward and win rate, about."""
 TASTE_PAIRS: Final = 2400
-"""Pairs of answers a reward model is judged on, about. A taste decides half of them or more, and 80 % of 1,200 is known to
-two points either way; of 300, to four and a half."""
+"""Pairs of answers a reward model is judged on, about. A taste decides half of them or more, and 80 % of 1,200 is
+known to two points either way; of 300, to four and a half."""
 MAX_NEW_TOKENS: Final = 128
 """Longest answer in an evaluation."""
 PIECES_AT_ONCE: Final = 32
