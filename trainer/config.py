@@ -226,6 +226,12 @@ class RewardConfig:
     """Share of the steps, at the start, in which only the head learns."""
     averaged: float = 0.0
     """Share of the steps, at the end, whose weights are averaged into the reward model; 0 takes the last ones."""
+    teachers: int = 1
+    """Reward models that read the votes, each in an order of its own; if several, one more learns their mean score."""
+    studied: int = 1200
+    """Answers of the corpus's conversations on which it learns that, beside the votes' answers, at most."""
+    study_epochs: int = 2
+    """Passes over them."""
     centering: float = 0.01
     """Weight of the penalty mean((r_chosen + r_rejected)^2), which pins the free offset."""
     held_out: float = 0.2
@@ -235,7 +241,9 @@ class RewardConfig:
 
     def __post_init__(self) -> None:
         shares = ("held_out", "probing", "averaged")
-        _check_numbers(self, positive=("batch_pairs", "epochs", "evaluations"), shares=shares)
+        _check_numbers(
+            self, positive=("batch_pairs", "epochs", "teachers", "study_epochs", "evaluations"), shares=shares
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

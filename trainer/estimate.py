@@ -114,7 +114,7 @@ def estimate(
     machine = machine or {}
     speed = _speed(machine, threads)
     parameters = preset.model.parameters
-    models, trained = _models(stage)
+    models, trained = _models(stage, preset)
     # float32 weights for every model; gradient and two moments for those that learn.
     memory = RUNTIME_BYTES + 4 * parameters * (models + 3 * trained)
     return Estimate(
@@ -151,9 +151,15 @@ def _speed(machine: Mapping[str, Any], threads: int) -> Speed:
     )
 
 
-def _models(stage: str) -> tuple[int, int]:
-    """(models in memory, how many of them learn). The rest are references, the reward model, and its average."""
-    return {INIT: (1, 0), PRETRAIN: (1, 1), SFT: (1, 1), REWARD: (2, 1), PPO: (4, 2), GRPO: (2, 1)}[stage]
+def _models(stage: str, preset: Preset) -> tuple[int, int]:
+    """(models in memory, how many of them learn). The rest are references, reward models, and their average."""
+    reward_models = 2 + _teachers(preset)
+    return {INIT: (1, 0), PRETRAIN: (1, 1), SFT: (1, 1), REWARD: (reward_models, 1), PPO: (4, 2), GRPO: (2, 1)}[stage]
+
+
+def _teachers(preset: Preset) -> int:
+    """Reward models kept beside the one that learns from them; one by itself teaches nobody."""
+    return preset.reward.teachers if preset.reward.teachers > 1 else 0
 
 
 def _training_s(stage: str, preset: Preset, speed: Speed, votes: int) -> float:
@@ -174,8 +180,12 @@ def _tokens_trained(stage: str, preset: Preset, votes: int) -> float:
         return preset.sft.steps * preset.sft.batch_tokens
     if stage == REWARD:
         reward = preset.reward
-        passes = reward.epochs * (1.0 - reward.probing * 2 / 3)  # no way back while only the head learns
-        return (votes or preset.votes) * (1.0 - reward.held_out) * 2 * ANSWER_TOKENS * passes
+        answers = (votes or preset.votes) * (1.0 - reward.held_out) * 2
+        share = 1.0 - reward.probing * 2 / 3  # no way back while only the head learns
+        read = answers * reward.epochs * reward.teachers * share
+        if teachers := _teachers(preset):  # they score what the last model studies, a third of a step each
+            read += (answers + reward.studied) * (reward.study_epochs * share + teachers / 3)
+        return read * ANSWER_TOKENS
     if stage == PPO:
         ppo = preset.ppo
         tokens = ppo.steps * ppo.rollouts * ppo.max_new_tokens * LIMIT_SHARE

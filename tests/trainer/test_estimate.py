@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import subprocess
 import sys
@@ -185,3 +186,11 @@ def test_the_tiny_curriculum_fits_a_laptop() -> None:
 def test_it_says_when_the_machine_was_not_measured(machine: dict[str, Any] | None) -> None:
     assert not estimate(SFT, get_preset("tiny"), machine).measured
     assert estimate(SFT, get_preset("tiny"), LAPTOP).measured
+
+
+def test_reward_models_that_teach_cost_their_time_and_memory() -> None:
+    preset = get_preset("tiny")
+    taught = dataclasses.replace(preset, reward=dataclasses.replace(preset.reward, teachers=3))
+    alone, together = (estimate(REWARD, which, SERVER) for which in (preset, taught))
+    assert together.seconds > 2.5 * alone.seconds
+    assert together.memory_bytes - alone.memory_bytes == 3 * 4 * preset.model.parameters

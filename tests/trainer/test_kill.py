@@ -33,7 +33,7 @@ sys.exit(main())
 LONG_ENOUGH: dict[str, dict[str, Any]] = {
     "pretrain": {"tokens": 40 * 1024},
     "sft": {"steps": 40},
-    "reward": {"epochs": 8},
+    "reward": {"epochs": 8, "teachers": 2},
     "ppo": {"steps": 12},
     "grpo": {"steps": 12},
 }

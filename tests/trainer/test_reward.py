@@ -22,6 +22,7 @@ from trainer.stages import reward
 from trainer.tokenizer import Tokenizer
 
 CONFIG = RewardConfig(lr=3e-3, batch_pairs=4, epochs=4, probing=0.25, averaged=0.5)
+TAUGHT = dataclasses.replace(CONFIG, teachers=2, studied=8, study_epochs=3)
 
 
 @pytest.fixture
@@ -124,14 +125,39 @@ def test_it_refuses_votes_without_a_winner(tmp_path: Path, parent: Path) -> None
         reward.train(CONFIG, small.inputs(parent, comparisons=undecided), tmp_path, small.Recorder(), small.never)
 
 
-@pytest.mark.parametrize("checks", [1, 3, 7])
-def test_it_resumes_to_the_same_bytes(tmp_path: Path, parent: Path, checks: int) -> None:
+def test_the_last_model_learns_what_its_teachers_say_on_average(
+    tmp_path: Path, parent: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[list[torch.Tensor]] = []
+
+    def watched(model: ScalarModel, sequences: list[list[int]], **how: Any) -> torch.Tensor:
+        scores = end_scores(model, sequences, **how)
+        if len(sequences) == len(answers):
+            scored.append([scores])
+        return scores
+
+    votes = small.votes(32)
+    train_set, _ = reward.split_by_prompt(votes, held_out=TAUGHT.held_out, seed=5)
+    inputs = small.inputs(parent, comparisons=votes)
+    answers = [answer for vote in train_set for answer in (vote.chosen, vote.rejected)]
+    answers += ["" for _ in inputs.corpus.conversations]
+    monkeypatch.setattr(reward, "end_scores", watched)
+
+    out = reward.train(TAUGHT, inputs, tmp_path / "out", small.Recorder(), small.never)
+
+    assert len(scored) == TAUGHT.teachers
+    assert not torch.equal(scored[0][0], scored[1][0])  # each read the votes in an order of its own
+    assert read_info(out)["metrics"]["agreement"] == 1.0
+
+
+@pytest.mark.parametrize(("config", "checks"), [(CONFIG, 1), (CONFIG, 3), (CONFIG, 7), (TAUGHT, 9), (TAUGHT, 24)])
+def test_it_resumes_to_the_same_bytes(tmp_path: Path, parent: Path, config: RewardConfig, checks: int) -> None:
     inputs = small.inputs(parent, comparisons=small.votes())
-    whole = reward.train(CONFIG, inputs, tmp_path / "whole", small.Recorder(), small.never)
+    whole = reward.train(config, inputs, tmp_path / "whole", small.Recorder(), small.never)
     with pytest.raises(Stopped):
-        reward.train(CONFIG, inputs, tmp_path / "cut", small.Recorder(), small.after(checks))
+        reward.train(config, inputs, tmp_path / "cut", small.Recorder(), small.after(checks))
     report = small.Recorder()
-    cut = reward.train(CONFIG, inputs, tmp_path / "cut", report, small.never)
+    cut = reward.train(config, inputs, tmp_path / "cut", report, small.never)
     assert report.started is not None
     assert report.started[0] == checks
     assert small.weights(cut) == small.weights(whole)

@@ -9,26 +9,32 @@ The comparisons are split *by prompt*, so the reported agreement is about prompt
 stands beside what the length of the answers alone would score, because a reward model that only counts
 words looks fine until PPO optimises against it.
 
-Some hundred noisy votes pull the weights this way and that. Two things keep the language model's knowledge:
+Some hundred noisy votes pull the weights this way and that. Three things make the most of them:
 
 - The head learns first, alone: under a random head the first gradients would bend features that read well already
   (linear probing, then fine-tuning: Kumar et al. 2022, https://arxiv.org/abs/2202.10054).
 - The model kept is the average of the weights over the last part of the steps (Izmailov et al. 2018,
   https://arxiv.org/abs/1803.05407): nearer to what an ensemble would say, for the price of one model.
+- Which votes count as noise depends on the order they are read in. So several models read them, each in an order of its
+  own, and a last one learns the mean of their scores (distillation: Hinton et al. 2015,
+  https://arxiv.org/abs/1503.02531), on the votes' answers and on many that nobody voted on.
 
-Simplifications: every pass in a random order, no ensemble, every vote weighs the same.
+Simplifications: every pass in a random order, every vote weighs the same.
 
 Run it: ``python -m trainer reward --preset tiny --from SFT_DIR --votes votes.jsonl --out DIR``
 """
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from torch import Tensor
+from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
 from trainer import losses, machine
@@ -38,7 +44,7 @@ from trainer.config import REWARD, RewardConfig
 from trainer.corpus import Corpus
 from trainer.evaluate import Agreement, comparison_sequences, reward_agreement
 from trainer.loop import Inputs, Metrics, Report, SampleDict, clear_resume, random_generator, run_steps, stage_info
-from trainer.model import ScalarModel
+from trainer.model import LanguageModel, ScalarModel
 from trainer.optim import adamw, apply_gradients, set_lr_factor, warmup_decay
 from trainer.preferences import Comparison
 from trainer.rollout import end_scores, last_values
@@ -67,56 +73,65 @@ def train(config: RewardConfig, inputs: Inputs, out_dir: Path, report: Report, s
     train_set, held_out = split_by_prompt(inputs.comparisons, held_out=config.held_out, seed=inputs.seed)
     if not any(comparison.outcome == "win" for comparison in train_set):
         raise ValueError("No comparison has a winner: there is no order to learn. Collect votes that decide.")
-    model = ScalarModel.from_language_model(parent.language_model, generator=random_generator(inputs.seed, "head")).to(
-        device
+    pairs = [_encode(tokenizer, comparison, parent.language_model.config.context) for comparison in train_set]
+    learner = Learner(parent.language_model, config, seed=inputs.seed)
+    teachers = [copy.deepcopy(learner.kept) for _ in range(config.teachers if config.teachers > 1 else 0)]
+    studied = [sequence for pair in pairs for sequence in pair] + demonstrations(
+        tokenizer, inputs.corpus, count=config.studied, context=learner.model.config.context, seed=inputs.seed
     )
-    pairs = [_encode(tokenizer, comparison, model.config.context) for comparison in train_set]
     per_epoch = math.ceil(len(pairs) / config.batch_pairs)
-    steps = config.epochs * per_epoch
-    optimizers = {
-        "head": adamw(list(model.head.parameters()), lr=HEAD_LR * config.lr),
-        "adamw": adamw(list(model.parameters()), lr=config.lr),
-    }
-    average = AveragedModel(model)  # its first update copies the weights, every later one averages
-    kept = average.module
-    assert isinstance(kept, ScalarModel)
-    probing = round(steps * config.probing)
-    averaged_from = min(steps - 1, round(steps * (1.0 - config.averaged)))
+    study_batch = 4 * config.batch_pairs
+    per_study = math.ceil(len(studied) / study_batch)
+    reading = config.epochs * per_epoch
+    studying = config.study_epochs * per_study if teachers else 0
+    steps = config.teachers * reading + studying
     state: dict[str, Any] = {}
     report.log(0, f"{len(train_set)} comparisons to learn from, {len(held_out)} held out, split by prompt.")
+    lessons: list[Tensor] = []  # the teachers' scores, once they are needed; a resumed run computes the same
 
-    def do_step(step: int) -> Metrics:
-        is_probing = step < probing
-        model.decoder.requires_grad_(not is_probing)
-        factor = warmup_decay(step, steps, warmup=WARMUP, decay=1.0 - WARMUP)
-        set_lr_factor({"adamw": optimizers["adamw"]}, factor)  # the head alone learns at one rate
-        optimizer = optimizers["head" if is_probing else "adamw"]
+    def place(step: int) -> tuple[int, int, int]:
+        """Whose turn it is (the teachers', then the last model's), which of its steps this is, and of how many."""
+        turn = min(step // reading, config.teachers)
+        return turn, step - turn * reading, reading if turn < config.teachers else studying
+
+    def read_votes(turn: int, step: int) -> tuple[Tensor, Metrics]:
         epoch, index = divmod(step, per_epoch)
-        order = torch.randperm(len(pairs), generator=random_generator(inputs.seed, "comparisons", epoch))
+        generator = random_generator(inputs.seed, "comparisons", turn * config.epochs + epoch)
+        order = torch.randperm(len(pairs), generator=generator)
         rows = order[index * config.batch_pairs : (index + 1) * config.batch_pairs].tolist()
         outcomes = [train_set[row].outcome for row in rows]
         sequences = [pairs[row][0] for row in rows] + [pairs[row][1] for row in rows]
-        chosen, rejected = last_values(model, sequences, pad_id=tokenizer.pad_id, device=device).chunk(2)
+        chosen, rejected = last_values(learner.model, sequences, pad_id=tokenizer.pad_id, device=device).chunk(2)
         is_win = torch.tensor([outcome == "win" for outcome in outcomes], device=device)
         is_tie = torch.tensor([outcome == "tie" for outcome in outcomes], device=device)
         loss = losses.preference_loss(chosen, rejected, is_win=is_win, is_tie=is_tie, centering=config.centering)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = apply_gradients(model, [optimizer])
-        if step >= averaged_from:
-            average.update_parameters(model)
         with torch.no_grad():
             right = losses.masked_mean((chosen > rejected).float(), is_win)
             margin = losses.masked_mean(chosen - rejected, is_win)
-        return {
-            "loss": loss.item(),
-            "batch_agreement": right.item(),
-            "margin": margin.item(),
-            "grad_norm": norm,
-            "lr": optimizer.param_groups[0]["lr"],
-        }
+        return loss, {"batch_agreement": right.item(), "margin": margin.item()}
+
+    def study(step: int) -> tuple[Tensor, Metrics]:
+        if not lessons:
+            scores = [end_scores(teacher, studied, pad_id=tokenizer.pad_id) for teacher in teachers]
+            lessons.append(torch.stack(scores).mean(0).to(device))
+        epoch, index = divmod(step, per_study)
+        order = torch.randperm(len(studied), generator=random_generator(inputs.seed, "studied", epoch))
+        rows = order[index * study_batch : (index + 1) * study_batch].tolist()
+        found = last_values(learner.model, [studied[row] for row in rows], pad_id=tokenizer.pad_id, device=device)
+        return F.mse_loss(found, lessons[0][rows]), {}
+
+    def do_step(step: int) -> Metrics:
+        turn, own, count = place(step)
+        if own == 0 and turn > 0:
+            learner.start_over(turn)
+        metrics = learner.learn(own, count, lambda: read_votes(turn, own) if turn < config.teachers else study(own))
+        if teachers and turn < config.teachers and own == count - 1:
+            teachers[turn].load_state_dict(learner.kept.state_dict())
+        return metrics
 
     def evaluate(done: int) -> tuple[Metrics, list[SampleDict]]:
-        now = kept if done > averaged_from else model
+        _, own, count = place(max(0, done - 1))
+        now = learner.kept if done > 0 and own >= learner.averaged_from(count) else learner.model
         judged = reward_agreement(now, tokenizer, held_out)
         metrics = {
             "agreement": judged.agreement,
@@ -129,8 +144,9 @@ def train(config: RewardConfig, inputs: Inputs, out_dir: Path, report: Report, s
     run_steps(
         steps=steps,
         out_dir=out_dir,
-        modules={"model": model, "average": average},
-        optimizers=optimizers,
+        modules={"model": learner.model, "average": learner.average}
+        | {f"teacher{number}": teacher for number, teacher in enumerate(teachers)},
+        optimizers=learner.optimizers,
         state=state,
         do_step=do_step,
         evaluate=evaluate,
@@ -138,6 +154,7 @@ def train(config: RewardConfig, inputs: Inputs, out_dir: Path, report: Report, s
         report=report,
         should_stop=should_stop,
     )
+    kept = learner.kept
     spread = set_zero(kept, tokenizer, inputs.corpus, seed=inputs.seed)
     judged = reward_agreement(kept, tokenizer, held_out)
     for text in doubts_about(figures(judged)):
@@ -147,6 +164,58 @@ def train(config: RewardConfig, inputs: Inputs, out_dir: Path, report: Report, s
     save_checkpoint(out_dir, kept, tokenizer, stage=REWARD, info=info)
     clear_resume(out_dir)
     return out_dir
+
+
+class Learner:
+    """A reward model in the making: its head learns first, alone; what is kept is the average of its last weights."""
+
+    def __init__(self, language_model: LanguageModel, config: RewardConfig, *, seed: int) -> None:
+        self.language_model = language_model
+        self.config = config
+        self.seed = seed
+        device = next(language_model.parameters()).device
+        self.model = ScalarModel.from_language_model(language_model, generator=random_generator(seed, "head")).to(
+            device
+        )
+        self.optimizers = {
+            "head": adamw(list(self.model.head.parameters()), lr=HEAD_LR * config.lr),
+            "adamw": adamw(list(self.model.parameters()), lr=config.lr),
+        }
+        self.average = AveragedModel(self.model)  # its first update copies the weights, every later one averages
+
+    @property
+    def kept(self) -> ScalarModel:
+        kept = self.average.module
+        assert isinstance(kept, ScalarModel)
+        return kept
+
+    def averaged_from(self, steps: int) -> int:
+        """The first of so many steps whose weights are averaged."""
+        return min(steps - 1, round(steps * (1.0 - self.config.averaged)))
+
+    def start_over(self, turn: int) -> None:
+        """Begin again from the language model, under a head of its own."""
+        fresh = ScalarModel.from_language_model(
+            self.language_model, generator=random_generator(self.seed, "head", turn)
+        )
+        self.model.load_state_dict(fresh.state_dict())
+        for optimizer in self.optimizers.values():
+            optimizer.state.clear()
+        self.average.n_averaged.zero_()
+
+    def learn(self, step: int, steps: int, lesson: Callable[[], tuple[Tensor, Metrics]]) -> Metrics:
+        """Step `step` of `steps`, on the loss that `lesson` computes."""
+        is_probing = step < round(steps * self.config.probing)
+        self.model.decoder.requires_grad_(not is_probing)
+        optimizer = self.optimizers["head" if is_probing else "adamw"]
+        factor = warmup_decay(step, steps, warmup=WARMUP, decay=1.0 - WARMUP)
+        set_lr_factor({"adamw": self.optimizers["adamw"]}, factor)  # the head alone learns at one rate
+        loss, metrics = lesson()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = apply_gradients(self.model, [optimizer])
+        if step >= self.averaged_from(steps):
+            self.average.update_parameters(self.model)
+        return metrics | {"loss": loss.item(), "grad_norm": norm, "lr": optimizer.param_groups[0]["lr"]}
 
 
 def split_by_prompt(
@@ -177,19 +246,25 @@ def split_by_prompt(
 def set_zero(model: ScalarModel, tokenizer: Tokenizer, corpus: Corpus, *, seed: int) -> float:
     """Shift the model so that demonstrations score 0 on average; returns their standard deviation.
 
-    Demonstrations are the answers of the corpus's conversations. Without any, the zero stays where it is.
+    Without any, the zero stays where it is.
     """
-    conversations = [chat for chat in corpus.conversations if len(chat) > 1 and chat[-1]["role"] == "assistant"]
-    order = torch.randperm(len(conversations), generator=random_generator(seed, "demonstrations"))
-    sequences = []
-    for index in order[:DEMONSTRATIONS].tolist():
-        *messages, answer = conversations[index]
-        sequences += comparison_sequences(tokenizer, messages, [answer["content"]], context=model.config.context)
+    sequences = demonstrations(tokenizer, corpus, count=DEMONSTRATIONS, context=model.config.context, seed=seed)
     if not sequences:
         return 0.0
     scores = end_scores(model, sequences, pad_id=tokenizer.pad_id)
     model.bias -= scores.mean().to(model.bias.device)
     return float(scores.std(correction=0))
+
+
+def demonstrations(tokenizer: Tokenizer, corpus: Corpus, *, count: int, context: int, seed: int) -> list[list[int]]:
+    """At most `count` answers of the corpus's conversations, as a reward model reads them."""
+    conversations = [chat for chat in corpus.conversations if len(chat) > 1 and chat[-1]["role"] == "assistant"]
+    order = torch.randperm(len(conversations), generator=random_generator(seed, "demonstrations"))
+    sequences = []
+    for index in order[:count].tolist():
+        *messages, answer = conversations[index]
+        sequences += comparison_sequences(tokenizer, messages, [answer["content"]], context=context)
+    return sequences
 
 
 def figures(judged: Agreement) -> dict[str, Any]:
