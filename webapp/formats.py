@@ -14,7 +14,7 @@ register = template.Library()
 @register.filter
 def moment(when: datetime, precision: str = "minutes") -> SafeString:
     """A moment in UTC, to the minute or to "seconds"; where site.js runs, on the reader's own clock."""
-    shown = f"{when.day} {when:%b %Y, %H:%M:%S}" if precision == "seconds" else f"{when.day} {when:%b %Y, %H:%M}"
+    shown = f"{when.day} {when:%b %Y}, {when.time().isoformat(precision)}"
     return format_html(
         '<local-time precision="{}"><time datetime="{}">{} UTC</time></local-time>', precision, when.isoformat(), shown
     )

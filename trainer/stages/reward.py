@@ -76,14 +76,16 @@ def train(config: RewardConfig, inputs: Inputs, out_dir: Path, report: Report, s
     pairs = [_encode(tokenizer, comparison, parent.language_model.config.context) for comparison in train_set]
     learner = Learner(parent.language_model, config, seed=inputs.seed)
     teachers = [copy.deepcopy(learner.kept) for _ in range(config.teachers if config.teachers > 1 else 0)]
-    studied = [sequence for pair in pairs for sequence in pair] + demonstrations(
-        tokenizer, inputs.corpus, count=config.studied, context=learner.model.config.context, seed=inputs.seed
-    )
+    studied: list[list[int]] = []
+    if teachers:
+        studied = [sequence for pair in pairs for sequence in pair] + demonstrations(
+            tokenizer, inputs.corpus, count=config.studied, context=learner.model.config.context, seed=inputs.seed
+        )
     per_epoch = math.ceil(len(pairs) / config.batch_pairs)
     study_batch = 4 * config.batch_pairs
     per_study = math.ceil(len(studied) / study_batch)
     reading = config.epochs * per_epoch
-    studying = config.study_epochs * per_study if teachers else 0
+    studying = config.study_epochs * per_study
     steps = config.teachers * reading + studying
     state: dict[str, Any] = {}
     report.log(0, f"{len(train_set)} comparisons to learn from, {len(held_out)} held out, split by prompt.")
@@ -125,7 +127,7 @@ def train(config: RewardConfig, inputs: Inputs, out_dir: Path, report: Report, s
         if own == 0 and turn > 0:
             learner.start_over(turn)
         metrics = learner.learn(own, count, lambda: read_votes(turn, own) if turn < config.teachers else study(own))
-        if teachers and turn < config.teachers and own == count - 1:
+        if turn < len(teachers) and own == count - 1:
             teachers[turn].load_state_dict(learner.kept.state_dict())
         return metrics
 
