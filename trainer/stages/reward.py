@@ -29,11 +29,12 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
@@ -73,67 +74,18 @@ def train(config: RewardConfig, inputs: Inputs, out_dir: Path, report: Report, s
     train_set, held_out = split_by_prompt(inputs.comparisons, held_out=config.held_out, seed=inputs.seed)
     if not any(comparison.outcome == "win" for comparison in train_set):
         raise ValueError("No comparison has a winner: there is no order to learn. Collect votes that decide.")
-    pairs = [_encode(tokenizer, comparison, parent.language_model.config.context) for comparison in train_set]
-    learner = Learner(parent.language_model, config, seed=inputs.seed)
-    teachers = [copy.deepcopy(learner.kept) for _ in range(config.teachers if config.teachers > 1 else 0)]
-    studied: list[list[int]] = []
-    if teachers:
-        studied = [sequence for pair in pairs for sequence in pair] + demonstrations(
-            tokenizer, inputs.corpus, count=config.studied, context=learner.model.config.context, seed=inputs.seed
-        )
-    per_epoch = math.ceil(len(pairs) / config.batch_pairs)
-    study_batch = 4 * config.batch_pairs
-    per_study = math.ceil(len(studied) / study_batch)
-    reading = config.epochs * per_epoch
-    studying = config.study_epochs * per_study
-    steps = config.teachers * reading + studying
+    course = Course(parent.language_model, tokenizer, train_set, config, inputs)
     state: dict[str, Any] = {}
     report.log(0, f"{len(train_set)} comparisons to learn from, {len(held_out)} held out, split by prompt.")
-    lessons: list[Tensor] = []  # the teachers' scores, once they are needed; a resumed run computes the same
-
-    def place(step: int) -> tuple[int, int, int]:
-        """Whose turn it is (the teachers', then the last model's), which of its steps this is, and of how many."""
-        turn = min(step // reading, config.teachers)
-        return turn, step - turn * reading, reading if turn < config.teachers else studying
-
-    def read_votes(turn: int, step: int) -> tuple[Tensor, Metrics]:
-        epoch, index = divmod(step, per_epoch)
-        generator = random_generator(inputs.seed, "comparisons", turn * config.epochs + epoch)
-        order = torch.randperm(len(pairs), generator=generator)
-        rows = order[index * config.batch_pairs : (index + 1) * config.batch_pairs].tolist()
-        outcomes = [train_set[row].outcome for row in rows]
-        sequences = [pairs[row][0] for row in rows] + [pairs[row][1] for row in rows]
-        chosen, rejected = last_values(learner.model, sequences, pad_id=tokenizer.pad_id, device=device).chunk(2)
-        is_win = torch.tensor([outcome == "win" for outcome in outcomes], device=device)
-        is_tie = torch.tensor([outcome == "tie" for outcome in outcomes], device=device)
-        loss = losses.preference_loss(chosen, rejected, is_win=is_win, is_tie=is_tie, centering=config.centering)
-        with torch.no_grad():
-            right = losses.masked_mean((chosen > rejected).float(), is_win)
-            margin = losses.masked_mean(chosen - rejected, is_win)
-        return loss, {"batch_agreement": right.item(), "margin": margin.item()}
-
-    def study(step: int) -> tuple[Tensor, Metrics]:
-        if not lessons:
-            scores = [end_scores(teacher, studied, pad_id=tokenizer.pad_id) for teacher in teachers]
-            lessons.append(torch.stack(scores).mean(0).to(device))
-        epoch, index = divmod(step, per_study)
-        order = torch.randperm(len(studied), generator=random_generator(inputs.seed, "studied", epoch))
-        rows = order[index * study_batch : (index + 1) * study_batch].tolist()
-        found = last_values(learner.model, [studied[row] for row in rows], pad_id=tokenizer.pad_id, device=device)
-        return F.mse_loss(found, lessons[0][rows]), {}
-
-    def do_step(step: int) -> Metrics:
-        turn, own, count = place(step)
-        if own == 0 and turn > 0:
-            learner.start_over(turn)
-        metrics = learner.learn(own, count, lambda: read_votes(turn, own) if turn < config.teachers else study(own))
-        if turn < len(teachers) and own == count - 1:
-            teachers[turn].load_state_dict(learner.kept.state_dict())
-        return metrics
+    if course.teachers:
+        report.log(
+            0,
+            f"{config.teachers} models read them in turn, {course.reading} steps each; "
+            f"then one more learns their mean score in {course.studying} steps.",
+        )
 
     def evaluate(done: int) -> tuple[Metrics, list[SampleDict]]:
-        _, own, count = place(max(0, done - 1))
-        now = learner.kept if done > 0 and own >= learner.averaged_from(count) else learner.model
+        now = course.model_after(done)
         judged = reward_agreement(now, tokenizer, held_out)
         metrics = {
             "agreement": judged.agreement,
@@ -144,28 +96,130 @@ def train(config: RewardConfig, inputs: Inputs, out_dir: Path, report: Report, s
         return metrics, _samples(now, tokenizer, held_out)
 
     run_steps(
-        steps=steps,
+        steps=course.steps,
         out_dir=out_dir,
-        modules={"model": learner.model, "average": learner.average}
-        | {f"teacher{number}": teacher for number, teacher in enumerate(teachers)},
-        optimizers=learner.optimizers,
+        modules=course.modules,
+        optimizers=course.learner.optimizers,
         state=state,
-        do_step=do_step,
+        do_step=course.do_step,
         evaluate=evaluate,
-        evaluations=min(config.evaluations, steps),
+        evaluations=min(config.evaluations, course.steps),
         report=report,
         should_stop=should_stop,
     )
-    kept = learner.kept
+    kept = course.learner.kept
     spread = set_zero(kept, tokenizer, inputs.corpus, seed=inputs.seed)
     judged = reward_agreement(kept, tokenizer, held_out)
     for text in doubts_about(figures(judged)):
-        report.alarm(steps, f"{text} Collect more votes before PPO.")
+        report.alarm(course.steps, f"{text} Collect more votes before PPO.")
     metrics = figures(judged) | by_votes(kept, tokenizer, held_out) | {"demonstration_spread": spread}
     info = stage_info(inputs, parent=parent.info, config=config, state=state, metrics=metrics)
     save_checkpoint(out_dir, kept, tokenizer, stage=REWARD, info=info)
     clear_resume(out_dir)
     return out_dir
+
+
+class Course:
+    """All steps of a run: each teacher reads the votes in an order of its own, then one more model learns their scores.
+
+    A single reader is no teacher: it is the reward model, and nothing follows.
+    """
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        tokenizer: Tokenizer,
+        comparisons: Sequence[Comparison],
+        config: RewardConfig,
+        inputs: Inputs,
+    ) -> None:
+        self.config = config
+        self.comparisons = comparisons
+        self.seed = inputs.seed
+        self.pad_id = tokenizer.pad_id
+        context = language_model.config.context
+        self.pairs = [_encode(tokenizer, comparison, context) for comparison in comparisons]
+        self.learner = Learner(language_model, config, seed=inputs.seed)
+        self.teachers: list[ScalarModel] = []
+        self.studied: list[list[int]] = []  # answers, those of the votes first
+        if config.teachers > 1:
+            self.teachers = [copy.deepcopy(self.learner.kept) for _ in range(config.teachers)]
+            self.studied = [sequence for pair in self.pairs for sequence in pair] + demonstrations(
+                tokenizer, inputs.corpus, count=config.studied, context=context, seed=inputs.seed
+            )
+        self.reading = config.epochs * math.ceil(len(self.pairs) / config.batch_pairs)
+        """Steps of one reader."""
+        self.studying = config.study_epochs * math.ceil(len(self.studied) / self.study_batch)
+        """Steps of the model that learns the teachers' scores."""
+        self.steps = config.teachers * self.reading + self.studying
+
+    @property
+    def modules(self) -> dict[str, nn.Module]:
+        """What a checkpoint to resume from holds."""
+        return {"model": self.learner.model, "average": self.learner.average} | {
+            f"teacher{number}": teacher for number, teacher in enumerate(self.teachers)
+        }
+
+    @property
+    def study_batch(self) -> int:
+        return 4 * self.config.batch_pairs
+
+    def place(self, step: int) -> tuple[int, int, int]:
+        """Whose turn it is (the readers' first, then the last model's), which of its steps this is, and of how many."""
+        turn = min(step // self.reading, self.config.teachers)
+        return turn, step - turn * self.reading, self.reading if turn < self.config.teachers else self.studying
+
+    def do_step(self, step: int) -> Metrics:
+        turn, own, count = self.place(step)
+        is_reading = turn < self.config.teachers
+        if own == 0 and turn > 0:
+            self.learner.start_over(turn)
+        metrics = self.learner.learn(own, count, lambda: self.read_votes(turn, own) if is_reading else self.study(own))
+        if self.teachers and is_reading and own == count - 1:
+            self.teachers[turn].load_state_dict(self.learner.kept.state_dict())
+        return metrics
+
+    def model_after(self, done: int) -> ScalarModel:
+        """The model to judge after so many steps: whoever's turn it was, its average as soon as there is one."""
+        _, own, count = self.place(max(0, done - 1))
+        is_averaged = done > 0 and own >= self.learner.averaged_from(count)
+        return self.learner.kept if is_averaged else self.learner.model
+
+    def read_votes(self, turn: int, step: int) -> tuple[Tensor, Metrics]:
+        """Step `step` of reader `turn`: the loss on a batch of comparisons, and how it judged them."""
+        rows = self._rows(len(self.pairs), self.config.batch_pairs, step, "comparisons", turn * self.config.epochs)
+        outcomes = [self.comparisons[row].outcome for row in rows]
+        sequences = [self.pairs[row][0] for row in rows] + [self.pairs[row][1] for row in rows]
+        chosen, rejected = self._values(sequences).chunk(2)
+        is_win = torch.tensor([outcome == "win" for outcome in outcomes], device=chosen.device)
+        is_tie = torch.tensor([outcome == "tie" for outcome in outcomes], device=chosen.device)
+        loss = losses.preference_loss(chosen, rejected, is_win=is_win, is_tie=is_tie, centering=self.config.centering)
+        with torch.no_grad():
+            right = losses.masked_mean((chosen > rejected).float(), is_win)
+            margin = losses.masked_mean(chosen - rejected, is_win)
+        return loss, {"batch_agreement": right.item(), "margin": margin.item()}
+
+    def study(self, step: int) -> tuple[Tensor, Metrics]:
+        """Step `step` of the last model: its squared distance from the teachers' mean score, on a batch of answers."""
+        rows = self._rows(len(self.studied), self.study_batch, step, "studied", 0)
+        values = self._values([self.studied[row] for row in rows])
+        return F.mse_loss(values, self.lessons[rows].to(values.device)), {}
+
+    @cached_property
+    def lessons(self) -> Tensor:
+        """The teachers' mean scores of the answers to study: [N]. Taken once all have read, resumed or not: the same."""
+        scores = [end_scores(teacher, self.studied, pad_id=self.pad_id) for teacher in self.teachers]
+        return torch.stack(scores).mean(0)
+
+    def _values(self, sequences: Sequence[list[int]]) -> Tensor:
+        model = self.learner.model
+        return last_values(model, sequences, pad_id=self.pad_id, device=next(model.parameters()).device)
+
+    def _rows(self, items: int, batch: int, step: int, purpose: str, first_epoch: int) -> list[int]:
+        """The batch of this step: every epoch goes through all items, in a random order of its own."""
+        epoch, index = divmod(step, math.ceil(items / batch))
+        order = torch.randperm(items, generator=random_generator(self.seed, purpose, first_epoch + epoch))
+        return order[index * batch : (index + 1) * batch].tolist()
 
 
 class Learner:
