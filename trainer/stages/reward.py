@@ -207,7 +207,7 @@ class Course:
 
     @cached_property
     def lessons(self) -> Tensor:
-        """The teachers' mean scores of the answers to study: [N]. Taken once all have read, resumed or not: the same."""
+        """The teachers' mean scores of the answers to study: [N]. Taken once all have read; the same if resumed."""
         scores = [end_scores(teacher, self.studied, pad_id=self.pad_id) for teacher in self.teachers]
         return torch.stack(scores).mean(0)
 
