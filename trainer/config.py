@@ -119,7 +119,7 @@ class ModelConfig:
     ffn: int
     """Hidden width of the SwiGLU feed-forward."""
     context: int
-    """Longest sequence, in tokens."""
+    """Longest sequence, in tokens; presets pre-train on rows of this length, because past it a model babbles."""
     head_dim: int = 64
     """Width of one head; 64 keeps other engines' kernels usable."""
     rope_theta: float = 10_000.0
@@ -392,7 +392,7 @@ PRESETS: Final[dict[str, Preset]] = {
             name="smoke",
             summary="Seconds. For tests and a first look; it learns next to nothing.",
             model=shape(1, vocab_size=512, context=256, kv_heads=1),
-            pretrain=PretrainConfig(tokens=20 * 1024, batch_tokens=1024, sequence=128, evaluations=2),
+            pretrain=PretrainConfig(tokens=20 * 1024, batch_tokens=1024, sequence=256, evaluations=2),
             sft=SFTConfig(steps=20, batch_tokens=1024, sequence=256, evaluations=2),
             ppo=PPOConfig(steps=3, rollouts=8, minibatch=4, critic_warmup=1, max_new_tokens=16),
             grpo=GRPOConfig(steps=3, problems=2, group=4, minibatch=8, max_new_tokens=16),
@@ -402,7 +402,7 @@ PRESETS: Final[dict[str, Preset]] = {
         Preset(
             name="tiny",
             summary="About 2 M parameters. A laptop without a GPU, all stages in ten to fifteen minutes.",
-            model=shape(3, vocab_size=2048, context=512, kv_heads=1),
+            model=shape(3, vocab_size=2048, context=256, kv_heads=1),
             pretrain=PretrainConfig(
                 tokens=3_750_000, batch_tokens=3072, sequence=256, matrix_lr=0.0147, embedding_lr=0.0029
             ),
@@ -415,7 +415,14 @@ PRESETS: Final[dict[str, Preset]] = {
             # Practising three steps, it adds a third one to held-out problems that need two. Sampled at temperature 1,
             # its answers soon are all alike, and it stops learning before it reads a new story right.
             grpo=GRPOConfig(
-                steps=120, problems=32, minibatch=128, lr=1.5e-4, temperature=1.3, hardest=3, solved_high=0.6
+                steps=120,
+                problems=32,
+                minibatch=128,
+                lr=1.5e-4,
+                temperature=1.3,
+                anchor_rows=4,
+                hardest=3,
+                solved_high=0.6,
             ),
         ),
         Preset(

@@ -32,13 +32,15 @@ def answer_room(context: int, max_new_tokens: int) -> int:
 
 
 def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Message], *, stage: str, room: int) -> list[int]:
-    """Ids of the prompt, at most `room` of them; the oldest turns are left out first, whole.
+    """Ids of the prompt, at most `room` of them; the oldest messages are left out first, so that somebody asks first.
 
     ValueError when the last message alone does not fit.
     """
     if not messages:
         raise ValueError("There is no message to answer.")
-    for first in range(len(messages)):
+    for first, message in enumerate(messages):
+        if first > 0 and message["role"] == "assistant":
+            continue  # no conversation a model was trained on begins with an answer
         kept = messages[first:]
         if stage in (INIT, PRETRAIN):
             text = "\n".join(message["content"] for message in kept)

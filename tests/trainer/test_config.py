@@ -15,7 +15,7 @@ from trainer.config import ModelConfig, check_context, get_preset
     ("stage", "changes", "message"),
     [
         ("pretrain", {"tokens": 0}, "tokens must be above 0, not 0"),
-        ("pretrain", {"batch_tokens": 100}, "batch_tokens=100 must be a multiple of sequence=128"),
+        ("pretrain", {"batch_tokens": 100}, "batch_tokens=100 must be a multiple of sequence=256"),
         ("pretrain", {"sequence": 0}, "sequence must be above 0"),
         ("pretrain", {"tokens": 128}, "tokens=128 must cover at least one batch of batch_tokens=1024"),
         ("pretrain", {"warmup": 1.5}, "warmup must be from 0 to 1, not 1.5"),
@@ -70,6 +70,7 @@ def test_every_presets_stages_suit_its_own_model(name: str) -> None:
     preset = get_preset(name)
     for stage in ("pretrain", "sft", "reward", "ppo", "grpo"):
         check_context(preset.stage(stage), preset.model.context)
+    assert preset.pretrain.sequence == preset.model.context  # a chat fills the context, and past it a model babbles
 
 
 @pytest.mark.parametrize(
