@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from trainer.config import PRESETS, STAGES
+from trainer.config import PRESETS, STAGES, available_cores
 
 EXIT_DONE, EXIT_CRASH, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 2, 3
 RUNS = (*STAGES, "run")
@@ -251,7 +251,7 @@ def _use_threads(count: int) -> None:
 
     if count < 0:
         raise ValueError(f"--threads must be 0 (every core) or more, not {count}.")
-    torch.set_num_threads(count or os.cpu_count() or 1)
+    torch.set_num_threads(count or available_cores())
 
 
 def _die_with_parent() -> None:

@@ -20,7 +20,7 @@ ENTROPY_COLLAPSE: Final = 0.25
 LENGTH_DRIFT: Final = 2.0
 """Factor, up or down, on the first round's answer length."""
 REPETITION: Final = 0.3
-"""Share of repeated word triples that no normal answer reaches."""
+"""Share of repeated token triples that no normal answer reaches."""
 NO_SIGNAL: Final = 0.8
 """Share of groups with nothing to compare above which a round teaches next to nothing."""
 CUT_OFF: Final = 0.5
@@ -115,7 +115,10 @@ def _conditions(
             "Allow longer answers, or fine-tune the parent further.",
         )
     if metrics.get("repetition", 0.0) > REPETITION:
-        yield "repetition", f"Answers repeat themselves: {metrics['repetition']:.0%} of their word triples occur twice."
+        yield (
+            "repetition",
+            f"Answers repeat themselves: {metrics['repetition']:.0%} of three tokens in a row occur twice.",
+        )
     if abs(metrics.get("first_ratio", 1.0) - 1.0) > RATIO_ERROR:
         yield (
             "ratio",

@@ -33,7 +33,7 @@ from trainer import corpus as corpora
 from trainer import machine
 from trainer.anchor import Anchor, other_conversations
 from trainer.checkpoint import load_checkpoint, save_checkpoint
-from trainer.config import REWARD, SFT, GRPOConfig, ModelConfig, Preset, get_preset
+from trainer.config import REWARD, SFT, GRPOConfig, ModelConfig, Preset, available_cores, get_preset
 from trainer.corpus import Corpus
 from trainer.engine import END, Engine, Sampling
 from trainer.loop import Inputs, Metrics, SampleDict, random_generator
@@ -77,7 +77,7 @@ def run(*, out: Path, repeats: int, only: Sequence[str] | None, preset: str, thr
     """Measure the parts named by `only` (default: all), print a table, write the file's "trainer" section."""
     if repeats < 1:
         raise ValueError(f"--repeats must be at least 1, not {repeats}.")
-    torch.set_num_threads(threads or os.cpu_count() or 1)
+    torch.set_num_threads(threads or available_cores())
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     figures: list[Figure] = []

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -447,6 +448,13 @@ PRESETS: Final[dict[str, Preset]] = {
         ),
     )
 }
+
+
+def available_cores() -> int:
+    """How many cores this process may run on, where the system says so (a container may have few of many)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def get_preset(name: str) -> Preset:

@@ -38,7 +38,7 @@ class DocumentBatches:
         self.per_epoch = (len(self.tokens) - 1) // sequence - 1  # one row less leaves room for the offset
         if self.per_epoch < 1:
             raise ValueError(
-                f"The documents hold {len(self.tokens)} tokens; at least {2 * sequence + 2} are needed. Add text."
+                f"The documents hold {len(self.tokens)} tokens; at least {2 * sequence + 1} are needed. Add text."
             )
 
     @staticmethod

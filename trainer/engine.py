@@ -39,7 +39,7 @@ PREFILL_TOKENS = 16_384
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How one answer is drawn. Temperature 0 is greedy."""
+    """How one answer is drawn. Temperature 0 is greedy, and so is one too small to divide logits by."""
 
     temperature: float = 1.0
     top_k: int = 0
@@ -50,9 +50,14 @@ class Sampling:
     seed: int = 0
 
     @property
+    def greedy(self) -> bool:
+        """Whether always the likeliest token is taken."""
+        return self.temperature < 1e-4
+
+    @property
     def truncates(self) -> bool:
         """Whether some tokens can never be drawn."""
-        return self.temperature > 0 and (self.top_k > 0 or self.top_p < 1)
+        return not self.greedy and (self.top_k > 0 or self.top_p < 1)
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature <= 10:
@@ -310,15 +315,14 @@ class Engine:
     def _sample(self, rows: Sequence[_Row], hidden: Tensor) -> None:
         """Draw one token per row from hidden states [N,C] by inverting the cumulative distribution."""
         logits = F.linear(hidden, self._head).float()
-        temperatures = [row.sampling.temperature for row in rows]
-        if any(temperature not in (0.0, 1.0) for temperature in temperatures):
-            scale = torch.tensor([temperature or 1.0 for temperature in temperatures], device=logits.device)
-            logits = logits / scale.unsqueeze(1)
+        greedy = [row.sampling.greedy for row in rows]
+        temperatures = [1.0 if row.sampling.greedy else row.sampling.temperature for row in rows]
+        if any(temperature != 1.0 for temperature in temperatures):
+            logits = logits / torch.tensor(temperatures, device=logits.device).unsqueeze(1)
         probabilities = logits.softmax(dim=-1)
         drawn = self._invert(rows, probabilities)
-        if 0.0 in temperatures:
-            greedy = torch.tensor([temperature == 0.0 for temperature in temperatures], device=logits.device)
-            drawn = torch.where(greedy, logits.argmax(dim=-1), drawn)
+        if any(greedy):
+            drawn = torch.where(torch.tensor(greedy, device=logits.device), logits.argmax(dim=-1), drawn)
         chosen = probabilities.gather(1, drawn.unsqueeze(1)).squeeze(1).log()
         for row, token, logprob in zip(rows, drawn.tolist(), chosen.tolist(), strict=True):
             completion = row.completion

@@ -120,7 +120,7 @@ def estimate(
     return Estimate(
         seconds=START_S + _training_s(stage, preset, speed, votes) / speed.pace + _sampling_s(stage, preset, speed),
         memory_bytes=memory + _activation_bytes(stage, preset, _device(machine)),
-        disk_bytes=4 * parameters * (1 + (3 * trained if trained else 0)),
+        disk_bytes=4 * parameters * (1 + _saved_to_resume(stage, preset)),
         measured=speed.measured,
     )
 
@@ -155,6 +155,12 @@ def _models(stage: str, preset: Preset) -> tuple[int, int]:
     """(models in memory, how many of them learn). The rest are references, reward models, and their average."""
     reward_models = 2 + _teachers(preset)
     return {INIT: (1, 0), PRETRAIN: (1, 1), SFT: (1, 1), REWARD: (reward_models, 1), PPO: (4, 2), GRPO: (2, 1)}[stage]
+
+
+def _saved_to_resume(stage: str, preset: Preset) -> int:
+    """How many models' worth of numbers are saved to resume from: weights, and two moments where they learn."""
+    models, trained = _models(stage, preset)
+    return 2 * trained + (models if stage == REWARD else trained)  # a reward model's average and teachers are saved too
 
 
 def _teachers(preset: Preset) -> int:
@@ -251,7 +257,8 @@ def _tokens_at_once(stage: str, preset: Preset, device: str) -> tuple[int, int]:
         tokens = min(text.batch_tokens, fitting * text.sequence)
         return tokens, min(tokens, LOSS_TOKENS)
     if stage == REWARD:
-        return preset.reward.batch_pairs * 2 * ANSWER_TOKENS, 0
+        pairs = preset.reward.batch_pairs * (2 if _teachers(preset) else 1)  # the last model studies as much at once
+        return pairs * 2 * ANSWER_TOKENS, 0
     rl = preset.ppo if stage == PPO else preset.grpo
     answers = min(rl.minibatch, CPU_ANSWERS if device == "cpu" else GPU_ANSWERS)
     tokens, logits = answers * (ANSWER_TOKENS + rl.max_new_tokens), answers * rl.max_new_tokens

@@ -1,7 +1,7 @@
 """Held-out measurements, one function each, and the report card they add up to.
 
 The idea: a number nobody can repeat is worth nothing, so each of these is a pure function of weights,
-held-out data and a seed, and a share comes with its Wilson interval. Questions are asked the way chat
+held-out data and a seed; wins and agreement come with an interval. Questions are asked the way chat
 asks them (`prompting.prompt_ids`), greedily where there is a right answer, at temperature 1 where
 the manner of answering is measured.
 
@@ -43,8 +43,8 @@ SAMPLES_PER_PROBLEM: Final = 8
 TASTE_ANSWERS: Final = 600
 """Answers sampled for length, reward and win rate, about."""
 TASTE_PAIRS: Final = 2400
-"""Pairs of answers a reward model is judged on, about. A taste decides half of them or more, and 80 % of 1,200 is
-known to two points either way; of 300, to four and a half."""
+"""Pairs of answers a reward model is judged on, about: a few dozen for each held-out prompt. A taste decides half of
+them or more."""
 MAX_NEW_TOKENS: Final = 128
 """Longest answer in an evaluation."""
 PIECES_AT_ONCE: Final = 32
@@ -55,14 +55,28 @@ LOGITS_AT_ONCE: Final = 2**25
 # --- shares and their intervals -----------------------------------------------------------------
 
 
-def wilson_interval(successes: float, trials: int, *, z: float = 1.959964) -> tuple[float, float]:
-    """95 % score interval of a share (Wilson 1927); half successes are fine. (0, 1) without trials."""
+def wilson_interval(successes: float, trials: float, *, z: float = 1.959964) -> tuple[float, float]:
+    """95 % score interval of a share (Wilson 1927); fractions of either are fine. (0, 1) without trials."""
     if trials == 0:
         return 0.0, 1.0
     share, shrink = successes / trials, 1 + z * z / trials
     centre = (share + z * z / (2 * trials)) / shrink
     half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials)) / shrink
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def design_effect(values: Tensor, groups: Sequence[str]) -> float:
+    """How many of these N values, [N], tell as much as one independent value would; at least 1.
+
+    Pairs of one prompt are right or wrong together, so the variance of their mean is taken between groups
+    (Kish 1965, Survey Sampling, section 8.2) and divided by what it would be if all were independent.
+    """
+    residuals = (values - values.mean()).tolist()
+    by_group: dict[str, float] = {}
+    for group, residual in zip(groups, residuals, strict=True):
+        by_group[group] = by_group.get(group, 0.0) + residual
+    alone = sum(residual**2 for residual in residuals)
+    return max(1.0, sum(total**2 for total in by_group.values()) / alone) if alone > 0 else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,7 +240,7 @@ def solves(problem: Problem, answer: Answer) -> bool:
 def problem_passes(
     engine: Engine, tokenizer: Tokenizer, problems: Sequence[Problem], *, stage: str, seed: int
 ) -> dict[str, float]:
-    """pass@1 (greedy) and pass@8 (sampled at temperature 1) on held-out problems, pass@1 with its interval.
+    """pass@1 (greedy) and pass@8 (sampled at temperature 1) on held-out problems.
 
     An answer that was cut off counts as wrong.
     """
@@ -241,12 +255,8 @@ def problem_passes(
         )
         for index, problem in enumerate(problems)
     ]
-    low, high = wilson_interval(solved, len(problems))
     return {
         "pass_at_1": solved / len(problems),
-        "pass_at_1_low": low,
-        "pass_at_1_high": high,
-        "pass_at_1_sampled": sum(counts) / (len(problems) * SAMPLES_PER_PROBLEM),
         "pass_at_8": sum(pass_at_k(SAMPLES_PER_PROBLEM, count, 8) for count in counts) / len(problems),
     }
 
@@ -283,7 +293,7 @@ class Agreement:
     """Share of comparisons in which the winner scores higher (equal scores count half)."""
     low: float
     high: float
-    """Wilson interval of the agreement."""
+    """95 % interval of the agreement over other prompts: Wilson's, with as many trials as these pairs are worth."""
     length_only_agreement: float
     """What the better of the rules "shorter wins" and "longer wins" would score."""
     length_correlation: float
@@ -318,11 +328,11 @@ def reward_agreement(reward_model: ScalarModel, tokenizer: Tokenizer, comparison
         [[len(tokenizer.encode(text)) for text in (comparison.chosen, comparison.rejected)] for comparison in decided],
         dtype=torch.float32,
     ).view(-1, 2)
-    return agreement_of(scores, lengths)
+    return agreement_of(scores, lengths, [comparison.prompt for comparison in decided])
 
 
-def agreement_of(scores: Tensor, lengths: Tensor) -> Agreement:
-    """`Agreement` from the scores and lengths of (winner, loser) pairs, [N, 2] each."""
+def agreement_of(scores: Tensor, lengths: Tensor, prompts: Sequence[str]) -> Agreement:
+    """`Agreement` from the scores and lengths of (winner, loser) pairs, [N, 2] each, on these N prompts."""
     count = len(scores)
     if count == 0:
         return Agreement(
@@ -336,15 +346,16 @@ def agreement_of(scores: Tensor, lengths: Tensor) -> Agreement:
             brier=0.25,
         )
     right = _share_first_larger(scores)
-    shorter_wins = float(_share_first_larger(-lengths).mean())
-    low, high = wilson_interval(float(right.sum()), count)
+    agreement = float(right.mean())
+    independent = count / design_effect(right, prompts)
+    low, high = wilson_interval(agreement * independent, independent)
     delta = scores[:, 0] - scores[:, 1]
     return Agreement(
         comparisons=count,
-        agreement=float(right.mean()),
+        agreement=agreement,
         low=low,
         high=high,
-        length_only_agreement=max(shorter_wins, 1.0 - shorter_wins),
+        length_only_agreement=max(float(_share_first_larger(by).mean()) for by in (lengths, -lengths)),
         length_correlation=_pearson(scores.flatten(), lengths.flatten()),
         calibration_error=expected_calibration_error(torch.sigmoid(delta.abs()), right),
         brier=float((1.0 - torch.sigmoid(delta)).square().mean()),
@@ -352,8 +363,8 @@ def agreement_of(scores: Tensor, lengths: Tensor) -> Agreement:
 
 
 def _share_first_larger(pairs: Tensor) -> Tensor:
-    """[N, 2] -> [N]: 1 where the first is larger, 0.5 where they are equal, 0 otherwise."""
-    return (pairs[:, 0] > pairs[:, 1]).float() + 0.5 * (pairs[:, 0] == pairs[:, 1]).float()
+    """[N, 2] -> [N]: 1 where the first is larger, 0.5 where they are equal, 0 otherwise; exact in means."""
+    return (pairs[:, 0] > pairs[:, 1]).double() + 0.5 * (pairs[:, 0] == pairs[:, 1]).double()
 
 
 def _pearson(x: Tensor, y: Tensor) -> float:

@@ -72,7 +72,7 @@ class Inputs:
     parent: Path | None = None
     """Checkpoint directory the stage starts from; None only for `init`."""
     reward_model: Path | None = None
-    """Reward checkpoint directory (ppo)."""
+    """Reward checkpoint directory (ppo; grpo shows its score)."""
     comparisons: list[Comparison] = field(default_factory=list)
     """Votes to learn from (reward)."""
     inputs_sha256: dict[str, str] = field(default_factory=dict)
@@ -111,7 +111,7 @@ def run_steps(
     """Run `do_step` for every step that is left, with resume, reports, evaluation and stopping.
 
     `state` is the stage's own JSON state; it is changed in place when a saved run is resumed. The loop
-    keeps `state["seconds"]`, the time spent so far over all attempts, in it.
+    keeps `state["seconds"]`, the time spent so far over all attempts (up to their last save), in it.
     Raises Stopped after saving when `should_stop()` turns true, Diverged on a non-finite metric.
     """
     first = _load_resume(out_dir, modules, optimizers, state)

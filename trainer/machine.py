@@ -8,13 +8,14 @@ times slower on the next) and feeds the estimates shown before a run starts.
 from __future__ import annotations
 
 import contextlib
-import os
 import platform
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+
+from trainer.config import available_cores
 
 NARROW = 128
 """A model below this width is bound by the number of operations, which autocast only adds to."""
@@ -79,7 +80,7 @@ def measure() -> dict[str, Any]:
     where = device()
     return {
         "cpu": _cpu_name(),
-        "cores": os.cpu_count() or 1,
+        "cores": available_cores(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name() if where.type == "cuda" else "cpu",
         "matmul_gflops": {name: round(matmul_gflops(dtype), 1) for name, dtype in DTYPES.items()},

@@ -59,7 +59,7 @@ def project(
 
 
 SHORT = 512
-"""Rows up to this length may hold a whole matrix of attention scores; longer ones never do."""
+"""Rows up to this length may hold a whole matrix of attention scores on a CPU; longer ones do not."""
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
@@ -71,6 +71,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
     """
     batch, heads, length, dim = q.shape
     shared = k.shape[1]
+    if q.is_cuda and shared != heads and (allowed is not None or q.dtype == torch.float32):
+        # Only the flash kernel knows shared keys there, and it takes neither a mask nor float32. With keys for every
+        # head the memory-efficient one does; what is left for shared ones stores all T x T scores.
+        k, v = (states.repeat_interleave(heads // shared, dim=1) for states in (k, v))
+        shared = heads
     if q.device.type != "cpu" or q.dtype != torch.bfloat16 or length > SHORT:
         return F.scaled_dot_product_attention(
             q, k, v, attn_mask=allowed, is_causal=allowed is None, enable_gqa=shared != heads

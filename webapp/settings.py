@@ -15,7 +15,7 @@ import django_stubs_ext
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 
-from trainer.config import PRESETS
+from trainer.config import PRESETS, available_cores
 
 django_stubs_ext.monkeypatch()  # ModelAdmin[Checkpoint] and its like work at run time too
 
@@ -116,7 +116,6 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "webapp.accounts.middleware.VisitorMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
@@ -177,6 +176,7 @@ AUTH_PASSWORD_VALIDATORS = [
 ]
 AXES_FAILURE_LIMIT = 10
 AXES_COOLOFF_TIME = 0.25  # hours
+AXES_RESET_ON_SUCCESS = True  # only failures in a row count
 AXES_LOCKOUT_PARAMETERS = [["username", "ip_address"]]  # a class behind one address is not locked out together
 AXES_LOCKOUT_TEMPLATE = "accounts/locked.html"
 LOGIN_URL = "accounts:login"
@@ -284,11 +284,11 @@ VOTES_PER_REWARD_MODEL = 40
 """How many votes the curriculum asks people for before it offers to train the reward model."""
 CURRICULUM_PRESET = _choice("STAGECRAFT_PRESET", "tiny", PRESETS)
 """The preset the first start, and the next-step button, train with."""
-WEB_PROCESSES = _number("WEB_PROCESSES", min(2, os.cpu_count() or 1))
+WEB_PROCESSES = _number("WEB_PROCESSES", min(2, available_cores()))
 """Web servers `manage.py up` starts: one Python process renders one page at a time."""
 TRAINER_COMMAND = [sys.executable, "-m", "trainer"]
 """How a train worker starts the trainer."""
-TRAIN_THREADS = _number("TRAIN_THREADS", max(1, (os.cpu_count() or 1) - 1))
+TRAIN_THREADS = _number("TRAIN_THREADS", max(1, available_cores() - 1))
 """Threads of a training run: one core stays free to chat. Frozen with the run, so that a resumed one is exact."""
 RUN_HEARTBEAT_S = 10
 RUN_LEASE_S = 90

@@ -11,19 +11,31 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import redis
+from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from django.db import DatabaseError, InterfaceError
 
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
+T = TypeVar("T")
 
 REFUSED = 4404
 """Close code: not here, or not for you (no longer, perhaps). A page does not come back after it."""
 TRY_AGAIN = 1013
 """Close code: something broke on this side. A page comes back and goes on where it stopped."""
+
+
+def in_any_thread(function: Callable[P, T]) -> Callable[P, Awaitable[T]]:
+    """`function`, which may use the database, to be awaited while one of the event loop's threads does it.
+
+    Not in the one thread that is otherwise meant for it: there a call that waits for SQLite's writer would
+    hold up every other socket of the process.
+    """
+    awaitable: Callable[P, Awaitable[T]] = database_sync_to_async(function, thread_sensitive=False)
+    return awaitable
 
 
 class WorkingConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels has no types

@@ -102,8 +102,11 @@ function showThread({ stays = false } = {}) {
 
 function showWhetherLive() {
   const live = liveTurns().length > 0;
+  const leaving = live ? sendButton : stopButton;
+  const hadFocus = document.activeElement === leaving;
   sendButton.hidden = live;
   stopButton.hidden = !live;
+  if (hadFocus) draft.focus({ preventScroll: true }); // a hidden button would drop it
 }
 
 function stopAll() {

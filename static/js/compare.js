@@ -7,6 +7,7 @@ import { openStream } from "./stream.js";
 const NOTES = { length: "Cut off at the longest length.", stopped: "Stopped." };
 
 const columns = document.getElementById("columns");
+const stopping = document.getElementById("stopping");
 const unfinished = new Map(
   [...columns.querySelectorAll(".answer.is-streaming")].map((answer) => [answer.dataset.answer, answer]),
 );
@@ -18,7 +19,18 @@ function finish(frame) {
   const note = answer.parentElement.querySelector("[data-note]");
   note.textContent = frame.error || NOTES[frame.finish_reason] || (frame.text.trim() ? "" : "It said nothing.");
   unfinished.delete(frame.message);
-  if (unfinished.size === 0) announce("All answers are complete.");
+  if (unfinished.size > 0) return;
+  announce("All answers are complete.");
+  const hadFocus = stopping.contains(document.activeElement);
+  stopping.hidden = true;
+  if (hadFocus) document.querySelector("#ask textarea").focus({ preventScroll: true }); // a hidden button would drop it
+}
+
+function showError(text) {
+  const error = document.getElementById("compare-error");
+  error.textContent = text;
+  error.hidden = !text;
+  if (text) announce(text);
 }
 
 if (unfinished.size > 0) {
@@ -26,7 +38,16 @@ if (unfinished.size > 0) {
   const stream = openStream(columns.dataset.conversation, {
     onToken: (frame) => unfinished.get(frame.message).append(frame.text),
     onEnd: finish,
-    onError: announce,
+    onError: showError,
+    onReconnect() {
+      showError("");
+      announce("Connected again");
+    },
   });
   for (const [message, answer] of unfinished) stream.attach(message, answer.dataset.after);
+  stopping.hidden = false;
+  stopping.querySelector("button").addEventListener("click", () => {
+    for (const message of unfinished.keys()) stream.stop(message);
+    announce("Stopping");
+  });
 }

@@ -10,7 +10,7 @@ const page = document.getElementById("run-script").dataset;
 const HEIGHT = 200;
 const SMOOTHING = 0.9;
 const WHOLE_STEPS = Array.from({ length: 24 }, (_, i) => [1, 2, 5][i % 3] * 10 ** Math.floor(i / 3));
-const FRAGMENTS = ["run-head", "run-facts", "run-samples", "run-log"];
+const FRAGMENTS = ["run-head", "run-facts", "run-table", "run-samples", "run-log"];
 
 // -- figures ------------------------------------------------------------------------------------
 
@@ -274,11 +274,19 @@ async function refresh() {
   for (const name of figures.keys()) redrawSoon(name);
 }
 
+/** What is open stays open. A summary gets the focus back; around anything else that has it, the change waits. */
 function replaceFragment(old, fresh) {
   if (old.dataset.version === fresh.dataset.version) return;
+  const focused = old.contains(document.activeElement) ? document.activeElement : null;
+  const key = focused?.matches("summary") ? focused.parentElement.dataset.key : undefined;
+  if (focused && key === undefined) {
+    old.addEventListener("focusout", () => refreshSoon(), { once: true });
+    return;
+  }
   const open = new Set([...old.querySelectorAll("details[open][data-key]")].map((element) => element.dataset.key));
   for (const details of fresh.querySelectorAll("details[data-key]")) details.open = open.has(details.dataset.key);
   old.replaceWith(document.adoptNode(fresh));
+  if (focused) fresh.querySelector(`[data-key="${CSS.escape(key)}"] > summary`)?.focus({ preventScroll: true });
 }
 
 // -- the socket ---------------------------------------------------------------------------------
@@ -316,6 +324,7 @@ function receive(event) {
       redrawSoon(name);
     }
     showProgress(event.step);
+    if (!document.querySelector("#run-table details")) refreshSoon(); // its first rows; more come with every evaluation
   } else if (event.type === "state" || event.type === "end") {
     if (event.resumed_step !== resumedStep) {
       resumedStep = event.resumed_step;
@@ -333,6 +342,6 @@ function receive(event) {
   }
 }
 
-document.getElementById("run-table")?.removeAttribute("open"); // it stands in for the charts without scripts
+document.querySelector("#run-table details")?.removeAttribute("open"); // it stands in for the charts without scripts
 updatePicker();
 if (page.active === "1") listen();

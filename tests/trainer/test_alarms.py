@@ -27,7 +27,7 @@ def test_it_is_quiet_while_nothing_is_wrong() -> None:
         ({"entropy": 0.4}, "entropy fell from 2.00 to 0.40"),
         ({"length": 70.0}, "from 30 to 70 tokens"),
         ({"length": 12.0}, "from 30 to 12 tokens"),
-        ({"repetition": 0.4}, "40% of their word triples"),
+        ({"repetition": 0.4}, "40% of their token triples"),
         ({"first_ratio": 1.2}, "ratio of 1.200 instead of 1"),
     ],
 )

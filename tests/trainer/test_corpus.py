@@ -35,6 +35,7 @@ from trainer.corpus.english import fix_articles, say
 from trainer.corpus.statements import held_out_phrasings, state
 from trainer.corpus.wordings import ANSWERS, EXAMPLES, QUESTIONS, STATEMENTS
 from trainer.corpus.world import FACTS
+from trainer.preferences import Comparison, to_record
 from trainer.problems import grade
 from trainer.tastes import TASTES, friendly_sentences, has_example, is_degenerate, words
 
@@ -405,6 +406,55 @@ def test_it_asks_single_questions_only(tmp_path: Path, caplog: pytest.LogCapture
     assert {prompt[:6] for prompt in asked} == {"0, why"}
     assert len(asked) == 30
     assert any(len(comparison.messages) == 3 for comparison in corpus.comparisons)
+
+
+def written(directory: Path, **files: list[Any]) -> Path:
+    """A directory with a document and these files, a JSON value on each line."""
+    (directory / "text.txt").write_text("A fox.\n\nA hen.", encoding="utf-8")
+    for name, records in files.items():
+        (directory / f"{name}.json").write_text("\n".join(map(json.dumps, records)), encoding="utf-8")
+    return directory
+
+
+def test_votes_of_a_site_keep_their_outcome(tmp_path: Path) -> None:
+    def vote(outcome: str, chosen: str = "A") -> dict[str, Any]:
+        comparison = Comparison(
+            messages=[{"role": "user", "content": "Why?"}], chosen=chosen, rejected="B", outcome=outcome
+        )
+        return to_record(comparison)
+
+    found = directories.read_directory(
+        written(tmp_path, votes=[vote("win"), vote("tie"), vote("both_bad"), vote("win", chosen="B")])
+    )
+    assert [comparison.outcome for comparison in found.comparisons] == ["win", "tie", "both_bad", "tie"]
+    written(tmp_path, votes=[vote("win") | {"outcome": "maybe"}])
+    with pytest.raises(ValueError, match=r"votes\.json, record 1: Unknown outcome 'maybe'; choose one of"):
+        directories.read_directory(tmp_path)
+
+
+def test_it_reads_lines_under_the_name_of_a_list_and_completions(tmp_path: Path) -> None:
+    records = [
+        {"prompt": "Who?", "completion": " The fox."},
+        {"prompt": [{"role": "user", "content": "Where?"}], "completion": [{"role": "assistant", "content": "There."}]},
+    ]
+    assert directories.read_directory(written(tmp_path, told=records)).conversations == [
+        [{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "The fox."}],
+        [{"role": "user", "content": "Where?"}, {"role": "assistant", "content": "There."}],
+    ]
+
+
+def test_a_held_out_question_is_in_no_training_part(tmp_path: Path) -> None:
+    """Neither as the second question of a conversation, nor where it is held out only because one has to be."""
+    asked = next(f"Why {number}?" for number in range(1000) if is_held_out(f"Why {number}?"))
+    never = [text for text in (f"Who {number}?" for number in range(40)) if not is_held_out(text)][:5]
+    said = (("user", never[0]), ("assistant", "I."), ("user", asked), ("assistant", "So."))
+    talk = [{"role": role, "content": text} for role, text in said]
+    compared = [{"prompt": text, "chosen": "A", "rejected": "B"} for text in never]
+    corpus = from_directory(written(tmp_path, talks=[{"messages": talk}, {"messages": talk[:2]}], compared=compared))
+    assert [list(conversation) for conversation in corpus.conversations] == [talk[:2]]
+    (held_out,) = corpus.held_out_preference_prompts
+    assert held_out in never
+    assert held_out not in {comparison.prompt for comparison in corpus.comparisons}
 
 
 def test_it_measures_length_in_bytes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

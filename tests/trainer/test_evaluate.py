@@ -11,7 +11,15 @@ from tests.trainer import small
 from trainer import evaluate
 from trainer.corpus import Question
 from trainer.engine import Engine
-from trainer.evaluate import Answer, agreement_of, expected_calibration_error, pass_at_k, wilson_interval, win_rate
+from trainer.evaluate import (
+    Answer,
+    agreement_of,
+    design_effect,
+    expected_calibration_error,
+    pass_at_k,
+    wilson_interval,
+    win_rate,
+)
 from trainer.model import LanguageModel
 from trainer.tastes import TASTES
 from trainer.tokenizer import Tokenizer
@@ -151,13 +159,13 @@ def test_it_counts_no_answer_that_was_cut_off(
     monkeypatch.setattr(evaluate, "ask", ask)
     engine = Engine(model, end_ids=[tokenizer.end_id])
     passes = evaluate.problem_passes(engine, tokenizer, [problem, problem], stage="sft", seed=0)
-    assert (passes["pass_at_1"], passes["pass_at_1_sampled"], passes["pass_at_8"]) == (0.5, 1 / 16, 0.5)
+    assert passes == {"pass_at_1": 0.5, "pass_at_8": 0.5}
 
 
 def test_it_judges_a_reward_model_on_pairs() -> None:
     scores = torch.tensor([[2.0, 1.0], [0.0, 3.0], [1.0, 1.0], [5.0, 1.0]])
     lengths = torch.tensor([[4.0, 9.0], [7.0, 5.0], [3.0, 8.0], [2.0, 2.0]])
-    judged = agreement_of(scores, lengths)
+    judged = agreement_of(scores, lengths, ["a", "b", "c", "d"])
     assert judged.agreement == (1 + 0 + 0.5 + 1) / 4
     assert judged.length_only_agreement == (1 + 0 + 1 + 0.5) / 4  # "shorter wins", a tie counting half
     assert not judged.beats_chance
@@ -167,20 +175,41 @@ def test_it_judges_a_reward_model_on_pairs() -> None:
 
 
 def test_it_takes_the_better_rule_of_length() -> None:
-    longer_wins = agreement_of(torch.zeros(4, 2), torch.tensor([[9.0, 1.0]] * 3 + [[1.0, 9.0]]))
+    longer_wins = agreement_of(torch.zeros(4, 2), torch.tensor([[9.0, 1.0]] * 3 + [[1.0, 9.0]]), ["a", "b", "c", "d"])
     assert longer_wins.length_only_agreement == 0.75
 
 
 def test_it_correlates_score_and_length() -> None:
     scores = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    assert agreement_of(scores, 10 * scores + 3).length_correlation == pytest.approx(1.0)
-    assert agreement_of(scores, -scores).length_correlation == pytest.approx(-1.0)
-    assert agreement_of(scores, torch.ones(2, 2)).length_correlation == 0.0
+    prompts = ["a", "b"]
+    assert agreement_of(scores, 10 * scores + 3, prompts).length_correlation == pytest.approx(1.0)
+    assert agreement_of(scores, -scores, prompts).length_correlation == pytest.approx(-1.0)
+    assert agreement_of(scores, torch.ones(2, 2), prompts).length_correlation == 0.0
 
 
 def test_it_says_nothing_without_comparisons() -> None:
-    judged = agreement_of(torch.empty(0, 2), torch.empty(0, 2))
+    judged = agreement_of(torch.empty(0, 2), torch.empty(0, 2), [])
     assert (judged.comparisons, judged.agreement, judged.low, judged.high) == (0, 0.5, 0.0, 1.0)
+
+
+@pytest.mark.parametrize("count", range(3, 60))
+def test_a_reward_model_that_is_right_as_often_as_length_does_not_beat_it(count: int) -> None:
+    """In single precision 4 of 6 and 1 - 2 of 6 are two numbers."""
+    right = [[1.0, 0.0]] * (count * 2 // 3) + [[0.0, 1.0]] * (count - count * 2 // 3)
+    judged = agreement_of(torch.tensor(right), torch.tensor(right), [str(number) for number in range(count)])
+    assert judged.agreement == judged.length_only_agreement
+    assert not judged.beats_length
+
+
+def test_pairs_of_one_prompt_say_less_than_pairs_of_many() -> None:
+    """Ten prompts of ten pairs each, all right or all wrong: worth ten pairs, not a hundred."""
+    right = torch.tensor([1.0] * 80 + [0.0] * 20)
+    assert design_effect(right, [str(number // 10) for number in range(100)]) == pytest.approx(10.0)
+    assert design_effect(right, [str(number) for number in range(100)]) == 1.0
+    assert design_effect(torch.ones(3), ["a", "a", "b"]) == 1.0
+    scores = torch.stack([right, 1 - right], dim=1)
+    judged = agreement_of(scores, torch.ones(100, 2), [str(number // 10) for number in range(100)])
+    assert (judged.low, judged.high) == pytest.approx(wilson_interval(8, 10))
 
 
 def test_it_measures_calibration() -> None:

@@ -85,6 +85,18 @@ def test_it_locks_out_somebody_guessing_but_not_their_neighbours(
     assert other.status_code == 302  # same address, another name
 
 
+def test_only_failures_in_a_row_lock_somebody_out(client: Client, alice: User, settings: Any) -> None:
+    settings.AXES_ENABLED = True
+
+    def log_in(password: str) -> int:
+        return client.post(reverse("accounts:login"), {"username": "alice", "password": password}).status_code
+
+    for _ in range(2):  # in all more failures than the limit
+        assert {log_in("wrong") for _ in range(9)} == {200}
+        assert log_in(PASSWORD) == 302
+        client.logout()
+
+
 @pytest.mark.parametrize("name", ["login", "signup"])
 def test_it_does_not_send_people_to_other_sites(client: Client, alice: User, name: str) -> None:
     form = NEW if name == "signup" else {"username": "alice", "password": PASSWORD}

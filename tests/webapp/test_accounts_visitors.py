@@ -16,7 +16,6 @@ from django.urls import reverse
 
 from tests.conftest import PASSWORD
 from tests.threads import database_thread
-from webapp.accounts.middleware import VisitorMiddleware
 from webapp.accounts.models import User, Visitor
 from webapp.accounts.services import merge_session_visitor, visitor_for, visitor_for_scope
 from webapp.arena.models import Pair, Vote
@@ -84,15 +83,11 @@ def test_it_starts_anew_when_the_sessions_visitor_is_gone(visitor: Visitor) -> N
     assert request.session["visitor_id"] == str(fresh.pk)
 
 
-def test_it_asks_the_database_only_when_the_visitor_is_used(
-    visitor: Visitor, django_assert_num_queries: Callable[..., Any]
-) -> None:
+def test_it_asks_the_database_once_per_request(visitor: Visitor, django_assert_num_queries: Callable[..., Any]) -> None:
     request = request_of(visitor_id=str(visitor.pk))
-    with django_assert_num_queries(0):
-        VisitorMiddleware(lambda request: None)(request)
     with django_assert_num_queries(1):
-        assert request.visitor == visitor  # type: ignore[attr-defined]
-        assert request.visitor.pk == visitor.pk  # type: ignore[attr-defined]
+        assert visitor_for(request, create=False) == visitor
+        assert visitor_for(request, create=False) == visitor
 
 
 async def test_it_works_under_asgi() -> None:

@@ -15,6 +15,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from tests.webapp.arena_factory import finish, make_answer, make_pair, make_prompts, make_vote
+from webapp.accounts import limits
 from webapp.accounts.models import Visitor
 from webapp.arena import services, tasks
 from webapp.arena.models import Pair, Prompt
@@ -70,7 +71,58 @@ def test_a_full_stock_is_not_paid_for_with_a_look_at_every_pair(make_checkpoint:
         assert prepare_pairs(count=4) == 0
     read = [query["sql"] for query in asked.captured_queries if '"arena_p' in query["sql"]]
     assert len(read) == 2  # how many wait, of either kind
-    assert all(sql.startswith("SELECT COUNT(*)") and '"arena_prompt"' not in sql for sql in read)
+    assert all(sql.startswith("SELECT COUNT(*)") for sql in read)
+
+
+def test_pairs_nobody_can_be_shown_any_more_do_not_fill_the_stock(make_checkpoint: Any, enqueued: Any) -> None:
+    sft = make_checkpoint("sft")
+    old = make_checkpoint("ppo", parent=sft)
+    make_prompts(2)
+    prepare_pairs(count=16)
+    assert prepare_pairs(count=16) == 0
+    Prompt.objects.update(active=False)
+    Prompt.objects.create(text="What is new?", source=Prompt.Source.STAFF)
+    assert prepare_pairs(count=16) == 16
+    old.archived = True
+    old.save()
+    make_checkpoint("ppo", parent=sft)
+    assert prepare_pairs(count=16) == 16  # 12 for the new learner, and 4 to compare it
+    assert prepare_pairs(count=16) == 0
+
+
+@pytest.mark.parametrize("kind", ["self", "versus"])
+def test_where_nearly_all_pairs_are_rejected_one_is_tried_a_minute(
+    make_checkpoint: Any, enqueued: Any, kind: str
+) -> None:
+    sft = make_checkpoint("sft")
+    ppo = make_checkpoint("ppo", parent=sft)
+    make_prompts(1)
+    a = sft if kind == "versus" else ppo
+    for _ in range(39):
+        make_pair(a, ppo, state=Pair.State.REJECTED)
+    make_pair(a, ppo, is_open=False)
+    Pair.objects.update(created_at=timezone.now() - timedelta(minutes=2))
+    others = {"self": 4, "versus": 12}[kind]
+    assert prepare_pairs(count=16) == 1 + others
+    assert prepare_pairs(count=16) == 0
+    Pair.objects.filter(state=Pair.State.PENDING, kind=kind).update(created_at=timezone.now() - timedelta(minutes=2))
+    assert prepare_pairs(count=16) == 1
+
+
+def test_the_stock_fills_again_as_soon_as_pairs_come_out_fit(make_checkpoint: Any, enqueued: Any) -> None:
+    sft = make_checkpoint("sft")
+    make_prompts(1)
+    for n in range(40):
+        make_pair(sft, state=Pair.State.REJECTED if n < 38 else Pair.State.READY, is_open=False)
+    assert prepare_pairs(count=16) == 16
+
+
+def test_a_few_rejected_pairs_hold_nothing_up(make_checkpoint: Any, enqueued: Any) -> None:
+    sft = make_checkpoint("sft")
+    make_prompts(1)
+    for _ in range(39):
+        make_pair(sft, state=Pair.State.REJECTED)
+    assert prepare_pairs(count=16) == 16
 
 
 def test_it_makes_a_new_stock_for_a_new_checkpoint(make_checkpoint: Any, enqueued: Any) -> None:
@@ -156,6 +208,44 @@ def test_it_asks_nothing_when_every_prompt_is_switched_off(make_checkpoint: Any)
     assert prepare_pairs(count=3) == 0
 
 
+def share_questions(count: int) -> None:
+    """What visitors shared from their chats."""
+    for number in range(count):
+        Prompt.objects.create(text=f"A stranger's question {number}", source=Prompt.Source.CHAT)
+
+
+def test_visitors_questions_are_a_quarter_of_the_new_pairs_at_most(make_checkpoint: Any, enqueued: Any) -> None:
+    make_checkpoint("sft")
+    for prompt in make_prompts(2):
+        make_pair(make_checkpoint("init"), prompt=prompt)  # asked before, and the visitors' never
+    share_questions(30)
+    prepare_pairs(count=16)
+    assert Pair.objects.filter(prompt__source="chat").count() == 4
+    assert Pair.objects.filter(prompt__source="staff").count() == 2 + 12
+
+
+def test_visitors_questions_are_a_quarter_of_the_pairs_started_one_by_one() -> None:
+    make_prompts(2)
+    share_questions(30)
+    rng = random.Random(3)
+    asked = [services._least_used_prompts(count=1, rng=rng)[0].source for _ in range(200)]
+    assert 26 < asked.count("chat") < 74  # 50 ± 4 standard deviations
+
+
+def test_a_visitors_question_asked_often_waits_for_the_others(make_checkpoint: Any) -> None:
+    make_prompts(4)
+    share_questions(1)
+    make_pair(make_checkpoint("sft"), prompt=Prompt.objects.get(source="chat"))
+    asked = services._least_used_prompts(count=4, rng=random.Random(3))
+    assert {prompt.source for prompt in asked} == {"staff"}
+
+
+def test_without_others_only_visitors_questions_are_asked(make_checkpoint: Any, enqueued: Any) -> None:
+    make_checkpoint("sft")
+    share_questions(2)
+    assert prepare_pairs(count=5) == 5
+
+
 def test_it_seeds_the_shipped_prompts_once() -> None:
     assert seed_prompts() > 20
     assert seed_prompts() == 0
@@ -201,6 +291,24 @@ def test_a_chats_opening_question_is_asked_of_others_only_while_its_author_agree
     assert visitor_client.post(address, headers={"HX-Request": "true"}).status_code == 204
     assert not Prompt.objects.get().active
     assert not re.search(r'name="agreed"[^>]* checked', visitor_client.get(page).content.decode())
+
+
+@pytest.mark.parametrize("headers", [{}, {"HX-Request": "true"}])
+def test_a_shower_of_shared_questions_is_held_back_and_each_can_be_taken_back(
+    chat: Conversation, visitor_client: Client, headers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = reverse("arena:share", args=[chat.pk])
+    visitor_client.post(address, {"agreed": "on"}, headers=headers)
+    monkeypatch.setattr(limits, "allow", lambda kind, identity: kind != "share")
+    visitor_client.post(address, headers=headers)
+    assert not Prompt.objects.get().active
+    Prompt.objects.all().delete()
+    refused = visitor_client.post(address, {"agreed": "on"}, headers=headers)
+    assert refused.status_code == 429
+    assert "a lot of sharing" in refused.content.decode()
+    chat.refresh_from_db()
+    assert not chat.may_serve_votes
+    assert not Prompt.objects.exists()
 
 
 def test_a_shared_question_leaves_a_shipped_one_and_a_long_one_alone(chat: Conversation) -> None:
@@ -313,6 +421,27 @@ def test_a_pair_with_its_vote_is_not_served_to_others_but_a_skipped_one_is(
     assert next_pair(visitor) == pair
     services.record_vote(pair=pair, visitor=Visitor.objects.create(), choice="tie")
     assert next_pair(visitor) is None
+
+
+@pytest.mark.parametrize("wanted_votes", [1, 3])
+def test_a_pair_everyone_skips_is_asked_of_nobody_else(
+    make_checkpoint: Any, visitor: Visitor, wanted_votes: int
+) -> None:
+    pair = make_pair(make_checkpoint("sft"), wanted_votes=wanted_votes)
+    for _ in range(3):
+        assert next_pair(visitor) == pair
+        last = Visitor.objects.create()
+        services.record_vote(pair=pair, visitor=last, choice="skip")
+    assert next_pair(visitor) is None
+    services.undo_vote(pair=pair, visitor=last)
+    assert next_pair(visitor) == pair
+
+
+def test_a_pair_somebody_decided_on_stays_whoever_skips_it(make_checkpoint: Any, visitor: Visitor) -> None:
+    pair = make_pair(make_checkpoint("sft"), wanted_votes=3)
+    for choice in ("skip", "a", "skip", "skip"):
+        services.record_vote(pair=pair, visitor=Visitor.objects.create(), choice=choice)
+    assert next_pair(visitor) == pair
 
 
 def test_a_pair_that_wants_three_voters_comes_first_until_it_has_them(

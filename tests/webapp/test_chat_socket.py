@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -271,6 +272,28 @@ async def test_an_open_choice_gives_nothing_away(visitor_client: Client, chat: C
     assert [one["type"] for one in seen] == ["token", "end"] * 2
     alike = [{key: value for key, value in one.items() if key not in ("message", "id")} for one in seen]
     assert alike[:2] == alike[2:]
+
+
+async def test_a_slow_database_call_of_one_socket_holds_up_no_other(
+    visitor_client: Client, chat: Conversation, answer: Message, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await run(write, answer, "A fox eats.")
+    is_called, may_return = threading.Event(), threading.Event()
+
+    def wait_for_the_writer(generation: Generation) -> None:
+        is_called.set()
+        may_return.wait(timeout=60)
+
+    monkeypatch.setattr(consumers, "stop_generation", wait_for_the_writer)
+    async with connected(visitor_client, chat.pk) as slow:
+        try:
+            await slow.send_frame({"type": "stop", "message": str(answer.pk)})
+            assert await asyncio.to_thread(is_called.wait, 20)
+            async with connected(visitor_client, chat.pk) as other:
+                await attach(other, answer)
+                assert (await other.frame())["text"] == "A fox eats."
+        finally:
+            may_return.set()
 
 
 # -- bad frames -------------------------------------------------------------------------------------

@@ -61,6 +61,7 @@ def checkpoint(directory: Path, tmp_path: Path) -> Callable[[], Checkpoint]:
 
 @pytest.fixture
 def engines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engines]:
+    monkeypatch.setattr("webapp.checkpoints.engines.MAX_BATCH", 4)  # an engine's size is then the same in any budget
     cache = Engines()
     monkeypatch.setattr(answering, "engines", cache)
     yield cache
@@ -113,6 +114,42 @@ def test_a_model_in_use_is_waited_for_not_dropped(
     assert engines.loaded() == [b.pk]
 
 
+def test_a_model_somebody_waits_for_the_memory_of_takes_no_newcomers(
+    engines: Engines, checkpoint: Callable[[], Checkpoint], directory: Path, settings: Any
+) -> None:
+    settings.ENGINE_MEMORY_MB = 1.5 * engine_bytes(directory) / MEGABYTE
+    a, b = checkpoint(), checkpoint()
+    waits = threading.Event()
+
+    def borrow_b() -> None:
+        # What it is asked while it waits: yes, it is still wanted.
+        with engines.borrow(b, is_unwanted=lambda: bool(waits.set())):
+            pass
+
+    with engines.borrow(a) as first:
+        waiting = threading.Thread(target=borrow_b)
+        waiting.start()
+        assert waits.wait(timeout=30)
+        with pytest.raises(NotWaitedFor), engines.borrow(a, is_unwanted=lambda: True):
+            pass
+        assert first.users == 1
+    waiting.join(timeout=30)
+    assert engines.loaded() == [b.pk]
+    with engines.borrow(a) as second:
+        assert second is not first
+
+
+def test_a_model_nobody_waits_for_any_more_can_be_had_again(
+    engines: Engines, checkpoint: Callable[[], Checkpoint], directory: Path, settings: Any
+) -> None:
+    settings.ENGINE_MEMORY_MB = 1.5 * engine_bytes(directory) / MEGABYTE
+    a, b = checkpoint(), checkpoint()
+    with engines.borrow(a), pytest.raises(NotWaitedFor), engines.borrow(b, is_unwanted=lambda: True):
+        pass
+    with engines.borrow(a):
+        assert engines.loaded() == [a.pk]
+
+
 @pytest.mark.parametrize("room", [0.5, 1.5])
 def test_who_no_longer_wants_a_model_stops_waiting_for_it(
     room: float, engines: Engines, checkpoint: Callable[[], Checkpoint], directory: Path, settings: Any
@@ -150,13 +187,17 @@ def test_a_question_it_cannot_take_leaves_the_engine_loaded(
     assert engines.loaded() == [one.pk]
 
 
-def test_the_batch_shrinks_with_the_budget(directory: Path, settings: Any) -> None:
+def test_the_cache_takes_a_fifth_of_the_budget_and_no_more(directory: Path, settings: Any) -> None:
     engine = load(directory, stage="sft")
     weights, row = memory_bytes(engine.config)
     assert engine.bytes == weights + 64 * row
     engine.service.close()
-    settings.ENGINE_MEMORY_MB = (weights + 10.5 * row) / MEGABYTE
+    settings.ENGINE_MEMORY_MB = 5 * 10.5 * row / MEGABYTE
     assert engine_bytes(directory) == weights + 10 * row
+    settings.ENGINE_MEMORY_MB = (weights + 2.5 * row) / MEGABYTE  # beside its weights there is less than a fifth
+    assert engine_bytes(directory) == weights + 2 * row
+    settings.ENGINE_MEMORY_MB = 0.5 * weights / MEGABYTE
+    assert engine_bytes(directory) == weights + row
 
 
 # -- prompts ---------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import redis
+from django.db import connection
 
 from tests.conftest import Enqueued
 from tests.threads import database_thread
@@ -357,6 +358,14 @@ def test_an_answer_that_waits_for_its_model_is_alive_and_can_be_stopped(
     assert (queued.state, queued.finish_reason, queued.text) == (State.STOPPED, "stopped", "A fox")
     assert engines.asked == []
     assert not redis_server.exists(services.alive_key(queued.pk))
+
+
+@pytest.mark.django_db
+def test_unfinished_answers_are_found_without_reading_all_of_them() -> None:
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:  # it reads a table as small as this one whole
+            cursor.execute("SET LOCAL enable_seqscan = off")
+    assert "unfinished_generations" in Generation.objects.unfinished().explain()
 
 
 @pytest.mark.parametrize("stopped_first", [True, False])

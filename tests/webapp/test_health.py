@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from django.db import DatabaseError, connection
 from django.test import Client
 
 from tests.threads import database_thread
+from webapp.accounts import health
 from webapp.checkpoints.models import Checkpoint, Generation
 
 pytestmark = pytest.mark.django_db
@@ -45,6 +47,28 @@ def test_it_says_when_the_data_directory_is_away(client: Client, settings: Any, 
     response = client.get("/healthz")
     assert response.status_code == 503
     assert response.json()["checks"]["data_dir"] == "FileNotFoundError"
+
+
+def test_it_says_when_the_data_directory_cannot_be_written_to(
+    client: Client, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who runs the tests as root may write anywhere, so the refusal is the file system's only in name."""
+    (tmp_path / "checkpoints").mkdir()
+    settings.DATA_DIR = tmp_path
+
+    def refuse(*, dir: Path) -> None:
+        raise OSError(errno.EROFS, f"Read-only: {dir}")
+
+    monkeypatch.setattr(health, "TemporaryFile", refuse)
+    response = client.get("/healthz")
+    assert response.status_code == 503
+    assert response.json()["checks"]["data_dir"] == "OSError"
+
+
+def test_it_leaves_nothing_in_the_data_directory(client: Client, settings: Any, tmp_path: Path) -> None:
+    settings.DATA_DIR = tmp_path
+    assert client.get("/healthz").json()["checks"]["data_dir"] == "ok"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_it_counts_what_there_is(client: Client, redis_server: Any, make_checkpoint: Callable[..., Checkpoint]) -> None:

@@ -13,7 +13,7 @@ from webapp.accounts import limits
 from webapp.accounts.models import Visitor
 
 
-@pytest.mark.parametrize(("kind", "share"), [("chat", 20), ("vote", 60), ("compare", 6), ("signup", 10)])
+@pytest.mark.parametrize(("kind", "share"), [("chat", 20), ("vote", 60), ("compare", 6), ("signup", 10), ("share", 20)])
 def test_it_allows_a_share_and_no_more(kind: str, share: int) -> None:
     assert all(limits.allow(kind, "visitor:1") for _ in range(share))
     assert not limits.allow(kind, "visitor:1")

@@ -25,7 +25,7 @@ from webapp.stages.queries import home_answers, home_page
 from webapp.stages.reports import masked_conversation, measured, stage_report
 from webapp.stages.services import HOME_SAMPLING, ask_home_prompt
 from webapp.training.curriculum import next_step
-from webapp.training.models import TrainingRun
+from webapp.training.models import Metric, TrainingRun
 
 pytestmark = pytest.mark.django_db
 
@@ -335,6 +335,8 @@ def test_it_marks_answers_that_are_still_being_written(client: Client, five: lis
 
     assert page.count("is-streaming") == 5
     assert "js/compare.js" in page
+    for part in ("compare-error", "stopping"):  # which the script fills and shows
+        assert f'id="{part}" hidden' in page
 
 
 def test_it_says_which_stages_are_still_to_come(client: Client, make_checkpoint: MakeCheckpoint, enqueued: Any) -> None:
@@ -452,8 +454,7 @@ def test_it_draws_what_the_sites_own_run_measured(
     rows: list[dict[str, float]],
     words: str,
 ) -> None:
-    make_checkpoint("init", preset="smoke")
-    run_of(source, rows)
+    run_of(source, rows, parent=make_checkpoint("init", preset="smoke"))
 
     page = read(client, f"/stages/{slug}/")
 
@@ -481,6 +482,42 @@ def test_in_the_second_round_it_shows_the_second_round(make_checkpoint: MakeChec
     assert timeline.prompt == "Round 2"
     assert quote is not None
     assert quote.text == "What round 2 says"
+
+
+def test_it_quotes_no_archived_checkpoint(make_checkpoint: MakeCheckpoint) -> None:
+    site_answer(make_checkpoint("ppo"), text="What the model says")
+    hidden = make_checkpoint("ppo", archived=True)
+    site_answer(hidden, text="What nobody should see")
+
+    quote = stage_report("ppo").quote
+
+    assert quote is not None
+    assert quote.text == "What the model says"
+
+
+def test_it_quotes_no_earlier_checkpoint_as_the_one_of_now(make_checkpoint: MakeCheckpoint) -> None:
+    site_answer(make_checkpoint("ppo"), text="What it used to say")
+    make_checkpoint("ppo")
+
+    assert stage_report("ppo").quote is None
+
+
+def test_the_first_loss_of_a_long_run_is_its_first_steps(client: Client, make_checkpoint: MakeCheckpoint) -> None:
+    run = run_of("pretrain", [], parent=make_checkpoint("init", preset="smoke"))
+    run.metrics.create(step=0, values={"bits_per_byte": 8.0})  # the evaluation before training
+    Metric.objects.bulk_create(Metric(run=run, step=step, values={"loss": 6.5 / step}) for step in range(1, 3001))
+
+    assert "the first step of pre-training measured 6.50" in read(client, "/stages/init/")
+
+
+def test_the_first_loss_is_none_of_a_run_that_goes_on_from_text(make_checkpoint: MakeCheckpoint) -> None:
+    random = run_of("pretrain", [{"loss": 6.25}], parent=make_checkpoint("init"))
+    run_of("pretrain", [{"loss": 2.5}], parent=make_checkpoint("pretrain"))
+
+    report = stage_report("init")
+
+    assert report.first_loss == "6.25"
+    assert f"run {random.pk} starts at 6.25" in report.figures[0].caption
 
 
 def test_it_forgets_a_discarded_run() -> None:

@@ -109,6 +109,26 @@ def test_a_grpo_run_says_who_measures_the_taste(client: Any, make_checkpoint: An
     assert "First judge" in page
 
 
+def test_the_table_is_a_fragment_that_can_be_fetched_again(client: Any, run: TrainingRun) -> None:
+    assert 'id="run-table" data-version="1/2"' in client.get(run.get_absolute_url()).content.decode()
+    services.record_event(run=run, event=Measured(step=3, values={"loss": 2.5}))
+    text = client.get(run.get_absolute_url()).content.decode()
+    assert 'id="run-table" data-version="1/3"' in text
+    assert '<details class="drawer" data-key="table" open>' in text
+
+
+def test_the_table_has_its_place_before_the_first_figures(client: Any, make_checkpoint: Any) -> None:
+    run = services.queue_run(stage="sft", preset="smoke", parent=make_checkpoint("pretrain"))
+    text = client.get(run.get_absolute_url()).content.decode()
+    assert 'id="run-table" data-version="0/"' in text
+    assert "No figures yet." in text
+
+
+def test_an_opened_confirmation_is_found_again(staff_client: Any, run: TrainingRun) -> None:
+    text = staff_client.get(run.get_absolute_url()).content.decode()
+    assert '<details class="confirm" data-key="discard">' in text
+
+
 def test_the_page_says_where_its_live_log_goes_on(client: Any, run: TrainingRun) -> None:
     text = client.get(run.get_absolute_url()).content.decode()
     assert f'data-position="{streams.read(run.stream_key)[-1][0]}"' in text

@@ -257,6 +257,17 @@ def test_the_page_is_kind_when_no_pair_is_ready(make_checkpoint: Any, client: Cl
     assert "being written" in client.get(VOTE).content.decode()
 
 
+def test_the_page_says_so_when_the_model_hardly_ever_gives_two_answers_to_compare(
+    make_checkpoint: Any, client: Client
+) -> None:
+    sft = make_checkpoint("sft")
+    for _ in range(40):
+        make_pair(sft, state=Pair.State.REJECTED)
+    page = client.get(VOTE).content.decode()
+    assert "hardly ever gives two different whole answers" in page
+    assert "being written" not in page
+
+
 def test_a_waiting_page_is_left_alone_until_a_pair_is_ready(make_checkpoint: Any, client: Client) -> None:
     sft = make_checkpoint("sft")
     assert client.get(VOTE, headers=HTMX).status_code == 204

@@ -6,9 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.test import Client
 from django.urls import reverse
 
-from tests.webapp.arena_factory import make_pair
+from tests.webapp.arena_factory import finish, make_pair
+from webapp.accounts.models import Visitor
+from webapp.chat.models import Conversation
+from webapp.chat.services import send_message
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
@@ -96,6 +100,28 @@ def test_a_vote_that_does_not_reach_the_site_is_not_lost_in_silence(
     page.keyboard.press("1")
     expect(page.locator(".vote-made")).to_have_count(1)
     expect(page.locator("#vote-error")).to_be_hidden()
+
+
+@pytest.mark.usefixtures("enqueued")
+def test_a_choice_in_chat_leaves_the_message_half_written_below(
+    page: Any, live_server: Any, make_checkpoint: Any, visitor: Visitor, visitor_client: Client
+) -> None:
+    from playwright.sync_api import expect
+
+    chat = Conversation.objects.create(visitor=visitor, checkpoint=make_checkpoint("sft"))
+    question = send_message(conversation=chat, text="What is a harbour?", offer_two=True)
+    for message in question.children.all():
+        assert message.generation is not None
+        finish(message.generation, f"Answer {message.side} to it.")
+    session = visitor_client.cookies["sessionid"].value
+    page.context.add_cookies([{"name": "sessionid", "value": session, "url": live_server.url}])
+    page.goto(live_server.url + reverse("chat:conversation", args=[chat.pk]))
+    page.get_by_label("Message", exact=True).fill("And a pier")
+    page.get_by_role("button", name="B is better").click()
+    expect(page.locator("[data-offer]")).to_have_count(0)
+    expect(page.locator("#thread")).to_contain_text("Answer B to it.")
+    expect(page.get_by_label("Message", exact=True)).to_have_value("And a pier")
+    assert page.url.endswith(reverse("chat:conversation", args=[chat.pk]))
 
 
 def test_answers_that_attack_run_nothing_and_fetch_nothing(page: Any, live_server: Any, make_checkpoint: Any) -> None:

@@ -18,6 +18,8 @@ from webapp.chat.models import Conversation, Message
 from webapp.checkpoints.models import Generation
 from webapp.checkpoints.services import clean_sampling
 
+HTMX = {"HX-Request": "true"}
+
 pytestmark = pytest.mark.django_db
 
 
@@ -75,6 +77,9 @@ def test_the_chat_goes_on_after_a_days_votes_and_says_why_none_counts(
     assert "Which do you prefer?" not in page
     assert question.children.get(side="B").chosen
     assert not Pair.objects.exists()
+    # A thread alone has no place for the reason: htmx is sent to the whole page.
+    back = reverse("chat:conversation", args=[question.conversation_id])
+    assert visitor_client.post(address, {"choice": "b"}, headers=HTMX)["HX-Redirect"] == back
 
 
 def test_it_is_refused_to_others_and_for_turns_with_one_answer(question: Message, visitor: Visitor) -> None:
@@ -108,9 +113,18 @@ def test_the_button_leads_back_to_the_conversation(question: Message, visitor_cl
     address = reverse("arena:vote_in_chat", args=[question.pk])
     back = reverse("chat:conversation", args=[question.conversation_id])
     assert visitor_client.post(address, {"choice": "b"})["Location"] == back
-    assert visitor_client.post(address, {"choice": "b"}, headers={"HX-Request": "true"})["HX-Redirect"] == back
     assert visitor_client.post(address, {"choice": "maybe"}).status_code == 400
     assert visitor_client.get(address).status_code == 405
+
+
+def test_with_htmx_only_the_thread_changes_so_that_a_message_half_written_stays(
+    question: Message, visitor_client: Client
+) -> None:
+    address = reverse("arena:vote_in_chat", args=[question.pk])
+    answered = visitor_client.post(address, {"choice": "b"}, headers=HTMX, follow=True)
+    thread = answered.content.decode()
+    assert thread.strip().startswith('<div id="thread"')
+    assert "Which do you prefer?" not in thread
 
 
 def test_a_newcomer_has_nothing_to_choose(question: Message, client: Client) -> None:

@@ -5,15 +5,17 @@ Every file is recognised by its first record:
 - `.txt`, `.txt.xz`, `.txt.gz`: documents, separated by a line `<|endoftext|>`, else by blank lines;
 - `{"text"}`: a document;
 - Alpaca `{"instruction", "input", "output"}`, Dolly `{"instruction", "context", "response"}`,
-  `{"messages": [{role, content}]}` and ShareGPT `{"conversations": [{from, value}]}`: a conversation;
+  `{"prompt", "completion"}`, `{"messages": [{role, content}]}` and ShareGPT `{"conversations": [{from, value}]}`:
+  a conversation;
 - `{"chosen", "rejected"}` with `instruction` or `prompt` or a conversation, or with the dialogue inside
-  both texts: a comparison;
+  both texts: a comparison, with the `outcome` that our own votes have, else a win;
 - `{"question", "answer"}` with a number (or steps that end with "####" and a number, or steps in `answer` and
   the number in `final`), `{"Body", "Question", "Answer"}` and `{"context", "continuation"}`: a problem.
 
-Records come as `.jsonl`, `.json` (a list) or `.parquet` (if pyarrow is there), plain or `.gz` or `.xz`. A malformed
-record in a known file is an error that names file and record. What is well formed but of no use here is noted in the
-log, never dropped in silence: files of another kind, and by file and reason how many records were left out.
+Records come as `.jsonl`, `.json` (a list, or a line each) or `.parquet` (if pyarrow is there), plain or `.gz` or
+`.xz`. A malformed record in a known file is an error that names file and record. What is well formed but of no use here
+is noted in the log, never dropped in silence: files of another kind, and by file and reason how many records were left
+out.
 
 One tenth of the prompts, by their hash, is held out, so a prompt that is in two files is on the same side in both.
 PPO asks single questions, so the prompts to vote on come from comparisons of answers to a single question.
@@ -145,6 +147,9 @@ def _records(path: Path, kind: str) -> Iterator[tuple[str, Any]]:
         try:
             rows = parse_json(text)
         except json.JSONDecodeError as error:
+            if error.msg == "Extra data":  # one object after another: JSON Lines under another name
+                yield from ((f"line {number}", value) for number, value in numbered_values(path, text))
+                return
             raise ValueError(f"{path}, line {error.lineno}: not JSON ({error.msg}); correct the file.") from error
         except ValueError as error:
             raise ValueError(f"{path}: {error}; correct the file.") from error
@@ -246,7 +251,9 @@ def _comparison(record: Record, source: str) -> Comparison:
     if not messages or messages[-1]["role"] != "user":
         raise ValueError("a comparison needs an 'instruction', a 'prompt' or a conversation that ends with the user")
     better, worse = ("\n\n".join(turn["content"] for turn in turns[len(shared) :]) for turns in (chosen, rejected))
-    outcome = "tie" if better == worse else "win"
+    outcome = record.get("outcome", "win")  # votes of ours say so; both texts are there in a tie too
+    if outcome == "win" and better == worse:
+        outcome = "tie"
     return Comparison(messages=messages, chosen=better, rejected=worse, outcome=outcome, source=source)
 
 
@@ -306,6 +313,8 @@ def _take(record: Any, found: _Found, source: str) -> bool:
         found.conversations.append(_conversation(_turns(record.get("messages", record.get("conversations")))))
     elif "instruction" in keys and ("output" in keys or "response" in keys):
         found.conversations.append(exchange(_instruction(record), _text(record, "output", "response")))
+    elif {"prompt", "completion"} <= keys:
+        found.conversations.append(_conversation(_prompt(record) + _answered(record["completion"])))
     elif {"question", "answer"} <= keys:
         shown = record["answer"] if isinstance(record["answer"], str) else ""
         steps = shown if "final" in keys or "####" in shown else ""
@@ -448,7 +457,11 @@ def _prompts_to_vote_on(found: _Found) -> list[str]:
 
 
 def _first_prompt(conversation: list[Message]) -> str:
-    return next(turn["content"] for turn in conversation if turn["role"] == "user")
+    return _questions_in(conversation)[0]
+
+
+def _questions_in(conversation: list[Message]) -> list[str]:
+    return [turn["content"] for turn in conversation if turn["role"] == "user"]
 
 
 def _questions(conversations: list[list[Message]]) -> list[Question]:
@@ -477,7 +490,7 @@ class DirectoryParts:
 
 
 def split_directory(path: Path, seed: int) -> DirectoryParts:
-    """Read `path` and split it by the hash of every prompt or document."""
+    """Read `path` and split it by the hash of every prompt or document; held-out prompts are in no training part."""
     found = read_directory(path)
     rng = random.Random(f"directory/{seed}")
     documents, held_out_documents = split(_distinct("documents", found.documents))
@@ -485,11 +498,12 @@ def split_directory(path: Path, seed: int) -> DirectoryParts:
     problems = [by_prompt[prompt] for prompt in _distinct("problems", (problem.prompt for problem in found.problems))]
     kept = [problem for problem in problems if not is_held_out(problem.prompt)]
     single = [talk for talk in found.conversations if len(talk) == 2]
-    conversations = [talk for talk in found.conversations if not is_held_out(_first_prompt(talk))]
+    conversations = [talk for talk in found.conversations if not any(map(is_held_out, _questions_in(talk)))]
     conversations += [problem_conversation(rng, problem) for problem in kept]
     rng.shuffle(conversations)
     asked = _prompts_to_vote_on(found)
     prompts, held_out_prompts = split(asked) if asked else ([], [])
+    not_compared = set(held_out_prompts)  # of few prompts one is held out though its hash is not
     rng.shuffle(prompts)
     return DirectoryParts(
         documents=documents,
@@ -500,5 +514,9 @@ def split_directory(path: Path, seed: int) -> DirectoryParts:
         held_out_preference_prompts=held_out_prompts[:MOST_HELD_OUT_PROMPTS],
         problems=kept,
         held_out_problems=[p for p in problems if is_held_out(p.prompt)][:MOST_HELD_OUT_PROBLEMS],
-        comparisons=[comparison for comparison in found.comparisons if not is_held_out(comparison.prompt)],
+        comparisons=[
+            comparison
+            for comparison in found.comparisons
+            if not is_held_out(comparison.prompt) and comparison.prompt not in not_compared
+        ],
     )

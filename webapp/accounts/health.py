@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import cache
+from tempfile import TemporaryFile
 
 import redis
 from django.apps import apps
@@ -37,13 +38,19 @@ def check_health() -> dict[str, str]:
     return {
         "database": _outcome(_ask_database),
         "redis": _outcome(lambda: _redis(settings.REDIS_URL).ping()),
-        "data_dir": _outcome(lambda: settings.DATA_DIR.joinpath("checkpoints").mkdir(exist_ok=True)),
+        "data_dir": _outcome(_write_a_file),
     }
 
 
 def _ask_database() -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT 1")
+
+
+def _write_a_file() -> None:
+    """A directory that is there may still be read-only, or its disk full."""
+    with TemporaryFile(dir=settings.DATA_DIR) as file:
+        file.write(b"ok")
 
 
 def _outcome(check: Callable[[], object]) -> str:

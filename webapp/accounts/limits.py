@@ -23,6 +23,7 @@ LIMITS = {
     "compare": limits.parse("6/minute"),  # each asks every checkpoint
     "vote": limits.parse("60/minute"),
     "search": limits.parse("120/minute"),  # asked while somebody types
+    "share": limits.parse("20/hour"),  # each becomes a question for everybody
     "signup": limits.parse("10/hour"),
 }
 """The share of a visitor."""
@@ -31,6 +32,7 @@ ADDRESS_LIMITS = {
     "compare": limits.parse("60/minute"),
     "vote": limits.parse("60/minute"),  # as few: everyone's first one fits, and a poll is not stuffed without cookies
     "search": limits.parse("1200/minute"),
+    "share": limits.parse("600/hour"),
     "signup": limits.parse("60/hour"),
 }
 """The share of everybody without a cookie behind one address."""

@@ -85,7 +85,7 @@ def request_for_scope(scope: Mapping[str, Any]) -> HttpRequest:
 
 
 def visitor_for_scope(scope: Mapping[str, Any]) -> Visitor | None:
-    """The visitor behind a WebSocket, as of now. Touches the database: call via database_sync_to_async."""
+    """The visitor behind a WebSocket, as of now. Touches the database: call in a thread."""
     return visitor_for(request_for_scope(scope), create=False)
 
 

@@ -15,6 +15,8 @@ from webapp.checkpoints.models import Checkpoint
 
 UNDO_SECONDS = 10
 """The page reveals a vote by itself after this long; until then it can be undone."""
+SETTLED_LOOKED_AT = 40
+"""Whether pairs come out fit to be shown is judged by this many: the last few say too little."""
 
 
 class PromptQuerySet(models.QuerySet["Prompt"]):
@@ -53,11 +55,21 @@ class PairQuerySet(models.QuerySet["Pair"]):
         """Pairs nobody has voted on or skipped."""
         return self.filter(is_open=True, votes=None)
 
+    def with_active_prompt(self) -> PairQuerySet:
+        """Pairs whose prompt staff or its author have not switched off."""
+        return self.filter(Q(prompt=None) | Q(prompt__active=True))
+
+    def worth_asking(self, learner: Checkpoint) -> PairQuerySet:
+        """Pairs that may be asked and whose votes this learner's next reward model or the leaderboard can use."""
+        return self.with_active_prompt().filter(
+            Q(kind=Pair.Kind.SELF, a__checkpoint=learner)
+            | Q(kind=Pair.Kind.VERSUS, a__checkpoint__archived=False, b__checkpoint__archived=False)
+        )
+
     def visible_to(self, visitor: Visitor | None) -> PairQuerySet:
         """Pairs this person may look at and vote on at /vote/, whether or not they have already."""
-        return self.filter(Q(owner=None) | Q(owner=visitor) if visitor else Q(owner=None)).filter(
-            Q(prompt=None) | Q(prompt__active=True), state=Pair.State.READY, from_chat=False, wanted_votes__gt=0
-        )
+        pairs = self.filter(Q(owner=None) | Q(owner=visitor) if visitor else Q(owner=None)).with_active_prompt()
+        return pairs.filter(state=Pair.State.READY, from_chat=False, wanted_votes__gt=0)
 
     def wanted_from(self, visitor: Visitor | None) -> PairQuerySet:
         """Visible pairs that still want a vote, and this person's in particular: those for several voters first."""
@@ -67,6 +79,12 @@ class PairQuerySet(models.QuerySet["Pair"]):
     def on(self, checkpoint: Checkpoint) -> PairQuerySet:
         """Pairs of two answers by this one checkpoint."""
         return self.filter(kind=Pair.Kind.SELF, a__checkpoint=checkpoint)
+
+    def nearly_all_rejected(self) -> bool:
+        """Whether at most one of the last SETTLED_LOOKED_AT settled pairs was fit; False while there are fewer."""
+        settled = self.exclude(state=Pair.State.PENDING).order_by("-created_at", "-pk")
+        states = list(settled.values_list("state", flat=True)[:SETTLED_LOOKED_AT])
+        return len(states) == SETTLED_LOOKED_AT and states.count(Pair.State.READY) <= 1
 
 
 class Pair(models.Model):

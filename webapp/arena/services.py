@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import combinations
+from itertools import combinations, cycle, islice
 
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
@@ -30,7 +30,7 @@ from webapp.accounts.models import Visitor
 from webapp.arena.exchange import import_votes as import_votes
 from webapp.arena.exchange import mark_learnt as mark_learnt
 from webapp.arena.exchange import write_votes as write_votes
-from webapp.arena.models import Pair, Prompt, Vote
+from webapp.arena.models import Pair, PairQuerySet, Prompt, Vote
 from webapp.chat.models import Conversation, Message
 from webapp.chat.services import choose_answer
 from webapp.chat.threads import are_the_same
@@ -56,6 +56,12 @@ PENDING_LIMIT = timedelta(minutes=10)
 """A pair whose answers have not come by then is given up."""
 SMALLEST_STOCK, LARGEST_STOCK = 16, 200
 """How many unseen pairs are kept ahead: as many as were used in the last two minutes, within this."""
+RETRY_EVERY = timedelta(minutes=1)
+"""Where nearly all pairs are rejected, one is tried this often."""
+VISITORS_EVERY = 4
+"""At most one in this many new pairs asks a visitor's own question, as long as there are others."""
+SKIPS_ENOUGH = 3
+"""A pair this many people skipped, and nobody decided on, is asked of nobody else."""
 DAILY_VOTES = 500
 """More than this in a day is not one person reading."""
 SIMULATED_AT_ONCE = 48
@@ -131,16 +137,26 @@ def prepare_pairs(*, count: int, rng: random.Random = _coin) -> int:
         return 0
     couples = versus_couples()
     versus_wanted = round(count * VERSUS_SHARE) if couples else 0
-    stock = Pair.objects.of_stock().unseen().filter(state__in=(Pair.State.PENDING, Pair.State.READY))
-    waiting_self = stock.on(learner).count()
-    waiting_versus = stock.filter(kind=Pair.Kind.VERSUS).count()
-    plan = [(learner, learner)] * max(0, count - versus_wanted - waiting_self)
-    plan += _least_compared(couples, count=max(0, versus_wanted - waiting_versus))
+    stock = Pair.objects.of_stock().worth_asking(learner)
+    plan = [(learner, learner)] * _missing(stock.on(learner), count=count - versus_wanted)
+    plan += _least_compared(couples, count=_missing(stock.filter(kind=Pair.Kind.VERSUS), count=versus_wanted))
     prompts = _least_used_prompts(count=len(plan), rng=rng)
     for couple, prompt in zip(plan, prompts, strict=False):  # without an active prompt there is nothing to ask
         wanted = OVERLAP_VOTES if rng.random() < OVERLAP_SHARE else 1
         _make_pair(couple=couple, prompt=prompt, wanted_votes=wanted, rng=rng)
     return len(prompts)
+
+
+def _missing(stock: PairQuerySet, *, count: int) -> int:
+    """How many pairs to start, so that `count` of this stock wait for their first vote.
+
+    Where nearly all were rejected, more at once would be too, and their rows stay for ever: one is tried now and then,
+    so that the stock fills again as soon as answers can be shown again.
+    """
+    missing = count - stock.unseen().filter(state__in=(Pair.State.PENDING, Pair.State.READY)).count()
+    if missing > 0 and stock.nearly_all_rejected():
+        return 0 if stock.filter(created_at__gt=timezone.now() - RETRY_EVERY).exists() else 1
+    return max(0, missing)
 
 
 def _least_compared(couples: list[tuple[Checkpoint, Checkpoint]], *, count: int) -> list[tuple[Checkpoint, Checkpoint]]:
@@ -166,16 +182,28 @@ def _least_compared(couples: list[tuple[Checkpoint, Checkpoint]], *, count: int)
 
 
 def _least_used_prompts(*, count: int, rng: random.Random) -> list[Prompt]:
-    """`count` active prompts, those with the fewest pairs first, repeating when there are not enough."""
+    """`count` active prompts, those with the fewest pairs first, repeating when there are not enough.
+
+    Visitors' own are one in VISITORS_EVERY at most: new ones have the fewest pairs, and many would crowd out the rest.
+    """
     if not count:
         return []
     if not Prompt.objects.exists():
         seed_prompts()
     prompts = list(Prompt.objects.filter(active=True))
-    pairs = dict(Pair.objects.exclude(prompt=None).values_list("prompt").annotate(Count("pk")))
+    pairs: dict[int, int] = dict(Pair.objects.exclude(prompt=None).values_list("prompt").annotate(Count("pk")))
+
+    def used(prompt: Prompt) -> int:
+        return pairs.get(prompt.pk, 0)
+
     rng.shuffle(prompts)
-    prompts.sort(key=lambda prompt: pairs.get(prompt.pk, 0))
-    return [prompts[index % len(prompts)] for index in range(count)] if prompts else []
+    prompts.sort(key=used)
+    if public := [prompt for prompt in prompts if prompt.source in Prompt.PUBLIC]:
+        # Mostly one pair is planned at a time, behind one vote: a share of so few is a matter of chance.
+        share = count // VISITORS_EVERY or int(rng.random() < count / VISITORS_EVERY)
+        visitors = [prompt for prompt in prompts if prompt.source not in Prompt.PUBLIC][:share]
+        prompts = sorted([*visitors, *islice(cycle(public), count)], key=used)
+    return list(islice(cycle(prompts), count))
 
 
 @transaction.atomic
@@ -296,10 +324,7 @@ def next_pair(visitor: Visitor | None) -> Pair | None:
     learner = current_learner()
     if learner is None:
         return None
-    worth_asking = Q(kind=Pair.Kind.SELF, a__checkpoint=learner) | Q(
-        kind=Pair.Kind.VERSUS, a__checkpoint__archived=False, b__checkpoint__archived=False
-    )
-    waiting = list(wanted.filter(worth_asking, owner=None)[:SERVED_WINDOW])
+    waiting = list(wanted.worth_asking(learner).filter(owner=None)[:SERVED_WINDOW])
     name = str(visitor.pk) if visitor else ""
     return min(waiting, key=lambda pair: hashlib.sha256(f"{name} {pair.pk}".encode()).digest(), default=None)
 
@@ -358,7 +383,8 @@ def _require_votable(pair: Pair, visitor: Visitor) -> None:
 def _open_or_close(pair: Pair) -> None:
     """Keep `is_open` true to the votes there are. Two votes at once may leave it open: that is one vote more."""
     decided = pair.votes.decided().count()
-    Pair.objects.filter(pk=pair.pk).update(is_open=decided < pair.wanted_votes)
+    only_skipped = decided == 0 and pair.votes.count() >= SKIPS_ENOUGH
+    Pair.objects.filter(pk=pair.pk).update(is_open=decided < pair.wanted_votes and not only_skipped)
 
 
 def _plan_repeat(visitor: Visitor) -> None:

@@ -56,6 +56,7 @@ def _page(
     said: str = "",
 ) -> HttpResponse:
     """The voting page with this pair, or, for htmx, its inner part. `said` is what screen readers hear."""
+    learner = services.current_learner()
     made = Vote.objects.with_answers().filter(visitor=visitor, pair__from_chat=False).order_by("-created_at", "-pk")
     context = {
         "base_template": "arena/fragment.html" if is_htmx(request) else "base.html",
@@ -66,7 +67,10 @@ def _page(
         "consistency": reports.consistency(visitor) if visitor else None,
         "progress": reports.progress(),
         "reasons": services.REASONS.items(),
-        "learner": services.current_learner(),
+        "learner": learner,
+        "pairs_are_rare": pair is None
+        and learner is not None
+        and Pair.objects.of_stock().worth_asking(learner).on(learner).nearly_all_rejected(),
         "error": error,
         "said": said,
     }
@@ -140,7 +144,10 @@ def reveal(request: HttpRequest, pair_id: uuid.UUID) -> HttpResponse:
 
 @require_POST
 def vote_in_chat(request: HttpRequest, message_id: uuid.UUID) -> HttpResponse:
-    """The choice between a conversation's two answers; the conversation goes on from the chosen one."""
+    """The choice between a conversation's two answers; the conversation goes on from the chosen one.
+
+    htmx follows the redirect too, and gets the thread from it: the message half written below is not lost.
+    """
     visitor = visitor_for(request, create=False)
     form = VoteForm(request.POST)
     if visitor is None:
@@ -153,10 +160,11 @@ def vote_in_chat(request: HttpRequest, message_id: uuid.UUID) -> HttpResponse:
         made = services.record_chat_choice(question_id=message_id, visitor=visitor, choice=form.cleaned_data["choice"])
     except PermissionDenied as error:
         raise Http404("There is no such question.") from error
-    if made.problem:
-        messages.warning(request, made.problem)
     page = redirect("chat:conversation", made.chosen.conversation_id)
-    return HttpResponseClientRedirect(page.url) if is_htmx(request) else page
+    if not made.problem:
+        return page
+    messages.warning(request, made.problem)
+    return HttpResponseClientRedirect(page.url) if is_htmx(request) else page  # only a whole page shows the warning
 
 
 @require_POST
@@ -165,7 +173,10 @@ def share(request: HttpRequest, conversation_id: uuid.UUID) -> HttpResponse:
     visitor = visitor_for(request, create=False)
     own = Conversation.objects.of(visitor.pk) if visitor else Conversation.objects.none()
     conversation = get_object_or_404(own, pk=conversation_id, kind=Conversation.Kind.CHAT)
-    services.share_opening(conversation=conversation, agreed="agreed" in request.POST)
+    agreed = "agreed" in request.POST
+    if agreed and not limits.allow("share", limits.identity_of(request)):  # taking it back is never refused
+        return HttpResponse("That was a lot of sharing at once. Wait an hour, then tick it again.", status=429)
+    services.share_opening(conversation=conversation, agreed=agreed)
     return HttpResponse(status=204) if is_htmx(request) else redirect("chat:conversation", conversation.pk)
 
 

@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis
-from channels.db import database_sync_to_async
 
 from webapp import streams
 from webapp.accounts.services import visitor_for_scope
@@ -34,7 +33,7 @@ from webapp.chat.models import Conversation, Message
 from webapp.checkpoints.models import Generation
 from webapp.checkpoints.rendering import render_answer
 from webapp.checkpoints.services import UNREACHABLE, revive_generation, stop_generation
-from webapp.sockets import REFUSED, WorkingConsumer
+from webapp.sockets import REFUSED, WorkingConsumer, in_any_thread
 
 RECHECK_S = 3.0
 FOLLOW_S = 5.0
@@ -98,7 +97,7 @@ class ChatConsumer(WorkingConsumer):
 
     # -- rights ----------------------------------------------------------------------------------
 
-    @database_sync_to_async  # type: ignore[untyped-decorator]
+    @in_any_thread
     def _may_read(self) -> bool:
         """Whether session, account and conversation are still what they were."""
         visitor = visitor_for_scope(self.scope)
@@ -112,7 +111,7 @@ class ChatConsumer(WorkingConsumer):
 
     # -- answers ---------------------------------------------------------------------------------
 
-    @database_sync_to_async  # type: ignore[untyped-decorator]
+    @in_any_thread
     def _generation(self, message_id: uuid.UUID) -> Generation:
         message = (
             Message.objects.filter(pk=message_id, conversation=self.conversation_id, generation__isnull=False)
@@ -126,7 +125,7 @@ class ChatConsumer(WorkingConsumer):
 
     async def _stop(self, generation: Generation) -> None:
         try:
-            await database_sync_to_async(stop_generation)(generation)
+            await in_any_thread(stop_generation)(generation)
         except redis.RedisError:
             await self._send({"type": "error", "text": UNREACHABLE})
 
@@ -147,7 +146,7 @@ class ChatConsumer(WorkingConsumer):
     async def _send_tokens(self, message_id: uuid.UUID, generation: Generation, after: str) -> None:
         async for entry in streams.follow(generation.stream_key, after, wait_s=FOLLOW_S):
             if entry is None:
-                await database_sync_to_async(revive_generation)(generation)
+                await in_any_thread(revive_generation)(generation)
                 if generation.is_final:
                     return
             else:
@@ -163,7 +162,7 @@ class ChatConsumer(WorkingConsumer):
 
     async def _send_end(self, message_id: uuid.UUID, generation: Generation) -> None:
         """The answer as the database has it, which is what every later page load shows."""
-        await database_sync_to_async(generation.refresh_from_db)()
+        await in_any_thread(generation.refresh_from_db)()
         await self._send(
             {
                 "type": "end",

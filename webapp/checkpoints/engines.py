@@ -31,7 +31,8 @@ logger = logging.getLogger(__name__)
 torch.set_num_threads(1)
 
 MAX_BATCH = 64
-MIN_BATCH = 4
+CACHE_SHARE = 1 / 5
+"""How much of the memory budget one engine's cache may take: five stages answer, and each needs some of it."""
 WAIT_S = 0.25
 """Who waits for an engine looks this often whether it is still wanted."""
 WEIGHT_COPIES = 2
@@ -50,6 +51,8 @@ class LoadedEngine:
     """What it may come to occupy: weights, and the cache at its largest batch."""
     users: int = 0
     """Answers being written right now; a model in use is never dropped."""
+    is_leaving: bool = False
+    """Somebody waits for its memory: it takes no new users, and is dropped when the last one is done."""
 
     def submit(self, messages: list[dict[str, str]], sampling: Mapping[str, Any]) -> Request:
         """Start an answer; a conversation that ends with the assistant's turn has that turn continued.
@@ -78,8 +81,9 @@ def load(directory: Path, *, stage: str) -> LoadedEngine:
     loaded = load_checkpoint(directory)
     model, tokenizer = loaded.language_model.eval().requires_grad_(False), loaded.tokenizer
     weights, row = memory_bytes(model.config)
-    spare = settings.ENGINE_MEMORY_MB * 2**20 - weights
-    max_batch = max(MIN_BATCH, min(MAX_BATCH, spare // row))
+    budget = settings.ENGINE_MEMORY_MB * 2**20
+    cache = min(budget * CACHE_SHARE, budget - weights)
+    max_batch = max(1, min(MAX_BATCH, int(cache / row)))
     engine = Engine(model, end_ids=[tokenizer.end_id, tokenizer.document_end_id], max_batch=max_batch)
     engine.generate([[tokenizer.document_end_id]], [Sampling(max_new_tokens=1)])
     return LoadedEngine(EngineService(engine), tokenizer, model.config, stage, weights + max_batch * row)
@@ -124,12 +128,14 @@ class Engines:
         finally:
             with self._condition:
                 engine.users -= 1
+                if engine.is_leaving and not engine.users and self._loaded.get(checkpoint.pk) is engine:
+                    self._loaded.pop(checkpoint.pk).service.close()
                 self._condition.notify_all()
 
     def _take(self, checkpoint: Checkpoint, is_unwanted: Callable[[], bool]) -> LoadedEngine:
         """Wait for, reuse or load the checkpoint's engine, and count one more user."""
         with self._condition:
-            while checkpoint.pk in self._loading:
+            while checkpoint.pk in self._loading or self._is_leaving(checkpoint.pk):
                 self._wait(is_unwanted)
             engine = self._loaded.get(checkpoint.pk)
             if engine is not None:
@@ -161,9 +167,15 @@ class Engines:
         while self._loaded and sum(engine.bytes for engine in self._loaded.values()) + wanted > budget:
             idle = next((pk for pk, engine in self._loaded.items() if not engine.users), None)
             if idle is None:
+                # Otherwise newcomers would keep it busy for as long as there are any.
+                next(iter(self._loaded.values())).is_leaving = True
                 self._wait(is_unwanted)
             else:
                 self._loaded.pop(idle).service.close()
+
+    def _is_leaving(self, pk: int) -> bool:
+        engine = self._loaded.get(pk)
+        return engine is not None and engine.is_leaving
 
     def _wait(self, is_unwanted: Callable[[], bool]) -> None:
         """Until something has changed, or for a moment."""

@@ -201,9 +201,10 @@ def _is_number(value: Any) -> TypeGuard[int | float]:
 # -- from runs -----------------------------------------------------------------------------------
 
 
-def _latest_curve(stage: str, key: str) -> tuple[TrainingRun | None, list[tuple[float, float]]]:
-    """The newest run of a stage that reported `key`, and its (step, value) points."""
-    for run in TrainingRun.objects.filter(stage=stage).exclude(state=TrainingRun.State.DISCARDED)[:LISTED]:
+def _latest_curve(stage: str, key: str, **wanted: Any) -> tuple[TrainingRun | None, list[tuple[float, float]]]:
+    """The newest run of a stage (and as `wanted`) that reported `key`, and its (step, value) points."""
+    runs = TrainingRun.objects.filter(stage=stage, **wanted).exclude(state=TrainingRun.State.DISCARDED)
+    for run in runs[:LISTED]:
         if points := _curve(run, key):
             return run, points
     return None, []
@@ -260,10 +261,12 @@ def _last_sample(stage: str, **wanted: Any) -> Sample | None:
 
 
 def _last_answer(stage: str) -> Generation | None:
-    """The first finished answer the site itself asked the stage's newest checkpoint for (see services)."""
-    answers = SiteAnswer.objects.filter(checkpoint__stage=stage, generation__state=Generation.State.DONE)
-    newest = answers.select_related("generation").order_by("-checkpoint_id", "generation__created_at").first()
-    return newest.generation if newest else None
+    """The first finished answer the site itself asked the stage's current checkpoint for (see services)."""
+    answers = SiteAnswer.objects.filter(
+        checkpoint=Checkpoint.objects.current(stage), generation__state=Generation.State.DONE
+    )
+    first = answers.select_related("generation").order_by("generation__created_at").first()
+    return first.generation if first else None
 
 
 # -- one function per stage ----------------------------------------------------------------------
@@ -273,7 +276,7 @@ def _init(stage: str) -> dict[str, Any]:
     current = Checkpoint.objects.current(INIT)
     preset = PRESETS.get(current.preset) if current else None
     vocabulary = (preset or get_preset("tiny")).model.vocab_size
-    run, losses = _latest_curve(PRETRAIN, "loss")
+    run, losses = _latest_curve(PRETRAIN, "loss", parent__stage=INIT)  # one that goes on from text begins lower
     answer = _last_answer(INIT)
     return {
         "figures": [*_chance_figure(run, losses, math.log(vocabulary)), *_bits_figure()],

@@ -7,10 +7,8 @@ import json
 from typing import Any
 from urllib.parse import parse_qs
 
-from channels.db import database_sync_to_async
-
 from webapp import streams
-from webapp.sockets import REFUSED, WorkingConsumer
+from webapp.sockets import REFUSED, WorkingConsumer, in_any_thread
 from webapp.training.models import TrainingRun
 from webapp.training.services import state_event
 
@@ -56,7 +54,7 @@ class RunConsumer(WorkingConsumer):
                 if event["type"] == streams.END:
                     return
 
-    @database_sync_to_async  # type: ignore[untyped-decorator]
+    @in_any_thread
     def _read_run(self) -> TrainingRun | None:
         return TrainingRun.objects.filter(pk=self.scope["url_route"]["kwargs"]["run_id"]).first()
 

@@ -198,7 +198,10 @@ class TrainingRun(models.Model):
 
 class MetricQuerySet(models.QuerySet["Metric"]):
     def for_chart(self, run: TrainingRun, points: int = CHART_POINTS) -> MetricQuerySet:
-        """About `points` rows of one run, evenly spaced; steps with samples (evaluations) and the last always stay."""
+        """About `points` rows of one run, evenly spaced.
+
+        The first step of training, the last and steps with samples (evaluations) always stay.
+        """
         rows = self.filter(run=run)
         figures = rows.aggregate(count=models.Count("id"), last=models.Max("step"))
         if figures["count"] <= points:
@@ -206,7 +209,7 @@ class MetricQuerySet(models.QuerySet["Metric"]):
         stride = -(-figures["count"] // points)
         evaluated = Sample.objects.filter(run=run).values("step")
         spaced = rows.annotate(offset=F("step") % stride)
-        return spaced.filter(Q(offset=0) | Q(step=figures["last"]) | Q(step__in=evaluated))
+        return spaced.filter(Q(offset=0) | Q(step__in=(1, figures["last"])) | Q(step__in=evaluated))
 
 
 class Metric(models.Model):
