@@ -117,7 +117,7 @@ def _conditions(
     if metrics.get("repetition", 0.0) > REPETITION:
         yield (
             "repetition",
-            f"Answers repeat themselves: {metrics['repetition']:.0%} of three tokens in a row occur twice.",
+            f"Answers repeat themselves: {metrics['repetition']:.0%} of their token triples occur twice.",
         )
     if abs(metrics.get("first_ratio", 1.0) - 1.0) > RATIO_ERROR:
         yield (
