@@ -3,7 +3,7 @@
 // Text is appended as text nodes while an answer is written and replaced once, by the sanitised
 // HTML the server sends with its end. Everything else on the page is forms.
 
-import { announce } from "./site.js";
+import { announce, hideAndFocus, showErrorIn } from "./site.js";
 import { openStream } from "./stream.js";
 
 const KEYS_STORED = "stagecraft.chat.keys";
@@ -102,11 +102,9 @@ function showThread({ stays = false } = {}) {
 
 function showWhetherLive() {
   const live = liveTurns().length > 0;
-  const leaving = live ? sendButton : stopButton;
-  const hadFocus = document.activeElement === leaving;
-  sendButton.hidden = live;
-  stopButton.hidden = !live;
-  if (hadFocus) draft.focus({ preventScroll: true }); // a hidden button would drop it
+  const [shown, hidden] = live ? [stopButton, sendButton] : [sendButton, stopButton];
+  shown.hidden = false;
+  hideAndFocus(hidden, draft);
 }
 
 function stopAll() {
@@ -149,10 +147,7 @@ function complaint(status, text) {
 }
 
 function showError(text) {
-  const error = document.getElementById("composer-error");
-  error.textContent = text;
-  error.hidden = !text;
-  if (text) announce(text);
+  showErrorIn("composer-error", text);
 }
 
 draft?.addEventListener("keydown", (event) => {

@@ -1,7 +1,7 @@
 // "Ask all five": fills the columns of one comparison while their answers are written.
 // Without this script the page shows the same answers on reload.
 
-import { announce } from "./site.js";
+import { announce, hideAndFocus, showErrorIn } from "./site.js";
 import { openStream } from "./stream.js";
 
 const NOTES = { length: "Cut off at the longest length.", stopped: "Stopped." };
@@ -21,16 +21,11 @@ function finish(frame) {
   unfinished.delete(frame.message);
   if (unfinished.size > 0) return;
   announce("All answers are complete.");
-  const hadFocus = stopping.contains(document.activeElement);
-  stopping.hidden = true;
-  if (hadFocus) document.querySelector("#ask textarea").focus({ preventScroll: true }); // a hidden button would drop it
+  hideAndFocus(stopping, document.querySelector("#ask textarea"));
 }
 
 function showError(text) {
-  const error = document.getElementById("compare-error");
-  error.textContent = text;
-  error.hidden = !text;
-  if (text) announce(text);
+  showErrorIn("compare-error", text);
 }
 
 if (unfinished.size > 0) {

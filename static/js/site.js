@@ -10,6 +10,21 @@ export function announce(text) {
   document.getElementById("status").textContent = text;
 }
 
+/** Show an error where this page keeps it, and say it; no text takes it away. */
+export function showErrorIn(id, text) {
+  const error = document.getElementById(id);
+  error.textContent = text;
+  error.hidden = !text;
+  if (text) announce(text);
+}
+
+/** Hide an element; had it the focus, which would be lost with it, `next` gets it. */
+export function hideAndFocus(element, next) {
+  const hadFocus = element.contains(document.activeElement);
+  element.hidden = true;
+  if (hadFocus) next.focus({ preventScroll: true });
+}
+
 // The server writes moments in UTC; what the reader's clock said then, the browser knows.
 customElements.define(
   "local-time",

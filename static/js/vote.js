@@ -1,6 +1,6 @@
 // The voting page: keys, what is said aloud after a swap, and errors that must not pass in silence.
 
-import { announce } from "./site.js";
+import { announce, showErrorIn } from "./site.js";
 
 const STORED = "stagecraft.vote.keys";
 const BUTTON_OF_KEY = {
@@ -41,10 +41,7 @@ function showToggle() {
 }
 
 function showError(text) {
-  const error = document.getElementById("vote-error");
-  error.textContent = text;
-  error.hidden = false;
-  announce(text);
+  showErrorIn("vote-error", text);
 }
 
 document.addEventListener("click", (event) => {

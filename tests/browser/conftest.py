@@ -10,6 +10,17 @@ from playwright.async_api import Page, async_playwright
 
 
 @pytest.fixture
+def chat(visitor: Any, make_checkpoint: Callable[..., Any]) -> Any:
+    """The visitor's empty conversation with an `sft` checkpoint."""
+    from webapp.chat.models import Conversation
+    from webapp.chat.services import DEFAULT_SAMPLING
+
+    return Conversation.objects.create(
+        visitor=visitor, checkpoint=make_checkpoint("sft"), title="Foxes", sampling=dict(DEFAULT_SAMPLING)
+    )
+
+
+@pytest.fixture
 async def open_page(chromium: str, visitor_client: Any, live_server: Any) -> AsyncIterator[Callable[..., Any]]:
     """Opens a browser page that is the visitor's own, with a theme and a width."""
     async with async_playwright() as playwright:

@@ -11,7 +11,6 @@ import pytest
 from asgiref.sync import sync_to_async
 from playwright.async_api import expect
 
-from webapp.accounts.models import Visitor
 from webapp.chat import services
 from webapp.chat.models import Conversation, Message
 from webapp.checkpoints.models import Generation
@@ -21,13 +20,6 @@ pytestmark = [
     pytest.mark.django_db(transaction=True),
     pytest.mark.usefixtures("enqueued"),
 ]
-
-
-@pytest.fixture
-def chat(visitor: Visitor, make_checkpoint: Callable[..., Any]) -> Conversation:
-    return Conversation.objects.create(
-        visitor=visitor, checkpoint=make_checkpoint("sft"), title="Foxes", sampling=dict(services.DEFAULT_SAMPLING)
-    )
 
 
 def finish(message: Message, text: str) -> Message:

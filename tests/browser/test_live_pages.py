@@ -84,12 +84,8 @@ async def test_a_comparison_shows_what_went_wrong(open_page: Callable[..., Any],
 
 
 async def test_the_focus_goes_from_a_button_that_is_hidden_to_the_message(
-    open_page: Callable[..., Any], visitor: Visitor, make_checkpoint: Callable[..., Any]
+    open_page: Callable[..., Any], chat: Conversation
 ) -> None:
-    checkpoint = await sync_to_async(make_checkpoint)("sft")
-    chat = await Conversation.objects.acreate(
-        visitor=visitor, checkpoint=checkpoint, title="Foxes", sampling=dict(chats.DEFAULT_SAMPLING)
-    )
     page = await open_page()
     await served(page, "/ws/chat/")
     await page.goto(f"/chat/{chat.pk}/")
