@@ -162,6 +162,7 @@ def read_comparisons(path: Path) -> list[Comparison]:
 
 
 def write_comparisons(path: Path, comparisons: Iterable[Comparison]) -> None:
-    """Write one comparison per line, keys always in the same order."""
+    """Write one comparison per line, keys always in the same order; one after another, however many there are."""
     lines = (json.dumps(to_record(comparison), ensure_ascii=False) + "\n" for comparison in comparisons)
-    path.write_text("".join(lines), encoding="utf-8")
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(lines)

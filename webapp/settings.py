@@ -225,6 +225,8 @@ CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
     # Sent by the workers themselves (webapp/ops/periodic.py). Never to the train queue, where a chore
     # would wait behind a run of an hour.
     "keep-pairs-ready": {"task": "webapp.arena.tasks.keep_pairs_ready", "schedule": 5.0},
+    "keep-ranking": {"task": "webapp.arena.tasks.keep_ranking", "schedule": 60.0},
+    "look-after-exports": {"task": "webapp.arena.tasks.look_after_exports", "schedule": 30.0},
     "look-after-answers": {"task": "webapp.answers.tasks.look_after_answers", "schedule": 30.0},
     "look-after-runs": {
         "task": "webapp.training.tasks.look_after_runs",

@@ -61,10 +61,10 @@ document.addEventListener("keydown", (event) => {
   button.click();
 });
 
-// A refusal (too fast, not yours) comes with the page's inner part and a sentence: show it.
+// A refusal (too fast, too late, not yours) comes with the page's inner part and a sentence: show it.
 document.addEventListener("htmx:beforeSwap", (event) => {
   const { status } = event.detail.xhr;
-  if ([400, 403, 429].includes(status) && event.detail.xhr.responseText.includes('id="arena"')) {
+  if ([400, 403, 409, 429].includes(status) && event.detail.xhr.responseText.includes('id="arena"')) {
     event.detail.shouldSwap = true;
     event.detail.isError = false;
   } else if (status === 404) {

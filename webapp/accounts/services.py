@@ -12,12 +12,16 @@ from django.conf import settings
 from django.contrib import auth
 from django.db import IntegrityError, models, transaction
 from django.db.models.fields.reverse_related import ForeignObjectRel
+from django.dispatch import Signal
 from django.http import HttpRequest
 from django.utils import timezone
 
 from .models import OwnerLink, User, Visitor
 
 SESSION_KEY = "visitor_id"
+
+visitors_merged = Signal()
+"""`visitor` has just been given everything another one had; sent within the transaction. For whoever keeps counts."""
 
 
 class LinkSpent(ValueError):
@@ -107,6 +111,7 @@ def merge_session_visitor(*, request: HttpRequest, user: User) -> None:
         else:
             _move_everything(anonymous, account)
             anonymous.delete()
+            visitors_merged.send(sender=Visitor, visitor=account)
 
 
 def _move_everything(source: Visitor, target: Visitor) -> None:

@@ -11,10 +11,10 @@ from webapp.checkpoints.admin import ReadOnlyAdmin
 @admin.register(Generation)
 class GenerationAdmin(ReadOnlyAdmin):
     list_display = ["prompt_start", "checkpoint", "state", "tokens", "seconds", "created_at"]
-    list_filter = ["state", "checkpoint__stage"]
+    list_filter = ["state", "checkpoint__stage", "created_at"]
     list_select_related = ["checkpoint"]
     search_fields = ["text"]
-    date_hierarchy = "created_at"
+    ordering = ["-created_at"]
 
     @admin.display(description="prompt")
     def prompt_start(self, generation: Generation) -> str:

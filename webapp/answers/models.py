@@ -49,8 +49,12 @@ class Generation(models.Model):
     objects = GenerationQuerySet.as_manager()
 
     class Meta:
-        # A few rows of very many, looked for every 30 seconds.
-        indexes = [models.Index(fields=["state"], condition=UNFINISHED, name="unfinished_generations")]
+        # The first: a few rows of very many, looked for every 30 seconds.
+        indexes = [
+            models.Index(fields=["state"], condition=UNFINISHED, name="unfinished_generations"),
+            models.Index(fields=["checkpoint", "finished_at"], name="a_checkpoints_answers"),
+            models.Index(fields=["created_at"], name="newest_answers"),
+        ]
 
     def __str__(self) -> str:
         return f"generation {self.id} ({self.state})"

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+import uuid
+from typing import Any, cast
 
 from django.contrib import admin
-from django.db.models import Count, QuerySet
+from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
 from django.forms import ModelForm
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
+from django.http.response import HttpResponseBase
+from django.shortcuts import get_object_or_404, redirect
+from django.template.defaultfilters import filesizeformat
 from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 from django.utils.text import Truncator
 
-from webapp.arena import standings
-from webapp.arena.models import Pair, Prompt, Vote
+from trainer.tastes import TASTES
+from webapp.accounts.models import User
+from webapp.arena import exports, standings
+from webapp.arena.models import Pair, Prompt, Vote, VoteExport
 from webapp.checkpoints.admin import ReadOnlyAdmin
+from webapp.files import send_file
 
 
 @admin.register(Prompt)
@@ -23,13 +34,6 @@ class PromptAdmin(admin.ModelAdmin[Prompt]):
     list_filter = ("source", "active")
     search_fields = ("text",)
     fields = ("text", "active")
-
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Prompt]:
-        return super().get_queryset(request).annotate(pairs_made=Count("pairs"))
-
-    @admin.display(ordering="pairs_made")
-    def pairs_made(self, prompt: Any) -> int:
-        return int(prompt.pairs_made)
 
     def save_model(self, request: HttpRequest, obj: Prompt, form: ModelForm[Prompt], change: bool) -> None:
         if not change:
@@ -44,9 +48,8 @@ class PromptAdmin(admin.ModelAdmin[Prompt]):
 @admin.register(Pair)
 class PairAdmin(ReadOnlyAdmin):
     list_display = ("id", "kind", "state", "prompt", "a_checkpoint", "b_checkpoint", "wanted_votes", "created_at")
-    list_filter = ("state", "kind", "from_chat")
+    list_filter = ("state", "kind", "from_chat", "created_at")
     list_select_related = ("prompt", "a__checkpoint", "b__checkpoint")
-    date_hierarchy = "created_at"
     ordering = ("-created_at",)
     fields = (
         "id", "kind", "state", "prompt", "a_checkpoint", "a_text", "b_checkpoint", "b_text",
@@ -70,12 +73,24 @@ class PairAdmin(ReadOnlyAdmin):
         return pair.b.text
 
 
+class TasteFilter(admin.SimpleListFilter):
+    """By the tastes there can be: which there are would have to be looked for in every vote."""
+
+    title = "taste"
+    parameter_name = "taste"
+
+    def lookups(self, request: HttpRequest, model_admin: admin.ModelAdmin[Vote]) -> list[tuple[str, str]]:
+        return [(taste, taste) for taste in TASTES]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Vote]) -> QuerySet[Vote]:
+        return queryset.filter(taste=self.value()) if self.value() else queryset
+
+
 @admin.register(Vote)
 class VoteAdmin(ReadOnlyAdmin):
     list_display = ("created_at", "choice", "question", "kind", "source", "taste", "visitor")
-    list_filter = ("choice", "source", "taste", "pair__kind", "pair__from_chat")
+    list_filter = ("choice", "source", TasteFilter, "pair__kind", "pair__from_chat", "created_at")
     list_select_related = ("pair__a", "visitor__user")
-    date_hierarchy = "created_at"
     ordering = ("-created_at",)
     change_list_template = "arena/admin_votes.html"
 
@@ -92,3 +107,67 @@ class VoteAdmin(ReadOnlyAdmin):
     ) -> HttpResponse | TemplateResponse:
         quality = {"quality": standings.vote_quality(), "progress": standings.progress()}
         return super().changelist_view(request, {**(extra_context or {}), **quality})
+
+
+@admin.register(VoteExport)
+class VoteExportAdmin(admin.ModelAdmin[VoteExport]):
+    """Adding one asks the background for a file; its page shows how far it is, and then the link."""
+
+    list_display = ("created_at", "state", "progress", "requested_by", "file")
+    list_select_related = ("requested_by",)
+    ordering = ("-created_at",)
+
+    def get_fields(self, request: HttpRequest, obj: VoteExport | None = None) -> tuple[str, ...]:
+        return ("state", "progress", "file", "sha256", "error", "requested_by", "created_at") if obj else ()
+
+    @admin.display(description="votes")
+    def progress(self, export: VoteExport) -> str:
+        if export.state == VoteExport.State.DONE:
+            return f"{export.written:,}"
+        return f"{export.written:,} of {export.total:,} ({export.percent} %)"
+
+    @admin.display
+    def file(self, export: VoteExport) -> SafeString | str:
+        if export.state != VoteExport.State.DONE:
+            return "It is being written; this page looks again by itself." if not export.is_final else "–"
+        if not export.path.exists():
+            return "deleted; ask for a new one"
+        address = reverse("admin:arena_voteexport_file", args=[export.pk])
+        return format_html('<a href="{}">{}</a>, {}', address, export.path.name, filesizeformat(export.bytes))
+
+    def has_change_permission(self, request: HttpRequest, obj: VoteExport | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: VoteExport | None = None) -> bool:
+        return False
+
+    def get_urls(self) -> list[URLPattern]:
+        file = self.admin_site.admin_view(self.file_view)
+        return [path("<uuid:export_id>/file/", file, name="arena_voteexport_file"), *super().get_urls()]
+
+    def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
+        if request.method != "POST":
+            return super().add_view(request, form_url, {**(extra_context or {}), "title": "Write every vote to a file"})
+        if not self.has_add_permission(request):
+            raise PermissionDenied
+        export = exports.request_export(requested_by=cast(User, request.user))
+        return redirect("admin:arena_voteexport_change", export.pk)
+
+    def change_view(
+        self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: Any = None
+    ) -> HttpResponse:
+        response = super().change_view(request, object_id, form_url, extra_context)
+        export = self.get_object(request, object_id)
+        if export and not export.is_final:
+            response["Refresh"] = "2"
+        return response
+
+    def file_view(self, request: HttpRequest, export_id: uuid.UUID) -> HttpResponseBase:
+        """The file itself, piece by piece."""
+        export = get_object_or_404(VoteExport, pk=export_id, state=VoteExport.State.DONE)
+        if not self.has_view_permission(request, export):
+            raise PermissionDenied
+        try:
+            return send_file(request, export.path, content_type="application/jsonl")
+        except FileNotFoundError:
+            raise Http404("That file was deleted; ask for a new export.") from None

@@ -15,9 +15,10 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,10 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from trainer.config import CHAT_STAGES, SFT
-from trainer.preferences import Comparison, numbered_comparisons, read_comparisons, write_comparisons
+from trainer.preferences import Comparison, numbered_comparisons, write_comparisons
 from webapp.accounts.models import Visitor
 from webapp.answers.models import Generation
+from webapp.arena import tally
 from webapp.arena.models import Pair, Vote, VoteQuerySet
 from webapp.checkpoints.models import Checkpoint
 
@@ -36,19 +38,36 @@ _IMPORTED = uuid.UUID("0f8b2c66-3c0d-4f8e-8f39-1f0a7f4f5a10")
 _BATCH = 500
 
 
-def write_votes(path: Path, votes: VoteQuerySet) -> tuple[str, int]:
-    """Write these votes to `path`, complete or not at all; returns the file's SHA-256 and how many votes it holds."""
-    # By id, batch after batch: one join of votes, pairs, answers and checkpoints takes PostgreSQL minutes while
+def write_votes(
+    path: Path, votes: VoteQuerySet, *, report: Callable[[int], None] = lambda written: None
+) -> tuple[str, int]:
+    """Write these votes to `path`, complete or not at all; returns the file's SHA-256 and how many votes it holds.
+
+    Batch after batch, so that a million take no more memory than a thousand; `report` is told after each how many are
+    written, and whatever it raises ends it.
+    """
+    # By id: one join of votes, pairs, answers and checkpoints takes PostgreSQL minutes while
     # its statistics call tables empty that have just grown (nested loops over all of them).
     with_answers = votes.prefetch_related("pair__a__checkpoint", "pair__b__checkpoint")
-    comparisons = [_to_comparison(vote) for vote in with_answers.iterator(chunk_size=_BATCH)]
+    written = 0
+
+    def comparisons() -> Iterator[Comparison]:
+        nonlocal written
+        for vote in with_answers.iterator(chunk_size=_BATCH):
+            yield _to_comparison(vote)
+            written += 1
+            if written % _BATCH == 0:
+                report(written)
+
     unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        write_comparisons(unfinished, comparisons)
+        write_comparisons(unfinished, comparisons())
+        with unfinished.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
-    return hashlib.sha256(path.read_bytes()).hexdigest(), len(comparisons)
+    return sha256, written
 
 
 def mark_learnt(path: Path, *, by: Checkpoint) -> int:
@@ -56,12 +75,15 @@ def mark_learnt(path: Path, *, by: Checkpoint) -> int:
 
     From the file and not from a time: votes are cast while it trains, and imported ones bring old times along.
     """
-    learnt = {(comparison.extra.get("pair"), comparison.voter) for comparison in read_comparisons(path)}
-    rows = Vote.objects.for_training().values_list("pk", "pair", "visitor").iterator(chunk_size=_BATCH)
-    found = [pk for pk, pair, voter in rows if (str(pair), str(voter)) in learnt]
-    for start in range(0, len(found), _BATCH):
-        Vote.objects.filter(pk__in=found[start : start + _BATCH]).update(learnt_by=by)
-    return len(found)
+    learnt = 0
+    with path.open(encoding="utf-8") as file:
+        while lines := list(islice(file, _BATCH)):
+            votes = {(record.get("pair"), record["voter"]) for record in map(json.loads, lines)}
+            rows = Vote.objects.for_training().filter(pair__in={pair for pair, _ in votes if pair})
+            found = rows.order_by().values_list("pk", "pair", "visitor")
+            ids = [pk for pk, pair, voter in found if (str(pair), str(voter)) in votes]
+            learnt += tally.mark_votes_learnt(ids, by=by)
+    return learnt
 
 
 def _to_comparison(vote: Vote) -> Comparison:
@@ -255,21 +277,22 @@ def _store(path: Path, lines: list[_Line], first_of_pair: dict[uuid.UUID, _Line]
         ignore_conflicts=True,
         batch_size=_BATCH,
     )
-    known = Pair.objects.select_related("a", "b").in_bulk(list(first_of_pair))
+    known = Pair.objects.select_related("a__checkpoint", "b__checkpoint").in_bulk(list(first_of_pair))
     for pair in known.values():
         line = first_of_pair[pair.pk]
         if (pair.a.text, pair.b.text) != (line.a.text, line.b.text):
             raise ValueError(f"{path}: pair {pair.pk} is here already, with other answers. Nothing was imported.")
-    _store_pairs([line for pk, line in first_of_pair.items() if pk not in known])
+    pairs = _store_pairs([line for pk, line in first_of_pair.items() if pk not in known])
     votes: dict[tuple[uuid.UUID, uuid.UUID], _Line] = {}
     for line in lines:
         votes.setdefault((line.pair_id, line.visitor_id), line)
     here = set(Vote.objects.filter(pair__in=known).values_list("pair", "visitor"))
     new = [line for key, line in votes.items() if key not in here]
-    Vote.objects.bulk_create(
+    of = known | {pair.pk: pair for pair in pairs}
+    added = Vote.objects.bulk_create(
         [
             Vote(
-                pair_id=line.pair_id,
+                pair=of[line.pair_id],
                 visitor_id=line.visitor_id,
                 choice=line.choice,
                 source=line.source,
@@ -282,10 +305,11 @@ def _store(path: Path, lines: list[_Line], first_of_pair: dict[uuid.UUID, _Line]
         ],
         batch_size=_BATCH,
     )
+    tally.count_imported(pairs=pairs, votes=added)
     return len(new), len(lines) - len(new)
 
 
-def _store_pairs(lines: Iterable[_Line]) -> None:
+def _store_pairs(lines: Iterable[_Line]) -> list[Pair]:
     checkpoints: dict[str, Checkpoint] = {}
     generations: list[Generation] = []
     pairs: list[Pair] = []
@@ -319,7 +343,7 @@ def _store_pairs(lines: Iterable[_Line]) -> None:
             )
         )
     Generation.objects.bulk_create(generations, batch_size=_BATCH)
-    Pair.objects.bulk_create(pairs, batch_size=_BATCH)
+    return Pair.objects.bulk_create(pairs, batch_size=_BATCH)
 
 
 def _find_checkpoint(answer: _Answer) -> Checkpoint:

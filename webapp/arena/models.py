@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import uuid
+from pathlib import Path
 
+from django.conf import settings
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import Exists, F, OuterRef, Q
 from django.utils import timezone
 
 from trainer.config import REWARD
@@ -39,8 +41,12 @@ class Prompt(models.Model):
     source = models.CharField(max_length=8, choices=Source.choices)
     active = models.BooleanField(default=True, help_text="Inactive prompts make no new pairs and are not shown.")
     created_at = models.DateTimeField(auto_now_add=True)
+    pairs_made = models.IntegerField(default=0, editable=False, help_text="Kept by webapp/arena/tally.py.")
 
     objects = PromptQuerySet.as_manager()
+
+    class Meta:
+        indexes = [models.Index(fields=["active", "pairs_made"], name="least_used_prompts")]
 
     def __str__(self) -> str:
         return self.text[:60]
@@ -53,7 +59,7 @@ class PairQuerySet(models.QuerySet["Pair"]):
 
     def unseen(self) -> PairQuerySet:
         """Pairs nobody has voted on or skipped."""
-        return self.filter(is_open=True, votes=None)
+        return self.filter(~Exists(Vote.objects.filter(pair=OuterRef("pk"))), is_open=True)
 
     def with_active_prompt(self) -> PairQuerySet:
         """Pairs whose prompt staff or its author have not switched off."""
@@ -74,7 +80,7 @@ class PairQuerySet(models.QuerySet["Pair"]):
     def wanted_from(self, visitor: Visitor | None) -> PairQuerySet:
         """Visible pairs that still want a vote, and this person's in particular: those for several voters first."""
         pairs = self.visible_to(visitor).filter(is_open=True).order_by("-wanted_votes", "created_at", "pk")
-        return pairs.exclude(pk__in=Vote.objects.filter(visitor=visitor).values("pair")) if visitor else pairs
+        return pairs.exclude(Exists(visitor.votes.filter(pair=OuterRef("pk")))) if visitor else pairs
 
     def on(self, checkpoint: Checkpoint) -> PairQuerySet:
         """Pairs of two answers by this one checkpoint."""
@@ -119,6 +125,10 @@ class Pair(models.Model):
         help_text="The pair this one shows again to its owner, sides swapped.",
     )  # fmt: skip
     created_at = models.DateTimeField(auto_now_add=True)
+    agreement = models.CharField(
+        max_length=60, blank=True, editable=False,
+        help_text="How several people judged it, as counted in AgreementTally; empty below two votes.",
+    )  # fmt: skip
 
     objects = PairQuerySet.as_manager()
 
@@ -128,7 +138,10 @@ class Pair(models.Model):
             models.UniqueConstraint(fields=["a", "b"], name="one_pair_per_answers_and_sides"),
             models.CheckConstraint(condition=~Q(a=F("b")), name="two_different_answers"),
         ]
-        indexes = [models.Index(fields=["state", "created_at"], name="open_pairs", condition=Q(is_open=True))]
+        indexes = [
+            models.Index(fields=["state", "created_at"], name="open_pairs", condition=Q(is_open=True)),
+            models.Index(fields=["created_at"], name="newest_pairs"),
+        ]
 
     def __str__(self) -> str:
         return f"pair {self.id}"
@@ -202,7 +215,10 @@ class Vote(models.Model):
     class Meta:
         ordering = ["created_at", "id"]
         constraints = [models.UniqueConstraint(fields=["pair", "visitor"], name="one_vote_per_voter_and_pair")]
-        indexes = [models.Index(fields=["visitor", "created_at"], name="a_voters_votes")]
+        indexes = [
+            models.Index(fields=["visitor", "created_at"], name="a_voters_votes"),
+            models.Index(fields=["created_at"], name="newest_votes"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.choice} on {self.pair_id}"
@@ -216,3 +232,155 @@ class Vote(models.Model):
         """When the page should reveal this vote: a reload does not start the time anew."""
         age_s = (timezone.now() - self.created_at).total_seconds()
         return max(0, math.ceil(UNDO_SECONDS - age_s))
+
+
+class VoteExport(models.Model):
+    """Every decided vote as a file, asked for by staff and written in the background (webapp/arena/exports.py)."""
+
+    class State(models.TextChoices):
+        QUEUED = "queued"
+        RUNNING = "running", "being written"
+        DONE = "done"
+        FAILED = "failed"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
+    requested_by = models.ForeignKey(settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="+")
+    state = models.CharField(max_length=8, choices=State.choices, default=State.QUEUED)
+    attempt = models.PositiveIntegerField(default=0, help_text="Fences the writes of a worker that was given up.")
+    lease_until = models.DateTimeField(null=True, blank=True)
+    total = models.PositiveIntegerField(default=0, help_text="How many votes there were when it began.")
+    written = models.PositiveIntegerField(default=0)
+    bytes = models.PositiveBigIntegerField(default=0)
+    sha256 = models.CharField(max_length=64, blank=True)
+    error = models.CharField(max_length=300, blank=True)
+    created_at = models.DateTimeField(auto_now_add=True)
+    finished_at = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name = "export of votes"
+        verbose_name_plural = "exports of votes"
+        constraints = [
+            models.UniqueConstraint(
+                models.Value(1), condition=Q(state__in=("queued", "running")), name="one_export_at_a_time"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"votes of {self.created_at:%Y-%m-%d %H:%M}"
+
+    @property
+    def is_final(self) -> bool:
+        return self.state in (self.State.DONE, self.State.FAILED)
+
+    @property
+    def percent(self) -> int:
+        if self.state == self.State.DONE:
+            return 100
+        return min(99, 100 * self.written // self.total) if self.total else 0
+
+    @property
+    def path(self) -> Path:
+        return Path(settings.DATA_DIR) / "exports" / f"votes-{self.id}.jsonl"
+
+
+# -- what webapp/arena/tally.py keeps ------------------------------------------------------------
+
+
+class Look(models.TextChoices):
+    """What a vote counts as."""
+
+    FIRST = "first", "a comparison: fit to be shown, seen for the first time"
+    SECOND = "second", "a pair shown again with its sides swapped"
+    UNFIT = "unfit", "the pair is not fit to be shown, or not known to be yet"
+
+
+class VoteTally(models.Model):
+    """How many votes there are of one kind: a few hundred rows, whatever the number of votes."""
+
+    key = models.CharField(max_length=120, unique=True)
+    kind = models.CharField(max_length=6, choices=Pair.Kind.choices)
+    a = models.ForeignKey("checkpoints.Checkpoint", models.CASCADE, related_name="+")
+    b = models.ForeignKey("checkpoints.Checkpoint", models.CASCADE, related_name="+")
+    choice = models.CharField(max_length=8, choices=Vote.Choice.choices)
+    source = models.CharField(max_length=9, choices=Vote.Source.choices)
+    look = models.CharField(max_length=6, choices=Look.choices)
+    learnt_by = models.ForeignKey("checkpoints.Checkpoint", models.CASCADE, null=True, related_name="+")
+    count = models.IntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"{self.count} × {self.key}"
+
+
+class DuelTally(models.Model):
+    """How often two checkpoints were compared on one prompt, and with what outcome: the leaderboard's votes."""
+
+    key = models.CharField(max_length=120, unique=True)
+    a = models.ForeignKey("checkpoints.Checkpoint", models.CASCADE, related_name="+")
+    b = models.ForeignKey("checkpoints.Checkpoint", models.CASCADE, related_name="+")
+    prompt = models.CharField(
+        max_length=64, help_text="A prompt's id; for a pair without one a hash of its question, which stands for it."
+    )
+    choice = models.CharField(max_length=8, choices=Vote.Choice.choices)
+    source = models.CharField(max_length=9, choices=Vote.Source.choices)
+    count = models.IntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"{self.count} × {self.key}"
+
+
+class AgreementTally(models.Model):
+    """How many pairs several people judged in one way: "a2 b1" is twice A and once B."""
+
+    key = models.CharField(max_length=60, unique=True)
+    count = models.IntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"{self.count} × {self.key}"
+
+
+class PairTally(models.Model):
+    """How many pairs there are of two checkpoints, by state."""
+
+    key = models.CharField(max_length=60, unique=True)
+    kind = models.CharField(max_length=6, choices=Pair.Kind.choices)
+    state = models.CharField(max_length=8, choices=Pair.State.choices)
+    a = models.ForeignKey("checkpoints.Checkpoint", models.CASCADE, related_name="+")
+    b = models.ForeignKey("checkpoints.Checkpoint", models.CASCADE, related_name="+")
+    count = models.IntegerField(default=0)
+
+    def __str__(self) -> str:
+        return f"{self.count} × {self.key}"
+
+
+class KeptRanking(models.Model):
+    """The leaderboard as the background last counted it, once there is too much to count for a page."""
+
+    version = models.CharField(max_length=32)
+    content = models.TextField()
+    made_at = models.DateTimeField()
+    seconds = models.FloatField(help_text="How long that took.")
+
+    def __str__(self) -> str:
+        return f"ranking of {self.made_at}"
+
+
+class VoterTally(models.Model):
+    """What one person has voted."""
+
+    visitor = models.OneToOneField("accounts.Visitor", models.CASCADE, related_name="+")
+    decided = models.IntegerField(default=0)
+    first_looks = models.IntegerField(default=0, help_text="Decided, at /vote/, not shown again.")
+    comparisons = models.IntegerField(default=0, help_text="Decided first looks at pairs fit to be shown.")
+    looked_twice = models.IntegerField(default=0, help_text="Pairs decided on twice.")
+    alike = models.IntegerField(default=0, help_text="Of those, judged alike both times.")
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["comparisons"], condition=Q(comparisons__gt=0), name="voters_who_compared"),
+            models.Index(
+                fields=["looked_twice", "alike"], condition=Q(looked_twice__gt=0), name="voters_who_looked_twice"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.decided} votes of {self.visitor_id}"

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
+import time
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
 
 from django.conf import settings
 from django.core.cache import cache
-from django.db.models import Count, Max
+from django.utils import timezone
 
-from trainer.statistics import Group, Share, grouped, share_of
+from trainer.statistics import Group, Share, share_of
 from webapp.accounts.models import Visitor
-from webapp.arena import stats
-from webapp.arena.models import Vote
+from webapp.arena import stats, tally
+from webapp.arena.models import DuelTally, KeptRanking, Vote, VoterTally
+from webapp.arena.tally import SWAPPED
 from webapp.checkpoints.models import Checkpoint
 
 SCORE_OF_FIRST = {Vote.Choice.A: 1.0, Vote.Choice.B: 0.0, Vote.Choice.TIE: 0.5, Vote.Choice.BOTH_BAD: 0.5}
 """What a choice is worth to A. Both bad says as little about the order as a tie."""
-SWAPPED = {Vote.Choice.A: Vote.Choice.B, Vote.Choice.B: Vote.Choice.A}
 PROMOTED_VOTES = 20
 """A checkpoint is promoted on at least this many people's votes against its parent."""
 
@@ -43,25 +46,75 @@ class LeaderboardRow:
 
 def leaderboard() -> list[LeaderboardRow]:
     """Checkpoints by Bradley–Terry score from the votes between them, best first."""
-    # One aggregate says whether anything changed: neither the votes nor the intervals are for every visitor.
-    state = Vote.objects.duels().order_by().aggregate(n=Count("pk"), last=Max("pk"))
-    ranked: _Ranking = cache.get_or_set(f"ranking:{state['n']}:{state['last']}", _rank) or []
+    return leaderboard_as_of()[0]
+
+
+def leaderboard_as_of() -> tuple[list[LeaderboardRow], datetime | None]:
+    """The leaderboard, and the time it is of; None when it counts every vote there is."""
+    ranked, as_of = _ranking()
     checkpoints = Checkpoint.objects.select_related("parent").in_bulk([standing.contestant for standing, _ in ranked])
-    return [
+    rows = [
         LeaderboardRow(checkpoint=checkpoint, standing=standing, over_parent=over_parent)
         for standing, over_parent in ranked
         if (checkpoint := checkpoints.get(standing.contestant))
     ]
+    return rows, as_of
 
 
 _Ranking = list[tuple[stats.Standing, Share | None]]
+
+RANKED_AT_ONCE = 4_000
+"""Rows of the tally that a page counts by itself when there is a new vote; of more the background keeps a ranking."""
+RANKING_SHARE = 0.05
+"""Of its time at most, the background makes rankings."""
+
+
+def _ranking() -> tuple[_Ranking, datetime | None]:
+    # The counts say whether anything changed: the intervals, which are costly, are not for every visitor.
+    version = _version()
+    if (ranked := cache.get(f"ranking:{version}")) is not None:
+        return ranked, None
+    kept = KeptRanking.objects.first()
+    if kept and kept.version != version and _is_large():
+        return _read_ranking(kept), kept.made_at
+    ranked = _read_ranking(kept) if kept and kept.version == version else _rank()
+    cache.set(f"ranking:{version}", ranked)
+    return ranked, None
+
+
+def _version() -> str:
+    return hashlib.sha256(repr(tally.duels()).encode()).hexdigest()[:32]
+
+
+def _is_large() -> bool:
+    return DuelTally.objects.order_by()[: RANKED_AT_ONCE + 1].count() > RANKED_AT_ONCE
+
+
+def keep_ranking() -> bool:
+    """Where there are too many counts for a page to rank, rank them now if the last ranking is out of date."""
+    kept, version = KeptRanking.objects.first(), _version()
+    if not _is_large() or (kept and kept.version == version):
+        return False
+    if kept and (timezone.now() - kept.made_at).total_seconds() < kept.seconds / RANKING_SHARE:
+        return False
+    made_at, begun = timezone.now(), time.perf_counter()
+    content = json.dumps([(asdict(standing), rate and asdict(rate)) for standing, rate in _rank()])
+    values = {"version": version, "content": content, "made_at": made_at, "seconds": time.perf_counter() - begun}
+    KeptRanking.objects.update_or_create(pk=1, defaults=values)
+    return True
+
+
+def _read_ranking(kept: KeptRanking) -> _Ranking:
+    return [
+        (stats.Standing(**standing), Share(**rate) if rate else None) for standing, rate in json.loads(kept.content)
+    ]
 
 
 def _rank() -> _Ranking:
     """Every contestant's standing, and how often people preferred it to its parent; best first."""
     cells: Counter[stats.Cell] = Counter()
     human: Counter[stats.Cell] = Counter()
-    for a, b, choice, source, prompt, count in _counted_duels():
+    for a, b, choice, source, prompt, count in tally.duels_by_prompt():
         cell = (a, b, SCORE_OF_FIRST[Vote.Choice(choice)], prompt)
         cells[cell] += count
         if source == Vote.Source.HUMAN:
@@ -74,17 +127,6 @@ def _rank() -> _Ranking:
         (standing, win_rate(human, of=standing.contestant, over=parents.get(standing.contestant)))
         for standing in standings
     ]
-
-
-def _counted_duels() -> Iterator[tuple[int, int, str, str, Hashable, int]]:
-    """(A, B, choice, source, prompt, votes); where a pair has no prompt of this site, its question stands for it."""
-    fields = ("pair__a__checkpoint", "pair__b__checkpoint", "choice", "source")
-    votes = Vote.objects.duels().order_by()
-    known = votes.exclude(pair__prompt=None).values_list(*fields, "pair__prompt").annotate(Count("pk"))
-    yield from known
-    imported = votes.filter(pair__prompt=None).values_list(*fields, "pair__a__messages").annotate(Count("pk"))
-    for a, b, choice, source, messages, count in imported:
-        yield a, b, choice, source, messages[-1]["content"], count
 
 
 def win_rate(cells: Mapping[stats.Cell, int], *, of: int, over: int | None) -> Share | None:
@@ -175,31 +217,26 @@ class VoteQuality:
 
 def vote_quality() -> VoteQuality:
     """The figures over all people's votes."""
-    votes = Vote.objects.human().comparisons().order_by()
-    sides = dict(votes.values_list("choice").annotate(Count("pk")))
-    shared = votes.values("pair").annotate(voters=Count("pk")).filter(voters__gt=1)
-    choices: dict[Any, list[str]] = defaultdict(list)
-    for pair, choice in votes.filter(pair__in=shared.values("pair")).values_list("pair", "choice"):
-        choices[pair].append(choice)
+    sides, agreements = tally.human_choices(), tally.agreements()
     return VoteQuality(
         votes=sum(sides.values()),
-        voters=votes.values("visitor").distinct().count(),
-        alpha=stats.krippendorff_alpha(choices.values()),
-        overlapping=len(choices),
-        chose_a=share_of(_sides_by_pair(sides, choices.values())),
+        voters=tally.voters(),
+        alpha=stats.krippendorff_alpha(agreements),
+        overlapping=sum(agreements.values()),
+        chose_a=share_of(_sides_by_pair(sides, agreements)),
         consistency=consistency(),
     )
 
 
-def _sides_by_pair(sides: Mapping[str, int], shared: Iterable[Sequence[str]]) -> Counter[Group]:
+def _sides_by_pair(sides: Mapping[str, int], shared: Mapping[tuple[str, ...], int]) -> Counter[Group]:
     """How many pairs have which (votes for A, votes for A or B), from all votes and those of the shared pairs."""
     left = {side: sides.get(side, 0) for side in SWAPPED}
     pairs: Counter[Group] = Counter()
-    for choices in shared:
+    for choices, times in shared.items():
         counted = Counter(choice for choice in choices if choice in SWAPPED)
-        pairs[float(counted[Vote.Choice.A]), counted.total()] += 1
+        pairs[float(counted[Vote.Choice.A]), counted.total()] += times
         for side in SWAPPED:
-            left[side] -= counted[side]
+            left[side] -= times * counted[side]
     pairs[1.0, 1] += left[Vote.Choice.A]
     pairs[0.0, 1] += left[Vote.Choice.B]
     return pairs
@@ -207,14 +244,12 @@ def _sides_by_pair(sides: Mapping[str, int], shared: Iterable[Sequence[str]]) ->
 
 def consistency(visitor: Visitor | None = None) -> Share | None:
     """How often repeated pairs were judged as the first time, by one visitor (over pairs) or by everyone (voters)."""
-    repeats = Vote.objects.human().repeats()
-    if visitor:
-        repeats = repeats.filter(visitor=visitor)
-    second = {(vote.visitor_id, vote.pair.repeat_of_id): vote for vote in repeats.select_related("pair")}
-    first = Vote.objects.decided().filter(pair__in={pair for _, pair in second})
-    compared = [(vote, second[key]) for vote in first if (key := (vote.visitor_id, vote.pair_id)) in second]
-    agreed = [float(again.choice == SWAPPED.get(Vote.Choice(vote.choice), vote.choice)) for vote, again in compared]
-    return share_of(grouped(agreed, [vote.pair_id if visitor else vote.visitor_id for vote, _ in compared]))
+    return own_consistency(tally.voter(visitor)) if visitor else share_of(tally.looks())
+
+
+def own_consistency(voter: VoterTally) -> Share | None:
+    """How often one person judged repeated pairs as the first time, over pairs."""
+    return share_of({(1.0, 1): voter.alike, (0.0, 1): voter.looked_twice - voter.alike})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,5 +265,4 @@ class Progress:
 
 
 def progress() -> Progress:
-    votes = Vote.objects.for_training().since_last_reward_model().count()
-    return Progress(votes=votes, wanted=settings.VOTES_PER_REWARD_MODEL)
+    return Progress(votes=tally.training_votes(new=True), wanted=settings.VOTES_PER_REWARD_MODEL)

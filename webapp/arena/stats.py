@@ -219,22 +219,23 @@ def _inverse(matrix: Sequence[Sequence[float]]) -> list[list[float]]:
     return [row[size:] for row in rows]
 
 
-def krippendorff_alpha(units: Iterable[Sequence[Hashable]]) -> float | None:
+def krippendorff_alpha(units: Mapping[tuple[Hashable, ...], int] | Iterable[Sequence[Hashable]]) -> float | None:
     """Krippendorff's alpha for nominal data: 1 full agreement, 0 chance, below 0 systematic disagreement.
 
-    Each unit is the values its raters gave; units with fewer than two are ignored. None when nothing
-    can be said: no unit has two ratings, or only one value was ever used.
+    Each unit is the values its raters gave; units with fewer than two are ignored. A mapping says how often a unit
+    occurred. None when nothing can be said: no unit has two ratings, or only one value was ever used.
     Krippendorff (2011), "Computing Krippendorff's Alpha-Reliability", section C.
     """
     coincidences: dict[tuple[Hashable, Hashable], float] = defaultdict(float)
-    for values in units:
+    counted = units if isinstance(units, Mapping) else Counter(tuple(values) for values in units)
+    for values, times in counted.items():
         if len(values) < 2:
             continue
         counts = Counter(values)
         for one, n_one in counts.items():
             for other, n_other in counts.items():
                 pairs = n_one * (n_other - (one == other))
-                coincidences[one, other] += pairs / (len(values) - 1)
+                coincidences[one, other] += times * pairs / (len(values) - 1)
     totals: dict[Hashable, float] = defaultdict(float)
     for (one, _), weight in coincidences.items():
         totals[one] += weight

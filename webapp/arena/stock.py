@@ -9,19 +9,19 @@ Deliberate simplification: the order in which pairs are served knows nothing of 
 from __future__ import annotations
 
 import random
-from collections import Counter
 from datetime import timedelta
 from itertools import combinations, cycle, islice
 
 from django.db import transaction
-from django.db.models import Count, Q
+from django.db.models import Q
 from django.utils import timezone
 
 from trainer.config import GRPO, PPO, PRESETS, PRETRAIN, SFT
 from webapp.accounts.models import Visitor
 from webapp.answers.models import Generation
 from webapp.answers.services import start_generation
-from webapp.arena.models import Pair, PairQuerySet, Prompt, Vote
+from webapp.arena import reservations, tally
+from webapp.arena.models import Pair, PairQuerySet, Prompt, PromptQuerySet, Vote
 from webapp.arena.publishing import seed_prompts
 from webapp.checkpoints.models import Checkpoint
 
@@ -36,10 +36,13 @@ OVERLAP_VOTES = 3
 """A tenth of the pairs goes to three voters, so that agreement between people can be measured."""
 PENDING_LIMIT = timedelta(minutes=10)
 """A pair whose answers have not come by then is given up."""
-SMALLEST_STOCK, LARGEST_STOCK = 16, 200
-"""How many unseen pairs are kept ahead: as many as were used in the last two minutes, within this."""
+SMALLEST_STOCK, LARGEST_STOCK = 64, 200
+"""How many unseen pairs are kept ahead: as many as were used in the last two minutes and are being looked at, within
+this. The smallest is for a class of 32 that opens the page at one moment, all of them newcomers."""
 RETRY_EVERY = timedelta(minutes=1)
 """Where nearly all pairs are rejected, one is tried this often."""
+DRAWN_FROM = 500
+"""Of so many equally little used prompts chance takes the next ones."""
 VISITORS_EVERY = 4
 """At most one in this many new pairs asks a visitor's own question, as long as there are others."""
 
@@ -65,7 +68,14 @@ def versus_couples() -> list[tuple[Checkpoint, Checkpoint]]:
 def wanted_stock() -> int:
     """How many unseen pairs to keep ahead, so that nobody waits however many vote at once."""
     lately = Vote.objects.human().filter(created_at__gt=timezone.now() - timedelta(minutes=2)).count()
-    return min(max(SMALLEST_STOCK, lately), LARGEST_STOCK)
+    unseen = Pair.objects.of_stock().unseen().filter(state=Pair.State.READY)
+    looked_at = reservations.count(list(unseen.values_list("pk", flat=True)[:LARGEST_STOCK]))
+    return min(max(SMALLEST_STOCK, lately) + looked_at, LARGEST_STOCK)
+
+
+def being_written(learner: Checkpoint) -> bool:
+    """Whether a pair for everyone is under way."""
+    return Pair.objects.of_stock().worth_asking(learner).filter(is_open=True, state=Pair.State.PENDING).exists()
 
 
 def prepare_pairs(*, count: int, rng: random.Random = _coin) -> int:
@@ -76,13 +86,24 @@ def prepare_pairs(*, count: int, rng: random.Random = _coin) -> int:
     couples = versus_couples()
     versus_wanted = round(count * VERSUS_SHARE) if couples else 0
     stock = Pair.objects.of_stock().worth_asking(learner)
-    plan = [(learner, learner)] * _missing(stock.on(learner), count=count - versus_wanted)
+    plan = [(learner, learner)] * _missing(_own_stock(learner), count=count - versus_wanted)
     plan += _least_compared(couples, count=_missing(stock.filter(kind=Pair.Kind.VERSUS), count=versus_wanted))
     prompts = least_used_prompts(count=len(plan), rng=rng)
     for couple, prompt in zip(plan, prompts, strict=False):  # without an active prompt there is nothing to ask
         wanted = OVERLAP_VOTES if rng.random() < OVERLAP_SHARE else 1
         make_pair(couple=couple, prompt=prompt, wanted_votes=wanted, rng=rng)
     return len(prompts)
+
+
+def _own_stock(learner: Checkpoint) -> PairQuerySet:
+    # None of them is older than the checkpoint (an hour for clocks that differ): the search stays among the newest.
+    since = learner.created_at - timedelta(hours=1)
+    return Pair.objects.of_stock().worth_asking(learner).on(learner).filter(created_at__gte=since)
+
+
+def pairs_are_rare(learner: Checkpoint) -> bool:
+    """Whether this checkpoint hardly ever gives two answers worth comparing."""
+    return _own_stock(learner).nearly_all_rejected()
 
 
 def _missing(stock: PairQuerySet, *, count: int) -> int:
@@ -99,12 +120,9 @@ def _missing(stock: PairQuerySet, *, count: int) -> int:
 
 def _least_compared(couples: list[tuple[Checkpoint, Checkpoint]], *, count: int) -> list[tuple[Checkpoint, Checkpoint]]:
     """The couples to compare next. A child and its parent count double: that decides whether it is promoted."""
-    if not count:  # nearly always: this is asked every few seconds, and the pairs of a year are many
+    if not count:
         return []
-    made: Counter[frozenset[int]] = Counter()
-    sides = Pair.objects.filter(kind=Pair.Kind.VERSUS).values_list("a__checkpoint", "b__checkpoint")
-    for a, b, pairs in sides.annotate(pairs=Count("pk")):
-        made[frozenset((a, b))] += pairs
+    made = tally.pairs_of_couples()
 
     def compared(couple: tuple[Checkpoint, Checkpoint]) -> float:
         one, other = couple
@@ -128,20 +146,28 @@ def least_used_prompts(*, count: int, rng: random.Random) -> list[Prompt]:
         return []
     if not Prompt.objects.exists():
         seed_prompts()
-    prompts = list(Prompt.objects.filter(active=True))
-    pairs: dict[int, int] = dict(Pair.objects.exclude(prompt=None).values_list("prompt").annotate(Count("pk")))
+    active = Prompt.objects.filter(active=True)
+    public = _least_used(active.filter(source__in=Prompt.PUBLIC), count=count, rng=rng)
+    if not public:
+        return list(islice(cycle(_least_used(active, count=count, rng=rng)), count))
+    # Mostly one pair is planned at a time, behind one vote: a share of so few is a matter of chance.
+    share = count // VISITORS_EVERY or int(rng.random() < count / VISITORS_EVERY)
+    visitors = _least_used(active.exclude(source__in=Prompt.PUBLIC), count=share, rng=rng)
+    prompts = sorted([*visitors, *islice(cycle(public), count)], key=lambda prompt: prompt.pairs_made)
+    return prompts[:count]
 
-    def used(prompt: Prompt) -> int:
-        return pairs.get(prompt.pk, 0)
 
-    rng.shuffle(prompts)
-    prompts.sort(key=used)
-    if public := [prompt for prompt in prompts if prompt.source in Prompt.PUBLIC]:
-        # Mostly one pair is planned at a time, behind one vote: a share of so few is a matter of chance.
-        share = count // VISITORS_EVERY or int(rng.random() < count / VISITORS_EVERY)
-        visitors = [prompt for prompt in prompts if prompt.source not in Prompt.PUBLIC][:share]
-        prompts = sorted([*visitors, *islice(cycle(public), count)], key=used)
-    return list(islice(cycle(prompts), count))
+def _least_used(prompts: PromptQuerySet, *, count: int, rng: random.Random) -> list[Prompt]:
+    """Of these prompts the `count` with the fewest pairs, in that order; chance decides between equals."""
+    ordered = list(prompts.order_by("pairs_made")[:count]) if count else []
+    if not ordered:
+        return []
+    most = ordered[-1].pairs_made
+    surely = [prompt for prompt in ordered if prompt.pairs_made < most]
+    equals = list(prompts.filter(pairs_made=most)[:DRAWN_FROM])
+    chosen = surely + rng.sample(equals, min(len(equals), count - len(surely)))
+    rng.shuffle(chosen)
+    return sorted(chosen, key=lambda prompt: prompt.pairs_made)
 
 
 @transaction.atomic
@@ -192,7 +218,7 @@ def settle_pairs() -> int:
             state = Pair.State.REJECTED
         else:
             continue
-        settled += Pair.objects.filter(pk=pair.pk, state=Pair.State.PENDING).update(state=state)
+        settled += tally.settle_pair(pair, state=state)
     return settled
 
 

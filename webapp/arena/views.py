@@ -23,7 +23,7 @@ from webapp.accounts import limits
 from webapp.accounts.models import Visitor
 from webapp.accounts.services import visitor_for
 from webapp.answers.rendering import render_answer
-from webapp.arena import publishing, standings, stock, voting
+from webapp.arena import publishing, reservations, standings, stock, tally, voting
 from webapp.arena.forms import VoteForm
 from webapp.arena.models import Pair, Vote
 from webapp.chat.models import Conversation
@@ -47,6 +47,11 @@ def _voted_pair(request: HttpRequest, pair_id: uuid.UUID) -> tuple[Visitor, Pair
     return visitor, pair
 
 
+def _next(request: HttpRequest, visitor: Visitor | None) -> Pair | None:
+    """The next pair for this person, or for this browser, whose person has not voted yet."""
+    return voting.next_pair(visitor, newcomer="" if visitor else reservations.newcomer_of(request))
+
+
 def _page(
     request: HttpRequest,
     *,
@@ -58,20 +63,19 @@ def _page(
 ) -> HttpResponse:
     """The voting page with this pair, or, for htmx, its inner part. `said` is what screen readers hear."""
     learner = stock.current_learner()
+    own = tally.voter(visitor) if visitor else None
     made = Vote.objects.with_answers().filter(visitor=visitor, pair__from_chat=False).order_by("-created_at", "-pk")
     context = {
         "base_template": "arena/fragment.html" if is_htmx(request) else "base.html",
         "pair": pair,
         "answers": [(side, render_answer(one.text)) for side, one in (("A", pair.a), ("B", pair.b))] if pair else [],
         "recent": list(made[:4]) if visitor else [],
-        "own_votes": visitor.votes.decided().count() if visitor else 0,
-        "consistency": standings.consistency(visitor) if visitor else None,
+        "own_votes": own.decided if own else 0,
+        "consistency": standings.own_consistency(own) if own else None,
         "progress": standings.progress(),
         "reasons": voting.REASONS.items(),
         "learner": learner,
-        "pairs_are_rare": pair is None
-        and learner is not None
-        and Pair.objects.of_stock().worth_asking(learner).on(learner).nearly_all_rejected(),
+        "pairs_are_rare": pair is None and learner is not None and stock.pairs_are_rare(learner),
         "error": error,
         "said": said,
     }
@@ -83,7 +87,7 @@ def _page(
 def vote(request: HttpRequest) -> HttpResponse:
     """The next pair for this person. A page that waits for one asks by htmx, and is left as it is until there is."""
     visitor = visitor_for(request, create=False)
-    pair = voting.next_pair(visitor)
+    pair = _next(request, visitor)
     if is_htmx(request) and pair is None:
         return HttpResponse(status=204)
     return _page(request, visitor=visitor, pair=pair, said="A pair is ready." if is_htmx(request) else "")
@@ -109,12 +113,16 @@ def cast(request: HttpRequest, pair_id: uuid.UUID) -> HttpResponse:
     assert voter is not None
     try:
         recorded = voting.record_vote(pair=pair, visitor=voter, **form.cleaned_data)
+    except voting.PairClosed as error:
+        following = _next(request, voter)
+        what_now = "Here is the next one." if following else "The next one is being written."
+        return _page(request, visitor=voter, pair=following, error=f"{error} {what_now}", status=409)
     except PermissionDenied as error:
         return again(error=str(error), status=403)
     if not is_htmx(request):
         return redirect("arena:vote")
     said = f"Recorded: {recorded.get_choice_display()}."
-    return _page(request, visitor=voter, pair=voting.next_pair(voter), said=said)
+    return _page(request, visitor=voter, pair=_next(request, voter), said=said)
 
 
 @require_POST
@@ -184,14 +192,15 @@ def share(request: HttpRequest, conversation_id: uuid.UUID) -> HttpResponse:
 @require_GET
 def leaderboard(request: HttpRequest) -> HttpResponse:
     """Checkpoints by the votes between them."""
-    rows = standings.leaderboard()
+    rows, as_of = standings.leaderboard_as_of()
     context = {
         "rows": rows,
+        "as_of": as_of,
         "plot": standings.interval_plot(rows),
         "quality": standings.vote_quality(),
         "promoted_votes": standings.PROMOTED_VOTES,
         "least_prompts": MIN_GROUPS,
-        "duels": Vote.objects.duels().count(),
+        "duels": sum(count for *_, count in tally.duels()),
         "votes_wanted": settings.VOTES_PER_REWARD_MODEL,
     }
     return render(request, "arena/leaderboard.html", context)

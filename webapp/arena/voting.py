@@ -2,36 +2,40 @@
 
 A chat that offers two answers votes here as well (`record_chat_choice`).
 
-Deliberate simplification: two people may be shown the same pair at the same moment (the second vote is simply one
-more).
+A pair that is shown is reserved for a moment (webapp/arena/reservations.py). Who votes on it all the same, because
+nothing else was left to show, may come too late: a pair with all the votes it wants takes no more.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import random
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
+import redis
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.utils import timezone
 
 from webapp.accounts.models import Visitor
-from webapp.arena.models import Pair, Vote
-from webapp.arena.stock import current_learner
+from webapp.arena import reservations, tally
+from webapp.arena.models import Pair, PairQuerySet, Vote
+from webapp.arena.stock import LARGEST_STOCK, being_written, current_learner
 from webapp.chat.models import Message
 from webapp.chat.services import choose_answer
 from webapp.chat.threads import are_the_same
+from webapp.checkpoints.models import Checkpoint
 
 REPEAT_EVERY = 10
 """After this many votes a person is shown one earlier pair again, sides swapped."""
 REPEAT_DISTANCE = 5
 """A repeat shows a pair from at least this many votes ago."""
-SERVED_WINDOW = 16
-"""The next pair is one of this many of the longest waiting, a different one for every visitor."""
+SERVED_WINDOW = LARGEST_STOCK
+"""The next pair is one of this many of the longest waiting."""
 SKIPS_ENOUGH = 3
 """A pair this many people skipped, and nobody decided on, is asked of nobody else."""
 DAILY_VOTES = 500
@@ -47,6 +51,7 @@ REASONS = {
 """The reasons a voter may tick, never compulsory."""
 
 _coin = random.SystemRandom()
+logger = logging.getLogger(__name__)
 
 
 class VoteRefused(PermissionDenied):
@@ -55,6 +60,10 @@ class VoteRefused(PermissionDenied):
 
 class TooManyVotes(VoteRefused):
     """It would count on another day."""
+
+
+class PairClosed(VoteRefused):
+    """Others gave the pair all the votes it wants meanwhile."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,17 +78,36 @@ class ChatChoice:
     """Why none does, where that is worth telling."""
 
 
-def next_pair(visitor: Visitor | None) -> Pair | None:
-    """The pair this person should vote on now; None when none is ready. Asking again gives the same one."""
+def next_pair(visitor: Visitor | None, *, newcomer: str = "") -> Pair | None:
+    """The pair this person should vote on now; None when none is ready. Asking again gives the same one.
+
+    `newcomer` is what somebody without a visitor is called (reservations.newcomer_of).
+    """
     wanted = Pair.objects.wanted_from(visitor).select_related("a", "b")
     if visitor and (repeat := wanted.filter(owner=visitor).first()):
         return repeat
     learner = current_learner()
     if learner is None:
         return None
-    waiting = list(wanted.worth_asking(learner).filter(owner=None)[:SERVED_WINDOW])
-    name = str(visitor.pk) if visitor else ""
-    return min(waiting, key=lambda pair: hashlib.sha256(f"{name} {pair.pk}".encode()).digest(), default=None)
+    shared = wanted.worth_asking(learner).filter(owner=None)
+    chosen = _choose(shared, name=reservations.name_of(visitor) if visitor else newcomer, learner=learner)
+    return shared.filter(pk=chosen).first() if chosen else None
+
+
+def _choose(shared: PairQuerySet, *, name: str, learner: Checkpoint) -> uuid.UUID | None:
+    """One of the pairs for everyone, reserved; one that somebody else has where nothing else is left or coming."""
+    waiting = list(shared.values_list("pk", flat=True)[:SERVED_WINDOW])
+    if not waiting:
+        return None
+    try:
+        if name and (own := reservations.reserve(waiting, name=name)):
+            return own
+    except redis.RedisError as error:
+        logger.warning("reservations are off: %s", error)
+    else:
+        if name and reservations.are_all_taken(waiting) and being_written(learner):
+            return None  # the page looks again in a moment
+    return min(waiting, key=lambda pair: hashlib.sha256(f"{name} {pair}".encode()).digest())
 
 
 def record_vote(
@@ -99,31 +127,42 @@ def record_vote(
         raise ValueError(f"Unknown choice {choice!r}; choose one of {', '.join(Vote.Choice.values)}.")
     if unknown := set(reasons) - set(REASONS):
         raise ValueError(f"Unknown reason {sorted(unknown)[0]!r}; choose from {', '.join(REASONS)}.")
-    if first := Vote.objects.filter(pair=pair, visitor=visitor).first():
-        return first
-    _require_votable(pair, visitor)
     human = source == Vote.Source.HUMAN
     now = timezone.now()
-    if human and visitor.votes.filter(created_at__gt=now - timedelta(days=1)).count() >= DAILY_VOTES:
-        raise TooManyVotes(f"That was {DAILY_VOTES} votes in a day. Thank you; please come back tomorrow.")
     with transaction.atomic():
+        locked = _lock(pair)
+        cast = list(locked.votes.all())
+        if first := next((vote for vote in cast if vote.visitor_id == visitor.pk), None):
+            return first
+        _require_votable(locked, visitor)
+        _require_open(locked)
+        if human and visitor.votes.filter(created_at__gt=now - timedelta(days=1)).count() >= DAILY_VOTES:
+            raise TooManyVotes(f"That was {DAILY_VOTES} votes in a day. Thank you; please come back tomorrow.")
         # Going on to the next vote ends the time to undo the one before.
         visitor.votes.filter(revealed_at=None).exclude(pair=pair).update(revealed_at=now)
-        vote, _ = Vote.objects.get_or_create(
-            pair=pair,
+        vote = Vote(
+            pair=locked,
             visitor=visitor,
-            defaults={
-                "choice": choice,
-                "reasons": sorted(set(reasons)),
-                "source": source,
-                "taste": taste,
-                "revealed_at": None if human and not pair.from_chat else now,
-            },
+            choice=choice,
+            reasons=sorted(set(reasons)),
+            source=source,
+            taste=taste,
+            revealed_at=None if human and not pair.from_chat else now,
         )
-        _open_or_close(pair)
+        _open_or_close(locked, [*cast, vote])
+        vote.save()
         if human and vote.is_decided and pair.repeat_of_id is None:
             _plan_repeat(visitor)
+    if not pair.from_chat:
+        reservations.release(pair.pk)
     return vote
+
+
+def _lock(pair: Pair) -> Pair:
+    """The pair's row as it is now, until the end of the transaction; nobody else votes on it or undoes meanwhile."""
+    locked = Pair.objects.select_for_update().get(pk=pair.pk)
+    locked.a, locked.b = pair.a, pair.b  # these never change
+    return locked
 
 
 def _require_votable(pair: Pair, visitor: Visitor) -> None:
@@ -133,18 +172,26 @@ def _require_votable(pair: Pair, visitor: Visitor) -> None:
         raise VoteRefused("This pair is not yours to vote on.")
 
 
-def _open_or_close(pair: Pair) -> None:
-    """Keep `is_open` true to the votes there are. Two votes at once may leave it open: that is one vote more."""
-    decided = pair.votes.decided().count()
-    only_skipped = decided == 0 and pair.votes.count() >= SKIPS_ENOUGH
-    Pair.objects.filter(pk=pair.pk).update(is_open=decided < pair.wanted_votes and not only_skipped)
+def _require_open(pair: Pair) -> None:
+    if not pair.is_open:
+        raise PairClosed("Others answered this pair first, and it has all the votes it wants. Yours was not counted.")
+
+
+def _open_or_close(pair: Pair, votes: Sequence[Vote]) -> None:
+    """Keep `is_open` true to the votes there are."""
+    decided = sum(vote.is_decided for vote in votes)
+    only_skipped = decided == 0 and len(votes) >= SKIPS_ENOUGH
+    is_open = decided < pair.wanted_votes and not only_skipped
+    if is_open != pair.is_open:
+        pair.is_open = is_open
+        Pair.objects.filter(pk=pair.pk).update(is_open=is_open)
 
 
 def _plan_repeat(visitor: Visitor) -> None:
     """After every REPEAT_EVERY first looks, reserve an earlier pair for a second look, sides swapped."""
-    first_looks = visitor.votes.decided().filter(pair__repeat_of=None, pair__from_chat=False)
-    if (made := first_looks.count()) == 0 or made % REPEAT_EVERY:
+    if (made := tally.voter(visitor).first_looks) == 0 or made % REPEAT_EVERY:
         return
+    first_looks = visitor.votes.decided().filter(pair__repeat_of=None, pair__from_chat=False)
     earlier = first_looks.filter(pair__repeats=None).order_by("-created_at")[REPEAT_DISTANCE:REPEAT_EVERY]
     if not earlier or Pair.objects.filter(owner=visitor, repeat_of__isnull=False, votes=None).exists():
         return
@@ -165,10 +212,17 @@ def _plan_repeat(visitor: Visitor) -> None:
 def undo_vote(*, pair: Pair, visitor: Visitor) -> bool:
     """Take back a vote that has not been revealed; False when it is too late or there is none."""
     with transaction.atomic():
-        deleted, _ = Vote.objects.filter(pair=pair, visitor=visitor, revealed_at=None).delete()
-        if deleted:
-            _open_or_close(pair)
-    return bool(deleted)
+        locked = _lock(pair)
+        cast = list(locked.votes.select_for_update())
+        own = next((vote for vote in cast if vote.visitor_id == visitor.pk and vote.revealed_at is None), None)
+        if own is None:
+            return False
+        cast.remove(own)
+        own.pair = locked
+        own.delete()
+        _open_or_close(locked, cast)
+    reservations.keep_for(pair.pk, name=reservations.name_of(visitor))
+    return True
 
 
 def reveal_vote(*, pair: Pair, visitor: Visitor) -> Vote | None:

@@ -11,27 +11,34 @@ from contextlib import suppress
 import redis
 from django.apps import apps
 from django.conf import settings
-from django.db.models import Count
+from django.db.models import Count, Sum
 
 from webapp.ops.health import impatient_redis
 from webapp.ops.periodic import QUEUES, count_workers
 
 COUNTED = {
     "stagecraft_runs": ("training.TrainingRun", "state", "Training runs by state."),
-    "stagecraft_generations": ("answers.Generation", "state", "Answers by state."),
-    "stagecraft_pairs": ("arena.Pair", "state", "Pairs of answers by state."),
-    "stagecraft_votes": ("arena.Vote", "source", "Votes by source."),
+    "stagecraft_pairs": ("arena.PairTally", "state", "Pairs of answers by state."),
+    "stagecraft_votes": ("arena.VoteTally", "source", "Votes by source."),
 }
-"""Gauge name -> (model, the field it is broken down by, help text)."""
+"""Gauge name -> (model, the field it is broken down by, help text).
+
+Of what grows without end a tally is summed up; of answers only those are counted that are not finished.
+"""
 
 
 def metrics() -> Iterator[str]:
     """Lines in Prometheus' text format. While Redis is away, those of the database: they are what helps then."""
     with suppress(redis.RedisError):
         yield from _queue_gauges(impatient_redis(settings.REDIS_URL))
-    for name, (model, field, text) in COUNTED.items():
-        rows = apps.get_model(model)._default_manager.order_by().values_list(field).annotate(Count("pk"))
+    for name, (label, field, text) in COUNTED.items():
+        model = apps.get_model(label)
+        number = Sum("count") if label.endswith("Tally") else Count("pk")
+        rows = model._default_manager.order_by().values_list(field).annotate(number)
         yield from _gauge(name, field, text, dict(rows))
+    answers = apps.get_model("answers.Generation")._default_manager
+    waiting = {state: answers.filter(state=state).count() for state in ("queued", "running")}
+    yield from _gauge("stagecraft_generations", "state", "Answers waiting or being written.", waiting)
 
 
 def _queue_gauges(client: redis.Redis) -> Iterator[str]:

@@ -23,6 +23,7 @@ from django.utils import timezone
 
 from trainer.config import GRPO, INIT, PARENT_STAGES, PPO, PRETRAIN, REWARD, SFT, STAGE_TITLES, get_preset
 from trainer.tastes import TASTES
+from webapp.arena import tally
 from webapp.arena.models import Vote
 from webapp.arena.simulation import simulate_votes, simulated_visitor
 from webapp.checkpoints.models import Checkpoint
@@ -166,7 +167,7 @@ def _doubted_step(reward_model: Checkpoint | None) -> NextStep | None:
     doubts = services.doubts(stage=PPO, reward_model=reward_model)
     if not doubts:
         return None
-    new = services.training_votes("all").since_last_reward_model().count()
+    new = tally.training_votes(new=True)
     curriculum = Curriculum.objects.first()
     return _voting() or NextStep(
         state="doubted",
@@ -194,7 +195,7 @@ def _reward_step() -> NextStep:
     if voting := _voting():
         return voting
     curriculum = Curriculum.objects.first()
-    votes, wanted = services.training_votes("all").count(), settings.VOTES_PER_REWARD_MODEL
+    votes, wanted = tally.training_votes(), settings.VOTES_PER_REWARD_MODEL
     if votes >= wanted:
         return _ready(REWARD)
     text = "Pick the better of two answers; the reward model learns from the picks."
@@ -383,7 +384,7 @@ def cast_simulated_votes() -> bool:
         return True
     # A reason here also keeps a demo from asking for the same votes again and again.
     problem = services.votes_problem()
-    if not problem and services.training_votes("all").count() < settings.VOTES_PER_REWARD_MODEL:
+    if not problem and tally.training_votes() < settings.VOTES_PER_REWARD_MODEL:
         problem = f"Too few of the {cast} simulated votes can be learnt from; collect some from people."
     Curriculum.objects.filter(pk=row.pk).update(votes_wanted=0, votes_cast=cast, voting_until=None, error=problem)
     advance()

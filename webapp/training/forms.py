@@ -9,6 +9,7 @@ from django.conf import settings
 
 from trainer.config import GRPO, PARENT_STAGES, PPO, PRESETS, REWARD, STAGE_TITLES
 from trainer.tastes import TASTES
+from webapp.arena import tally
 from webapp.checkpoints.models import Checkpoint
 from webapp.training import curriculum, services
 from webapp.training.models import TrainingRun
@@ -63,7 +64,7 @@ class RunForm(forms.Form):
         if stage != PPO:
             del self.fields["overrule_doubts"]
         if stage == REWARD:
-            counts = {source: services.training_votes(source).count() for source in services.VOTE_SOURCES}
+            counts = {source: tally.training_votes(source=source) for source in services.VOTE_SOURCES}
             choices = [(s, f"{title} ({counts[s]})") for s, title in services.VOTE_SOURCES.items()]
             self.fields["votes"].choices = choices  # type: ignore[attr-defined]
         else:
@@ -114,7 +115,7 @@ class RunForm(forms.Form):
         return [field for field in self if field.name != "overrule_doubts"]
 
     def votes_used(self) -> int:
-        return services.training_votes(self.cleaned_data["votes"]).count() if self.stage == REWARD else 0
+        return tally.training_votes(source=self.cleaned_data["votes"]) if self.stage == REWARD else 0
 
     @property
     def missing(self) -> str:

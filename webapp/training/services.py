@@ -28,6 +28,7 @@ from django.utils import timezone
 
 from trainer import config as stages
 from trainer.alarms import doubts_about
+from webapp.arena import tally
 from webapp.arena.exchange import mark_learnt, write_votes
 from webapp.arena.models import Pair, Prompt, Vote, VoteQuerySet
 from webapp.chat.models import Message
@@ -187,10 +188,9 @@ def training_votes(votes: str) -> VoteQuerySet:
 
 def votes_problem(votes: str = "all") -> str:
     """Why no reward model can learn from these votes; empty when one can."""
-    chosen = training_votes(votes)
-    if not chosen.exists():
+    if not tally.training_votes(source=votes):
         return "There are no votes to learn from yet; collect some at /vote/ or use a simulated voter."
-    if not chosen.filter(choice__in=(Vote.Choice.A, Vote.Choice.B)).exists():
+    if not tally.training_votes(source=votes, decisive=True):
         return "No vote prefers one answer to the other yet, so there is no taste to learn; collect more votes."
     return ""
 
