@@ -12,12 +12,13 @@ from channels.security.websocket import AllowedHostsOriginValidator  # noqa: E40
 from channels.sessions import SessionMiddlewareStack  # noqa: E402
 
 from webapp.chat.routing import websocket_urlpatterns as chat_sockets  # noqa: E402
+from webapp.stages.poll import HomePoll  # noqa: E402
 from webapp.training.routing import websocket_urlpatterns as run_sockets  # noqa: E402
 
 # No user in the scope: a socket lives for hours, and consumers ask who is there when it matters.
 application = ProtocolTypeRouter(
     {
-        "http": django_application,
+        "http": HomePoll(django_application),
         "websocket": AllowedHostsOriginValidator(SessionMiddlewareStack(URLRouter([*chat_sockets, *run_sockets]))),
     }
 )

@@ -12,10 +12,22 @@ function isBusy(live) {
   return selecting || (live.contains(document.activeElement) && document.activeElement.matches("select"));
 }
 
+/** Whether a request is the page's own refresh, which nobody asked for. */
+function isRefresh(event) {
+  return event.detail.target?.id === "live" && event.detail.requestConfig?.verb === "get";
+}
+
+// A tab nobody looks at asks nothing; when it is looked at again, at once.
+document.addEventListener("htmx:beforeRequest", (event) => {
+  if (document.hidden && isRefresh(event)) event.preventDefault();
+});
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden) htmx.trigger("#live", "look-again");
+});
+
 document.addEventListener("htmx:beforeSwap", (event) => {
-  const live = event.detail.target;
   // Only the page's own refresh waits; what the reader asked for is shown at once.
-  if (live.id === "live" && event.detail.requestConfig.verb === "get" && isBusy(live)) event.detail.shouldSwap = false;
+  if (isRefresh(event) && isBusy(event.detail.target)) event.detail.shouldSwap = false;
 });
 
 document.addEventListener("htmx:afterSettle", () => {

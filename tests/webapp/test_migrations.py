@@ -64,3 +64,57 @@ def test_answers_move_to_their_own_app_with_all_that_refers_to_them(migrate: Cal
     # A site that goes back to the version before finds its answers again.
     apps = migrate(before)
     assert apps.get_model("arena", "Pair").objects.get(pk=pair.pk).a.text == "Mice."
+
+
+def test_the_votes_there_are_are_counted(migrate: Callable[[Targets], Apps]) -> None:
+    """A site of the version before: looks of every kind, two voters and one who agrees with nobody."""
+    apps = migrate([("arena", "0003_generation_moved"), ("answers", "0001_initial")])
+    Checkpoint, Generation = apps.get_model("checkpoints", "Checkpoint"), apps.get_model("answers", "Generation")
+    Pair, Vote = apps.get_model("arena", "Pair"), apps.get_model("arena", "Vote")
+    prompt = apps.get_model("arena", "Prompt").objects.create(text="What does a fox eat?", source="staff")
+    sft, ppo, reward = (
+        Checkpoint.objects.create(
+            stage=stage, name=stage, directory=stage, weights_sha256=f"{number:064}", parameters=1, bytes=1
+        )
+        for number, stage in enumerate(("sft", "ppo", "reward"))
+    )
+    visitors = [apps.get_model("accounts", "Visitor").objects.create() for _ in range(3)]
+
+    def pair(*couple: Any, **fields: Any) -> Any:
+        answers = [
+            Generation.objects.create(checkpoint=one, messages=[{"role": "user", "content": "Why?"}], state="done")
+            for one in couple
+        ]
+        kind = "self" if couple[0] == couple[1] else "versus"
+        return Pair.objects.create(a=answers[0], b=answers[1], **{"kind": kind, "state": "ready", **fields})
+
+    shared, duel, old = pair(sft, sft, prompt=prompt), pair(sft, ppo, prompt=prompt), pair(ppo, sft)
+    chat = pair(sft, sft, from_chat=True, state="pending", owner=visitors[0])
+    again = Pair.objects.create(kind="self", state="ready", a=shared.b, b=shared.a, repeat_of=shared, owner=visitors[0])
+    for voted, visitor, choice, fields in (
+        (shared, 0, "a", {"learnt_by": reward}),
+        (shared, 1, "a", {}),
+        (shared, 2, "tie", {}),
+        (duel, 0, "b", {}),
+        (duel, 1, "skip", {}),
+        (old, 0, "a", {"source": "simulated", "taste": "shorter"}),
+        (chat, 0, "b", {}),
+        (again, 0, "b", {}),
+    ):
+        Vote.objects.create(pair=voted, visitor=visitors[visitor], choice=choice, **fields)
+
+    executor = MigrationExecutor(connection)
+    executor.migrate(executor.loader.graph.leaf_nodes())
+    from webapp.arena import tally
+    from webapp.arena.models import Pair as PairNow
+
+    assert tally.differences() == []
+    assert tally.training_votes() == 3
+    assert tally.agreements() == {("a", "a", "tie"): 1}
+    assert PairNow.objects.get(pk=shared.pk).agreement == "a2 tie1"
+    assert len(tally.duels()) == 2
+    # Going back and forth again counts the same.
+    migrate([("arena", "0003_generation_moved")])
+    executor = MigrationExecutor(connection)
+    executor.migrate(executor.loader.graph.leaf_nodes())
+    assert tally.differences() == []

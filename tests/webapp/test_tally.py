@@ -106,7 +106,7 @@ class World:
         exchange.write_votes(self.file, Vote.objects.for_training())
         if self.rng.random() < 0.3:
             self.reward_models.append(self.make_checkpoint("reward"))
-        exchange.mark_learnt(self.file, by=self.reward_models[-1])
+        exchange.mark_learnt(exchange.learnt_votes(self.file), by=self.reward_models[-1])
 
     def export_and_import(self) -> None:
         """What another site would send: some of it is here, some not."""

@@ -15,7 +15,7 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -70,20 +70,24 @@ def write_votes(
     return sha256, written
 
 
-def mark_learnt(path: Path, *, by: Checkpoint) -> int:
-    """Note on the votes of a file `write_votes` wrote that this reward model learnt from them; returns how many.
+def learnt_votes(path: Path) -> list[int]:
+    """The votes that stand in a file `write_votes` wrote.
 
-    From the file and not from a time: votes are cast while it trains, and imported ones bring old times along.
+    From the file and not from a time: votes are cast while a model trains, and imported ones bring old times along.
     """
-    learnt = 0
+    found: list[int] = []
     with path.open(encoding="utf-8") as file:
         while lines := list(islice(file, _BATCH)):
             votes = {(record.get("pair"), record["voter"]) for record in map(json.loads, lines)}
             rows = Vote.objects.for_training().filter(pair__in={pair for pair, _ in votes if pair})
-            found = rows.order_by().values_list("pk", "pair", "visitor")
-            ids = [pk for pk, pair, voter in found if (str(pair), str(voter)) in votes]
-            learnt += tally.mark_votes_learnt(ids, by=by)
-    return learnt
+            cast = rows.order_by().values_list("pk", "pair", "visitor")
+            found += [pk for pk, pair, voter in cast if (str(pair), str(voter)) in votes]
+    return found
+
+
+def mark_learnt(votes: Sequence[int], *, by: Checkpoint) -> None:
+    """Note on these votes that this reward model learnt from them."""
+    tally.mark_votes_learnt(votes, by=by)
 
 
 def _to_comparison(vote: Vote) -> Comparison:

@@ -309,17 +309,17 @@ def count_imported(*, pairs: Collection[Pair], votes: Collection[Vote]) -> None:
 
 
 @transaction.atomic
-def mark_votes_learnt(ids: Collection[int], *, by: Checkpoint) -> int:
-    """Note which reward model learnt from these votes; returns how many there are."""
-    votes = Vote.objects.filter(pk__in=ids)
-    locked = list(votes.select_for_update().order_by("pk").values_list("pk", flat=True))  # against an undo meanwhile
+def mark_votes_learnt(ids: Iterable[int], *, by: Checkpoint) -> None:
+    """Note which reward model learnt from these votes."""
     changes: Changes = Counter()
-    for key, count in _keys(votes.exclude(learnt_by=by)):
-        changes[key] -= count
-        changes[_join(*key.split(":")[:-1], by.pk)] += count
-    votes.update(learnt_by=by)
+    for batch in _batches(ids):
+        votes = Vote.objects.filter(pk__in=batch)
+        list(votes.select_for_update().order_by("pk").values_list("pk"))  # against an undo meanwhile
+        for key, count in _keys(votes.exclude(learnt_by=by)):
+            changes[key] -= count
+            changes[_join(*key.split(":")[:-1], by.pk)] += count
+        votes.update(learnt_by=by)
     _move(VoteTally, changes)
-    return len(locked)
 
 
 def _keys(votes: Any) -> Iterator[tuple[str, int]]:

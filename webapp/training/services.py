@@ -29,7 +29,7 @@ from django.utils import timezone
 from trainer import config as stages
 from trainer.alarms import doubts_about
 from webapp.arena import tally
-from webapp.arena.exchange import mark_learnt, write_votes
+from webapp.arena.exchange import learnt_votes, mark_learnt, write_votes
 from webapp.arena.models import Pair, Prompt, Vote, VoteQuerySet
 from webapp.chat.models import Message
 from webapp.checkpoints.models import Checkpoint
@@ -429,7 +429,7 @@ def finish_run(*, run: TrainingRun) -> TrainingRun:
     # It hashes the weights, so no transaction is open; after a take-over here it returns the row made now.
     checkpoint = register_checkpoint(directory=run.output_dir, parent=run.parent)
     if run.stage == stages.REWARD:
-        mark_learnt(run.inputs_dir / "votes.jsonl", by=checkpoint)
+        mark_learnt(learnt_votes(run.inputs_dir / "votes.jsonl"), by=checkpoint)
     _end(run, State.DONE, log=f"Done: {checkpoint.name}.", checkpoint=checkpoint, step=F("total_steps"))
     return run
 

@@ -24,6 +24,7 @@ from django.utils import timezone
 from trainer.config import GRPO, INIT, PPO, PRETRAIN, REWARD, SFT
 from webapp.accounts.models import User, Visitor
 from webapp.answers.models import Generation
+from webapp.arena import tally
 from webapp.arena.models import Pair, Prompt, Vote
 from webapp.chat.models import Conversation, Message
 from webapp.checkpoints.models import Checkpoint
@@ -122,12 +123,13 @@ def fill(scene: Scene, *, votes: int) -> None:
     scene.votes = votes
     with connection.cursor() as cursor:
         # What autovacuum would have done by the time a real site has so many.
-        if connection.vendor == "postgresql":
+        if connection.vendor == "postgresql" and not connection.in_atomic_block:
             cursor.execute("VACUUM ANALYZE")
-        _learn(cursor, scene)
+    _learn(scene)
+    tally.rebuild()  # the rows went in past what keeps it
 
 
-def _learn(cursor: Any, scene: Scene) -> None:
+def _learn(scene: Scene) -> None:
     """The newest reward model has learnt from all that it may, but for the newest votes."""
     newest = Vote.objects.order_by("-pk").values_list("pk", flat=True)[NOT_LEARNT : NOT_LEARNT + 1]
     for edge in newest:
