@@ -34,7 +34,7 @@ LAYERS = (
 )
 """Lowest first: a package of the site imports itself and what stands below it. Neighbours do not know each other."""
 APPS = tuple(app for layer in LAYERS for app in layer)
-LOWEST = {ROOT / f"webapp/{name}.py" for name in ("celery", "settings", "htmx", "formats")}
+LOWEST = {ROOT / f"webapp/{name}.py" for name in ("celery", "settings", "htmx", "formats", "files")}
 """Modules every app may use, so they use none."""
 TORCH_USERS = {"webapp/answers/engines.py", "webapp/checkpoints/loading.py"}
 """The modules of the site that load a model: for the generate worker, and for the command that imports one."""
@@ -194,6 +194,7 @@ def test_the_site_loads_models_in_two_places() -> None:
         "webapp.ops.web",
         "webapp.urls",
         "webapp.ops.management.commands.up",
+        "webapp.stages.management.commands.bench_scale",
         "webapp.stages.management.commands.bench_site",
         "webapp.training.tasks",
     ],

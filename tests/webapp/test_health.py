@@ -12,6 +12,7 @@ from django.db import DatabaseError, connection
 from django.test import Client
 
 from tests.threads import database_thread
+from tests.webapp.arena_factory import make_pair, make_vote
 from webapp.answers.models import Generation
 from webapp.checkpoints.models import Checkpoint
 from webapp.ops import health
@@ -76,14 +77,17 @@ def test_it_counts_what_there_is(client: Client, redis_server: Any, make_checkpo
     checkpoint = make_checkpoint()
     for state in ("done", "done", "queued"):
         Generation.objects.create(checkpoint=checkpoint, messages=[], state=state)
+    make_vote(make_pair(checkpoint))
     redis_server.rpush("generate", "one", "two")
     redis_server.set("worker:train:train@here", 1)
     response = client.get("/metrics")
     assert response["Content-Type"].startswith("text/plain; version=0.0.4")
     lines = response.content.decode().splitlines()
     for line in (
-        'stagecraft_generations{state="done"} 2',
         'stagecraft_generations{state="queued"} 1',
+        'stagecraft_generations{state="running"} 0',
+        'stagecraft_votes{source="human"} 1',
+        'stagecraft_pairs{state="ready"} 1',
         'stagecraft_queue_length{queue="generate"} 2',
         'stagecraft_queue_length{queue="train"} 0',
         'stagecraft_workers{queue="generate"} 0',
@@ -97,12 +101,12 @@ def test_it_counts_what_there_is(client: Client, redis_server: Any, make_checkpo
 def test_it_counts_what_the_database_knows_while_redis_is_away(
     client: Client, settings: Any, make_checkpoint: Callable[..., Checkpoint]
 ) -> None:
-    Generation.objects.create(checkpoint=make_checkpoint(), messages=[], state="done")
+    Generation.objects.create(checkpoint=make_checkpoint(), messages=[], state="queued")
     settings.REDIS_URL = "unix:///nowhere/redis.sock?db=0"
     response = client.get("/metrics")
     assert response.status_code == 200
     text = response.content.decode()
-    assert 'stagecraft_generations{state="done"} 1' in text.splitlines()
+    assert 'stagecraft_generations{state="queued"} 1' in text.splitlines()
     assert "stagecraft_queue_length" not in text
 
 

@@ -43,6 +43,7 @@ def get(application: Any, query: str, *, path: str = "/", method: str = "GET", *
         await communicator.send_input({"type": "http.request"})
         start = await communicator.receive_output(10)
         body = await communicator.receive_output(10)
+        await communicator.wait(10)
         return start["status"], body["body"].decode()
 
     return asyncio.run(ask())

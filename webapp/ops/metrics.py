@@ -18,27 +18,29 @@ from webapp.ops.periodic import QUEUES, count_workers
 
 COUNTED = {
     "stagecraft_runs": ("training.TrainingRun", "state", "Training runs by state."),
+    "stagecraft_generations": ("answers.Generation", "state", "Answers waiting or being written."),
     "stagecraft_pairs": ("arena.PairTally", "state", "Pairs of answers by state."),
     "stagecraft_votes": ("arena.VoteTally", "source", "Votes by source."),
 }
-"""Gauge name -> (model, the field it is broken down by, help text).
-
-Of what grows without end a tally is summed up; of answers only those are counted that are not finished.
-"""
+"""Gauge name -> (model, the field it is broken down by, help text)."""
 
 
 def metrics() -> Iterator[str]:
     """Lines in Prometheus' text format. While Redis is away, those of the database: they are what helps then."""
     with suppress(redis.RedisError):
         yield from _queue_gauges(impatient_redis(settings.REDIS_URL))
-    for name, (label, field, text) in COUNTED.items():
-        model = apps.get_model(label)
-        number = Sum("count") if label.endswith("Tally") else Count("pk")
-        rows = model._default_manager.order_by().values_list(field).annotate(number)
-        yield from _gauge(name, field, text, dict(rows))
-    answers = apps.get_model("answers.Generation")._default_manager
-    waiting = {state: answers.filter(state=state).count() for state in ("queued", "running")}
-    yield from _gauge("stagecraft_generations", "state", "Answers waiting or being written.", waiting)
+    for name, (model, field, text) in COUNTED.items():
+        yield from _gauge(name, field, text, numbers(model, field))
+
+
+def numbers(label: str, field: str) -> dict[str, int]:
+    """How many rows there are by `field`. Of what grows without end the tally is summed up, or only the few rows that
+    are not finished are counted: this is asked every few seconds for years."""
+    rows = apps.get_model(label)._default_manager.order_by()
+    if label == "answers.Generation":
+        return {state: rows.filter(state=state).count() for state in ("queued", "running")}
+    count = Sum("count") if label.endswith("Tally") else Count("pk")
+    return dict(rows.values_list(field).annotate(count))
 
 
 def _queue_gauges(client: redis.Redis) -> Iterator[str]:
