@@ -24,11 +24,13 @@ APPS = ("accounts", "checkpoints", "chat", "arena", "training", "stages")
 SHARED = (
     *("webapp.streams", "webapp.celery", "webapp.settings", "webapp.periodic", "webapp.embedded_redis", "webapp.htmx"),
     "webapp.sockets",
+    "webapp.origins",
+    "webapp.web",
     "webapp.formats",
 )
 SHARED_PATHS = {ROOT / (name.replace(".", "/") + ".py") for name in SHARED} | {
     ROOT / "webapp/supervisor.py",
-    ROOT / "webapp/web.py",
+    ROOT / "webapp/connections.py",
 }
 """Modules every app may use, so they use none."""
 TORCH_USERS = {"webapp/checkpoints/engines.py"}
