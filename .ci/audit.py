@@ -56,7 +56,8 @@ def main(ask: Callable[[list[str]], Asked] = ask) -> int:
     if len(known) < len(wanted):
         names = {answer["name"] for answer in known}
         missing = [pin for pin in wanted if pin.partition("==")[0] not in names]
-        print(f"NOT AUDITED, because the index says nothing of them: {', '.join(missing)}.")
+        which = ", ".join(missing) if known else "any of them (a mirror, perhaps, that has no such database)"
+        print(f"NOT AUDITED: the index says nothing of {which}.")
     return 1 if weak else 2 if len(known) < len(wanted) else 0
 
 

@@ -44,26 +44,26 @@ async def press(page: Page, key: str, code: str, *, at: str = "body", **more: An
     await page.locator(at).dispatch_event("keydown", event)
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
 async def test_votes_are_cast_skipped_and_undone_on_every_layout(
-    open_page: Callable[..., Any], make_checkpoint: Callable[..., Any], name: str
+    open_page: Callable[..., Any], make_checkpoint: Callable[..., Any]
 ) -> None:
-    keys = LAYOUTS[name]
     sft = await sync_to_async(make_checkpoint)("sft")
-    for number in range(4):
-        await sync_to_async(make_pair)(sft, texts=(f"Left {number}.", f"Right {number}."))
     page = await open_page()
-    await page.goto("/vote/")
     made = page.locator(".vote-made strong")
-
-    await press(page, *keys["1"])
-    await expect(made).to_have_text(["A is better"])
-    await press(page, *keys["u"])
-    await expect(made).to_have_count(0)
-    await press(page, *keys["4"])
-    await expect(made).to_have_text(["Both bad"])
-    await press(page, *keys["s"])
-    await expect(made.first).to_have_text("Skip")
+    for name, keys in LAYOUTS.items():
+        await Vote.objects.all().adelete()
+        for number in range(3):
+            await sync_to_async(make_pair)(sft, texts=(f"{name}, left {number}.", f"{name}, right {number}."))
+        await page.goto("/vote/")
+        await expect(made).to_have_count(0)
+        await press(page, *keys["1"])
+        await expect(made).to_have_text(["A is better"])
+        await press(page, *keys["u"])
+        await expect(made).to_have_count(0)
+        await press(page, *keys["4"])
+        await expect(made).to_have_text(["Both bad"])
+        await press(page, *keys["s"])
+        await expect(made.first).to_have_text("Skip")
 
 
 async def test_a_key_that_types_another_letter_or_sign_is_not_ours(
@@ -84,22 +84,27 @@ async def test_a_key_that_types_another_letter_or_sign_is_not_ours(
     assert await Vote.objects.acount() == 1
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-async def test_a_choice_in_chat_and_the_way_to_the_message_work_on_every_layout(
-    open_page: Callable[..., Any], chat: Conversation, name: str
-) -> None:
-    keys = LAYOUTS[name]
-    question = await sync_to_async(services.send_message)(conversation=chat, text="What is a pier?", offer_two=True)
-    async for message in question.children.select_related("generation"):
+def ask_for_two(chat: Conversation, text: str) -> None:
+    question = services.send_message(conversation=chat, text=text, offer_two=True)
+    for message in question.children.all():
         assert message.generation is not None
-        await sync_to_async(finish)(message.generation, f"Answer {message.side} to it.")
+        finish(message.generation, f"Answer {message.side} to it.")
+
+
+async def test_a_choice_in_chat_and_the_way_to_the_message_work_on_every_layout(
+    open_page: Callable[..., Any], chat: Conversation
+) -> None:
     page = await open_page()
-    await page.goto(f"/chat/{chat.pk}/")
-    await press(page, *keys["1"])
-    await expect(page.locator("[data-offer]")).to_have_count(0)
-    await expect(page.locator("#thread")).to_contain_text("Answer a to it.")
-    await press(page, *keys["/"])
-    await expect(page.get_by_label("Message", exact=True)).to_be_focused()
+    for name, keys in LAYOUTS.items():
+        await sync_to_async(ask_for_two)(chat, f"What is a pier in {name}?")
+        await page.goto(f"/chat/{chat.pk}/")
+        await expect(page.locator("[data-offer]")).to_have_count(1)
+        await press(page, *keys["1"])
+        await expect(page.locator("[data-offer]")).to_have_count(0)
+        await expect(page.locator("#thread .turn").last).to_contain_text("Answer A to it.")
+        await press(page, *keys["/"])
+        await expect(page.get_by_label("Message", exact=True)).to_be_focused()
+        chat = await Conversation.objects.aget(pk=chat.pk)
 
 
 @pytest.mark.parametrize("composing", [{"isComposing": True}, {"keyCode": 229}])

@@ -241,7 +241,10 @@ def test_the_audit_says_when_it_could_not_ask(output: str, capsys: Any) -> None:
 def test_the_audit_gives_no_all_clear_for_what_nobody_knows(locked: list[dict[str, Any]], capsys: Any) -> None:
     unknown = {"name": locked[0]["name"], "skip_reason": "not found"}
     assert script("audit.py").main(said([unknown, *locked[1:]])) == 2
-    assert f"NOT AUDITED, because the index says nothing of them: {unknown['name']}==" in capsys.readouterr().out
+    assert f"NOT AUDITED: the index says nothing of {unknown['name']}==" in capsys.readouterr().out
+    nothing = [{"name": each["name"], "skip_reason": "not found"} for each in locked]
+    assert script("audit.py").main(said(nothing)) == 2
+    assert "NOT AUDITED: the index says nothing of any of them (a mirror, perhaps" in capsys.readouterr().out
 
 
 def test_every_image_of_others_is_named_by_digest() -> None:
