@@ -12,7 +12,7 @@ from channels.sessions import SessionMiddlewareStack  # noqa: E402
 from django.urls import re_path  # noqa: E402
 
 from webapp.chat.routing import websocket_urlpatterns as chat_sockets  # noqa: E402
-from webapp.origins import refuse, same_origin  # noqa: E402
+from webapp.live.origins import refuse, same_origin  # noqa: E402
 from webapp.training.routing import websocket_urlpatterns as run_sockets  # noqa: E402
 
 # No user in the scope: a socket lives for hours, and consumers ask who is there when it matters.

@@ -17,7 +17,7 @@ import pytest
 import uvicorn
 from websockets.sync.client import connect
 
-from webapp import connections, supervisor
+from webapp.ops import connections, processes
 
 HALF = b"GET / HTTP/1.1\r\nHost: localhost\r\n"
 WHOLE = HALF + b"Connection: close\r\n\r\n"
@@ -282,11 +282,11 @@ def test_a_connection_is_kept_for_more_requests(serve: Callable[..., Served]) ->
 
 def test_it_asks_for_as_many_files_as_it_may_have() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = supervisor.MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, supervisor.MOST_FILES)
+    wanted = processes.MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, processes.MOST_FILES)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(1024, wanted), hard))
     try:
-        assert supervisor.raise_file_limit() == wanted
+        assert processes.raise_file_limit() == wanted
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (wanted, hard)
-        assert supervisor.raise_file_limit() == wanted
+        assert processes.raise_file_limit() == wanted
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

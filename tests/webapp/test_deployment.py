@@ -21,7 +21,7 @@ from django.core.management import get_commands
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from webapp import web, worker
+from webapp.ops import web, worker
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -72,7 +72,7 @@ def test_long_lived_services_have_health_checks(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(worker.THREADS))
 def test_there_is_a_worker_for_every_queue(name: str) -> None:
-    assert SERVICES[name]["command"] == f"python -m webapp.worker {name}"
+    assert SERVICES[name]["command"] == f"python -m webapp.ops.worker {name}"
 
 
 def test_only_the_web_port_is_published_and_only_to_this_machine() -> None:

@@ -9,7 +9,7 @@ from asgiref.testing import ApplicationCommunicator
 from django.test import Client
 
 from webapp.asgi import application
-from webapp.origins import same_origin
+from webapp.live.origins import same_origin
 
 EVIL = "http://evil.example"
 

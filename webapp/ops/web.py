@@ -1,8 +1,8 @@
 """The web server: uvicorn around webapp.asgi, with the site's limits, in WEB_PROCESSES processes.
 
-    python -m webapp.web --host 0.0.0.0 --port 8000
-    python -m webapp.web --fd 5        # a listening socket inherited from `manage.py up`
-    python -m webapp.web --port 8000 --check       # exit code 0 if the site there is well
+    python -m webapp.ops.web --host 0.0.0.0 --port 8000
+    python -m webapp.ops.web --fd 5        # a listening socket inherited from `manage.py up`
+    python -m webapp.ops.web --port 8000 --check       # exit code 0 if the site there is well
 
 With an inherited socket there is one process, and the port stays open while it is restarted: browsers wait
 a moment instead of being refused.
@@ -16,7 +16,7 @@ import os
 import socket
 import sys
 
-from webapp.supervisor import Program, Supervisor, raise_file_limit
+from webapp.ops.processes import Program, Supervisor, raise_file_limit
 
 BACKLOG = 512
 """Connections the kernel keeps for us before they are accepted."""
@@ -27,7 +27,7 @@ MAX_FRAME_BYTES = 64 * 1024
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m webapp.web", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m webapp.ops.web", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--fd", type=int, help="listen on this inherited socket instead")
@@ -66,7 +66,7 @@ def programs(count: int, listener: int, env: dict[str, str] | None = None) -> li
     return [
         Program(
             name=f"web{number}" if count > 1 else "web",
-            command=[sys.executable, "-m", "webapp.web", "--fd", str(listener)],
+            command=[sys.executable, "-m", "webapp.ops.web", "--fd", str(listener)],
             env=env,
             pass_fds=(listener,),
         )
@@ -78,7 +78,7 @@ def serve(listener: socket.socket) -> None:
     import uvicorn  # not where a site is only started, or asked how it is
     from django.conf import settings
 
-    from webapp import connections
+    from webapp.ops import connections
 
     proxies = settings.TRUSTED_PROXIES
     room = connections.Room(files=raise_file_limit(), proxies=connections.Networks(proxies))
