@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from http.cookiejar import CookieJar
 from pathlib import Path
@@ -67,6 +68,11 @@ def get(url: str) -> tuple[int, str]:
     """The port is open before the web server is: this waits for the answer."""
     with urlopen(url, timeout=120) as response:
         return response.status, response.read().decode()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def children(run: Watched) -> dict[str, psutil.Process]:
@@ -165,6 +171,29 @@ def test_it_gives_the_owner_link_only_until_there_is_an_owner(site: Site, data_d
     run.process.terminate()
     assert run.finish() == 0
     assert not any("owner" in line for line in run.lines)
+
+
+def test_the_web_server_by_itself_runs_in_as_many_processes_as_asked(data_dir: Path) -> None:
+    """As in compose, where nothing else looks after it."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "webapp.ops.web", "--port", str(port)]
+    run = start(command, cwd=ROOT, env=environment(data_dir, WEB_PROCESSES="2", STAGECRAFT_LOCAL="1"))
+    try:
+        while not listens(port):
+            assert run.process.poll() is None
+            time.sleep(0.05)
+        assert get(f"http://127.0.0.1:{port}/static/js/keys.js")[0] == 200
+        servers = psutil.Process(run.process.pid).children()
+        assert [server.cmdline()[1:4] for server in servers] == [["-m", "webapp.ops.web", "--fd"]] * 2
+        servers[0].kill()
+        run.wait_for(r"web[12] \| ended \(killed by SIGKILL\); starting it again")
+        assert get(f"http://127.0.0.1:{port}/static/js/keys.js")[0] == 200
+        run.process.terminate()
+        assert run.finish() == 0
+        assert all(gone(server.pid) for server in servers)
+    finally:
+        run.end()
 
 
 # -- strangers -------------------------------------------------------------------------------------
