@@ -68,6 +68,7 @@ class Room:
         self.most_of_one = min(most_of_one, max(1, self.most // 2))
         self.proxies = proxies
         self._held: Counter[str] = Counter()
+        self._total = 0
         self._waited_for: dict[str, dict[GuardedHttp, None]] = {}
         """By address, the one that has kept us waiting longest first."""
         self._said_at: dict[str, float] = {}
@@ -76,22 +77,23 @@ class Room:
         """Count a new connection in; False if there is no place for it."""
         address = connection.address
         has_place = True
-        if self._held.total() >= self.most:
-            has_place = self._make_place(
-                max(self._waited_for, key=lambda each: len(self._waited_for[each]), default="")
-            )
-            self._say("all", "All %d connections are taken.%s", self.most, has_place)
+        if self._total >= self.most:
+            busiest = max(self._waited_for, key=lambda each: len(self._waited_for[each]), default="")
+            has_place = self._make_place(busiest)
+            self._say(f"All {self.most} connections are taken.", has_place)
         elif self._held[address] >= self.most_of_one and address and address not in self.proxies:
             has_place = self._make_place(address)
-            what = f"{address} holds %d connections, all that one address may; name it in FORWARDED_ALLOW_IPS if it is"
-            self._say(address, f"{what} your proxy.%s", self.most_of_one, has_place)
+            holds = f"{address} holds {self.most_of_one} connections, all that one address may"
+            self._say(f"{holds}; name it in FORWARDED_ALLOW_IPS if it is your proxy.", has_place)
         self.count(address)
         return has_place
 
     def count(self, address: str) -> None:
         self._held[address] += 1
+        self._total += 1
 
     def leave(self, address: str) -> None:
+        self._total -= 1
         self._held[address] -= 1
         if not self._held[address]:
             del self._held[address]
@@ -112,14 +114,14 @@ class Room:
             return True
         return False
 
-    def _say(self, about: str, sentence: str, number: int, has_place: bool) -> None:
-        """Once a minute about each: an attack must not fill the disk with what is said of it."""
+    def _say(self, sentence: str, has_place: bool) -> None:
+        """Once a minute each: an attack must not fill the disk with what is said of it."""
         now = time.monotonic()
-        if now - self._said_at.get(about, -SAY_EVERY_S) < SAY_EVERY_S:
+        if now - self._said_at.get(sentence, -SAY_EVERY_S) < SAY_EVERY_S:
             return
-        self._said_at = {each: at for each, at in self._said_at.items() if now - at < SAY_EVERY_S} | {about: now}
+        self._said_at = {each: at for each, at in self._said_at.items() if now - at < SAY_EVERY_S} | {sentence: now}
         then = "Those that send nothing make room." if has_place else "All are being answered: a new one was refused."
-        logger.warning(sentence, number, f" {then}")
+        logger.warning("%s %s", sentence, then)
 
 
 class GuardedHttp(HttpToolsProtocol):
