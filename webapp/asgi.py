@@ -15,12 +15,12 @@ from webapp.chat.routing import websocket_urlpatterns as chat_sockets  # noqa: E
 from webapp.live.origins import refuse, same_origin  # noqa: E402
 from webapp.training.routing import websocket_urlpatterns as run_sockets  # noqa: E402
 
+any_other = re_path("", refuse)  # type: ignore[arg-type]  # channels' routes are Django's, and hold ASGI applications
+
 # No user in the scope: a socket lives for hours, and consumers ask who is there when it matters.
 application = ProtocolTypeRouter(
     {
         "http": django_application,
-        "websocket": same_origin(
-            SessionMiddlewareStack(URLRouter([*chat_sockets, *run_sockets, re_path("", refuse)]))  # last: any other
-        ),
+        "websocket": same_origin(SessionMiddlewareStack(URLRouter([*chat_sockets, *run_sockets, any_other]))),
     }
 )
