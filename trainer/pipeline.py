@@ -115,7 +115,7 @@ def run_all(
         "corpus": {"name": corpus.name, "sha256": corpus.sha256},
         "xz_bits_per_byte": xz_bits_per_byte(corpus.documents, corpus.held_out_documents),
         "tastes": branches,
-        "scope": scope.OWN if data else scope.SHIPPED,
+        "scope": _scope(data),
         "checkpoints": judgements,
         "training_seconds": round(sum(entry["seconds"] or 0.0 for entry in judgements), 1),
     }
@@ -200,7 +200,12 @@ def evaluate_directory(checkpoint: Path, data: Path | None) -> dict[str, Any]:
     info = read_info(checkpoint)
     corpus = corpora.from_directory(data) if data else corpora.shipped(size=info.get("preset") or "tiny")
     corpus = fit_corpus(corpus, checkpoint, [], say=lambda text: print(text, file=sys.stderr))
-    return _rounded(evaluate_checkpoint(checkpoint, corpus=corpus))
+    return _rounded(evaluate_checkpoint(checkpoint, corpus=corpus)) | {"scope": _scope(data)}
+
+
+def _scope(data: Path | None) -> dict[str, str]:
+    """What the figures on this corpus are a claim about."""
+    return scope.OWN if data else scope.SHIPPED
 
 
 def _checked_configs(preset: str, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
