@@ -554,21 +554,25 @@ def test_it_shows_a_reward_models_agreement_beside_the_ruler(client: Client, mak
     assert "What it is about: Comparisons on questions kept away from training" in page
 
 
-def test_it_states_no_interval_of_a_handful_of_votes(client: Client, make_checkpoint: MakeCheckpoint) -> None:
-    make_checkpoint(
-        "reward",
-        metrics={
-            "agreement": 1.0,
-            "agreement_interval": None,
-            "length_only_agreement": 0.5,
-            "held_out_comparisons": 6,
-            "held_out_prompts": 1,
-        },
-    )
+@pytest.mark.parametrize(
+    ("recorded", "words"),
+    [
+        (
+            {"agreement_interval": None, "held_out_prompts": 1},
+            "100 % of the 6 votes it has not seen, on 1 question: too",
+        ),
+        ({"agreement_interval": [0.61, 1.0]}, "100 % of the 6 votes it has not seen: too"),  # by an earlier version
+    ],
+)
+def test_it_states_no_interval_of_a_handful_of_votes(
+    client: Client, make_checkpoint: MakeCheckpoint, recorded: dict[str, object], words: str
+) -> None:
+    metrics = {"agreement": 1.0, "length_only_agreement": 0.5, "held_out_comparisons": 6}
+    make_checkpoint("reward", metrics={**metrics, **recorded})
 
     page = read(client, "/stages/reward/")
 
-    assert "100 % of the 6 votes it has not seen, on 1 question: too few to say how sure that is" in page
+    assert f"{words} few to say how sure that is" in page
     assert "with 95 % confidence" not in page
 
 

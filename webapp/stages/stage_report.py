@@ -415,7 +415,9 @@ def _agreement_figure() -> list[Figure]:
     if current is None or not _is_number(metrics.get("agreement")):
         return []
     agreement = float(metrics["agreement"])
-    interval = metrics.get("agreement_interval")
+    tested_on = metrics.get("held_out_prompts") or metrics.get("held_out_comparisons")
+    is_enough = not _is_number(tested_on) or tested_on >= MIN_GROUPS  # earlier versions recorded one for any number
+    interval = metrics.get("agreement_interval") if is_enough else None
     low, high = interval or (agreement, agreement)
     rows = [
         figures.Interval(
