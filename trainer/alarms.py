@@ -68,13 +68,12 @@ def doubts_about(metrics: Mapping[str, Any]) -> list[str]:
 
     Empty where they are missing or no figures: a model from elsewhere was judged elsewhere.
     """
-    comparisons, agreement, length_only = (
-        metrics.get(name) for name in ("held_out_comparisons", "agreement", "length_only_agreement")
-    )
-    if comparisons == 0:
+    names = ("held_out_comparisons", "agreement", "length_only_agreement")
+    if metrics.get(names[0]) == 0:
         return ["No held-out vote has a winner, so nobody knows what it learnt."]
-    if not all(isinstance(figure, int | float) for figure in (comparisons, agreement, length_only)):
+    if not all(isinstance(metrics.get(name), int | float) for name in names):
         return []
+    comparisons, agreement, length_only = (float(metrics[name]) for name in names)
     prompts = metrics.get("held_out_prompts")
     tested_on = _counted(comparisons, "held-out vote")
     if isinstance(prompts, int | float):

@@ -446,7 +446,10 @@ def evaluate_checkpoint(
         passes = problem_passes(engine, tokenizer, problems, stage=stage, seed=seed)
         entry |= {"pass_at_1": passes["pass_at_1"], "pass_at_8": passes["pass_at_8"]}
     if taste is not None:
-        for opponent, field in ((parent, "win_rate_vs_parent"), (baseline, "win_rate_vs_baseline")):
+        for opponent, field, interval in (
+            (parent, "win_rate_vs_parent", "win_rate_interval"),
+            (baseline, "win_rate_vs_baseline", "win_rate_vs_baseline_interval"),
+        ):
             if opponent is None:
                 continue
             theirs = _opponent_answers(opponent, prompts, copies, seed)
@@ -454,7 +457,6 @@ def evaluate_checkpoint(
             result = win_rate([answer.text for answer in answers], theirs, asked, taste.prefers)
             if result is not None:
                 entry[field] = result.share
-                interval = "win_rate_interval" if opponent is parent else f"{field}_interval"
                 entry[interval] = interval_or_none(result)
     return entry
 

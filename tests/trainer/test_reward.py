@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import random
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ from tests.trainer import small
 from trainer.alarms import doubts_about
 from trainer.checkpoint import load_reward_model, read_info
 from trainer.config import RewardConfig
-from trainer.evaluate import Agreement, comparison_sequences, reward_agreement
+from trainer.evaluate import Agreement, agreement_of, comparison_sequences, reward_agreement
 from trainer.loop import Stopped, random_generator
 from trainer.model import LanguageModel, ScalarModel
 from trainer.optim import apply_gradients
+from trainer.preferences import Comparison
 from trainer.rollout import end_scores
 from trainer.stages import reward
 from trainer.tokenizer import Tokenizer
@@ -246,3 +248,32 @@ def test_it_reports_agreement_with_the_majority_where_voters_differ(model: Langu
     most = reward.by_votes(judge, tokenizer, [turned, vote, turned])
     assert most == {"agreement_when_voters_differ": differs, "pairs_voters_differ_on": 1}
     assert reward.by_votes(judge, tokenizer, [vote, other]) == {}
+
+
+@pytest.mark.parametrize(("knows", "expected"), [(1.0, 0.7), (0.5, 0.5), (0.0, 0.3)])
+def test_agreement_where_voters_differ_tells_a_good_model_from_a_bad_one(
+    model: LanguageModel, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, knows: float, expected: float
+) -> None:
+    """Three voters a pair, each right in 70 %: where they differ, so is their majority. Vote by vote it was 57 at best.
+
+    The judge is right about a pair with probability `knows`; what a model would score is read off the answers' names.
+    """
+    rng = random.Random(4)
+    votes = []
+    for number in range(2000):
+        judged_right = rng.random() < knows
+        good, bad = f"{number} {int(judged_right)}", f"{number} {int(not judged_right)}"
+        for _ in range(3):
+            chosen, rejected = (good, bad) if rng.random() < 0.7 else (bad, good)
+            messages = [{"role": "user", "content": f"Question {number}?"}]
+            votes.append(Comparison(messages=messages, chosen=chosen, rejected=rejected))
+
+    def by_name(_: ScalarModel, __: Tokenizer, asked: list[Comparison]) -> Agreement:
+        scores = torch.tensor([[float(text[-1]) for text in (one.chosen, one.rejected)] for one in asked])
+        return agreement_of(scores, torch.ones_like(scores), [one.prompt for one in asked])
+
+    monkeypatch.setattr(reward, "reward_agreement", by_name)
+    judge = ScalarModel.from_language_model(model, generator=random_generator(0, "judge"))
+    result = reward.by_votes(judge, tokenizer, votes)
+    assert result["pairs_voters_differ_on"] > 1000
+    assert result["agreement_when_voters_differ"] == pytest.approx(expected, abs=0.04)

@@ -185,13 +185,13 @@ def _deviations(cells: Mapping[Cell, int], scores: Mapping[int, float]) -> dict[
         of_prompt: dict[Hashable, float] = defaultdict(float)
         sizes: Counter[Hashable] = Counter()
         within = even = 0.0
-        for (a, b, prompt), (count, residual, squares) in fought.items():
+        for (a, b, prompt), (met, residual, squares) in fought.items():
             step = moved[a] - moved[b]
             of_prompt[prompt] += step * residual
             within += step * step * squares
             if row in (a, b):
-                sizes[prompt] += int(count)
-                even += step * step * count / 4  # the variance at even odds
+                sizes[prompt] += int(met)
+                even += step * step * met / 4  # the variance at even odds
         prompts, votes_taken = len(sizes), sizes.total()
         if prompts < MIN_GROUPS:
             deviations[one] = math.inf
