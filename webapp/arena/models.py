@@ -13,6 +13,7 @@ from django.utils import timezone
 
 from trainer.config import REWARD
 from webapp.accounts.models import Visitor
+from webapp.answers.models import Generation
 from webapp.checkpoints.models import Checkpoint
 
 UNDO_SECONDS = 10
@@ -84,7 +85,9 @@ class PairQuerySet(models.QuerySet["Pair"]):
 
     def on(self, checkpoint: Checkpoint) -> PairQuerySet:
         """Pairs of two answers by this one checkpoint."""
-        return self.filter(kind=Pair.Kind.SELF, a__checkpoint=checkpoint)
+        # Not by a join, or SQLite would begin with all the answers the checkpoint ever gave.
+        its_own = Generation.objects.filter(pk=OuterRef("a"), checkpoint=checkpoint)
+        return self.filter(Exists(its_own), kind=Pair.Kind.SELF)
 
     def nearly_all_rejected(self) -> bool:
         """Whether at most one of the last SETTLED_LOOKED_AT settled pairs was fit; False while there are fewer."""
@@ -108,12 +111,12 @@ class Pair(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
     prompt = models.ForeignKey(Prompt, models.PROTECT, null=True, blank=True, related_name="pairs")
     kind = models.CharField(max_length=6, choices=Kind.choices)
-    state = models.CharField(max_length=8, choices=State.choices, default=State.PENDING, db_index=True)
+    state = models.CharField(max_length=8, choices=State.choices, default=State.PENDING)
     a = models.ForeignKey("answers.Generation", models.PROTECT, related_name="pairs_as_a")
     b = models.ForeignKey("answers.Generation", models.PROTECT, related_name="pairs_as_b")
     from_chat = models.BooleanField(default=False, help_text="Offered in a conversation; never served at /vote/.")
     owner = models.ForeignKey(
-        "accounts.Visitor", models.SET_NULL, null=True, blank=True, related_name="own_pairs",
+        "accounts.Visitor", models.SET_NULL, null=True, blank=True, related_name="own_pairs", db_index=False,
         help_text="Who was offered it in chat, or whom it is reserved for.",
     )  # fmt: skip
     wanted_votes = models.PositiveSmallIntegerField(
@@ -121,7 +124,7 @@ class Pair(models.Model):
     )
     is_open = models.BooleanField(default=True, help_text="It has fewer votes than it wants.")
     repeat_of = models.ForeignKey(
-        "self", models.SET_NULL, null=True, blank=True, related_name="repeats",
+        "self", models.SET_NULL, null=True, blank=True, related_name="repeats", db_index=False,
         help_text="The pair this one shows again to its owner, sides swapped.",
     )  # fmt: skip
     created_at = models.DateTimeField(auto_now_add=True)
@@ -138,9 +141,14 @@ class Pair(models.Model):
             models.UniqueConstraint(fields=["a", "b"], name="one_pair_per_answers_and_sides"),
             models.CheckConstraint(condition=~Q(a=F("b")), name="two_different_answers"),
         ]
+        # No index on what nearly all pairs have alike (a state, no owner): SQLite, which keeps no statistics, takes it
+        # for a selective one and reads most of the table.
         indexes = [
             models.Index(fields=["state", "created_at"], name="open_pairs", condition=Q(is_open=True)),
+            models.Index(fields=["created_at"], name="pending_pairs", condition=Q(state="pending")),
             models.Index(fields=["created_at"], name="newest_pairs"),
+            models.Index(fields=["owner"], name="owned_pairs", condition=Q(owner__isnull=False)),
+            models.Index(fields=["repeat_of"], name="repeated_pairs", condition=Q(repeat_of__isnull=False)),
         ]
 
     def __str__(self) -> str:

@@ -63,7 +63,7 @@ def leaderboard_as_of() -> tuple[list[LeaderboardRow], datetime | None]:
 
 _Ranking = list[tuple[stats.Standing, Share | None]]
 
-RANKED_AT_ONCE = 4_000
+RANKED_AT_ONCE = 1_000
 """Rows of the tally that a page counts by itself when there is a new vote; of more the background keeps a ranking."""
 RANKING_SHARE = 0.05
 """Of its time at most, the background makes rankings."""

@@ -158,6 +158,7 @@ def _join(*parts: Any) -> str:
 def _columns(model: type[Model], key: str) -> dict[str, Any]:
     """What a count's row says beside its key."""
     parts = key.split(":")
+    names: tuple[str, ...]
     if model is VoteTally:
         names = ("kind", "a_id", "b_id", "choice", "source", "look", "learnt_by_id")
     elif model is DuelTally:
@@ -185,7 +186,7 @@ def _move(model: Any, changes: Mapping[str, int]) -> None:
 
 def _checkpoints_of(pair: Pair) -> tuple[int, int]:
     """Whose answers A and B are; without their texts, where those are not at hand."""
-    if Pair.a.is_cached(pair) and Pair.b.is_cached(pair):  # type: ignore[attr-defined]
+    if Pair.a.is_cached(pair) and Pair.b.is_cached(pair):
         return pair.a.checkpoint_id, pair.b.checkpoint_id
     of = dict(Generation.objects.filter(pk__in=(pair.a_id, pair.b_id)).values_list("pk", "checkpoint_id"))
     return of[pair.a_id], of[pair.b_id]
@@ -496,7 +497,7 @@ def rebuild() -> None:
     _keep_voters(counted["voters"])  # type: ignore[arg-type]
     Prompt.objects.exclude(pairs_made=0).update(pairs_made=0)
     for prompt, made in counted["prompts"].items():
-        Prompt.objects.filter(pk=prompt).update(pairs_made=made)
+        Prompt.objects.filter(pk=int(str(prompt))).update(pairs_made=made)
     _keep_agreement()
 
 

@@ -11,13 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from django.db.models import Exists, OuterRef
 from django.utils.safestring import SafeString
 
 from trainer.config import GRPO, INIT, PPO, PRESETS, PRETRAIN, REWARD, SFT, get_preset
 from trainer.scope import COUNTS, SHIPPED, count_of
 from trainer.statistics import MIN_GROUPS
 from webapp.answers.models import Generation
-from webapp.arena.models import Prompt, Vote
+from webapp.arena import tally
+from webapp.arena.models import Pair, Prompt, Vote
 from webapp.checkpoints.models import Checkpoint
 from webapp.stages import figures
 from webapp.stages.catalog import CATALOG, Stage
@@ -488,9 +490,13 @@ def _score(value: Any) -> str:
 
 def _voted_pair() -> VotedPair | None:
     """The newest vote with a winner, while there is no reward model to score it."""
-    votes = Vote.objects.for_training().filter(choice__in=("a", "b"), pair__from_chat=False)
-    public = votes.filter(pair__prompt__source__in=Prompt.PUBLIC, pair__prompt__active=True)
-    vote = public.select_related("pair__prompt", "pair__a", "pair__b").order_by("-created_at", "-id").first()
+    if not tally.training_votes(decisive=True):
+        return None
+    # From the newest vote backwards, whatever the planner thinks: the first one or two are such.
+    public = Pair.objects.filter(prompt__source__in=Prompt.PUBLIC, prompt__active=True, from_chat=False)
+    fit = public.filter(pk=OuterRef("pair"), kind=Pair.Kind.SELF, state=Pair.State.READY, repeat_of=None)
+    votes = Vote.objects.filter(Exists(fit), choice__in=("a", "b")).order_by("-created_at", "-id")
+    vote = votes.prefetch_related("pair__prompt", "pair__a", "pair__b").first()
     if vote is None or vote.pair.prompt is None:
         return None
     answers = (("a", vote.pair.a), ("b", vote.pair.b))

@@ -331,10 +331,10 @@ def _copy(model: type[models.Model], rows: Iterable[dict[str, Any]]) -> None:
     columns = [one.attname for one in fields]
     defaults = [one.get_default() for one in fields]
     prepare = [_prepare(one) for one in fields]
-    values = (
+    values = [
         [prepared(row.get(name, default)) for name, default, prepared in zip(columns, defaults, prepare, strict=True)]
         for row in rows
-    )
+    ]
     table = connection.ops.quote_name(model._meta.db_table)
     names = ", ".join(connection.ops.quote_name(str(one.column)) for one in fields)
     with connection.cursor() as cursor:
