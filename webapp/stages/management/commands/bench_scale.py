@@ -110,11 +110,9 @@ class Command(BaseCommand):
             found[size] = measure(scene, repeats=repeats)
             if export:
                 found[size] |= measure_export()
+            if file:  # after every size: the next one may take longer than anybody waits
+                write_figures(file, found)
         self.stdout.write(table(found))
-        if file:
-            about = {"database": connection.vendor, "machine": platform.platform(), "load": os.getloadavg()}
-            figures = {size: {name: summary(values) for name, values in each.items()} for size, each in found.items()}
-            file.write_text(json.dumps({**about, "votes": figures}, indent=2) + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -271,6 +269,12 @@ def measure_export() -> Measured:
 
 
 # -- showing ---------------------------------------------------------------------------------------
+
+
+def write_figures(file: Path, found: dict[int, Measured]) -> None:
+    about = {"database": connection.vendor, "machine": platform.platform(), "load": os.getloadavg()}
+    figures = {size: {name: summary(taken) for name, taken in each.items()} for size, each in found.items()}
+    file.write_text(json.dumps({**about, "votes": figures}, indent=2) + "\n", encoding="utf-8")
 
 
 def summary(taken: list[Taken]) -> dict[str, Any]:
