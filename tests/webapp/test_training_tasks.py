@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
+from tests.webapp.arena_factory import make_pair, make_vote
+from webapp.arena.models import Vote
 from webapp.checkpoints.models import Checkpoint
 from webapp.live import streams
 from webapp.training import attempts, services
@@ -301,3 +304,41 @@ def test_the_chore_frees_lost_runs(queued: TrainingRun) -> None:
     TrainingRun.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
     look_after_runs()
     assert fresh(queued).state == State.INTERRUPTED
+
+
+def test_votes_too_many_for_a_request_are_written_by_the_worker(
+    make_checkpoint: Any, trainer: Any, enqueued: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of the moment the run was queued, whenever its turn comes."""
+    monkeypatch.setattr(services, "FROZEN_AT_ONCE", 2)
+    sft = make_checkpoint("sft")
+    learnt = [make_vote(make_pair(sft)) for _ in range(3)]
+    run = services.queue_run(stage="reward", preset="smoke", parent=sft)
+    assert not (run.inputs_dir / "votes.jsonl").exists()
+    assert (run.votes_used, "votes" in run.inputs) == (3, False)
+    late = make_vote(make_pair(sft))
+    execute_run(run.pk)
+    run = fresh(run)
+    assert run.state == State.DONE
+    written = (run.inputs_dir / "votes.jsonl").read_bytes()
+    assert run.inputs["votes"] == hashlib.sha256(written).hexdigest()
+    assert (run.votes_used, len(written.splitlines())) == (3, 3)
+    assert {vote.pk for vote in Vote.objects.filter(learnt_by=run.checkpoint)} == {vote.pk for vote in learnt}
+    assert late.pk not in Vote.objects.exclude(learnt_by=None).values_list("pk", flat=True)
+
+
+def test_a_run_whose_votes_cannot_be_written_says_so(
+    make_checkpoint: Any, trainer: Any, enqueued: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(services, "FROZEN_AT_ONCE", 0)
+    sft = make_checkpoint("sft")
+    make_vote(make_pair(sft))
+    run = services.queue_run(stage="reward", preset="smoke", parent=sft)
+
+    def full(*args: Any, **options: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(services, "write_votes", full)
+    execute_run(run.pk)
+    assert fresh(run).state == State.FAILED
+    assert "No space left on device" in fresh(run).error

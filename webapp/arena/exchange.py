@@ -39,7 +39,7 @@ _BATCH = 500
 
 
 def write_votes(
-    path: Path, votes: VoteQuerySet, *, report: Callable[[int], None] = lambda written: None
+    path: Path, votes: VoteQuerySet, *, report: Callable[[int], object] = lambda written: None
 ) -> tuple[str, int]:
     """Write these votes to `path`, complete or not at all; returns the file's SHA-256 and how many votes it holds.
 

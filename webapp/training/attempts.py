@@ -53,7 +53,7 @@ def supervise_run(run_id: int) -> TrainingRun | None:
         logger.info("Run %s is not waiting for a worker; nothing to do.", run_id)
         return None
     try:
-        if problem := _input_problem(run):
+        if problem := services.freeze_votes(run=run) or _input_problem(run):
             services.fail_run(run=run, error=problem)
         else:
             _Supervisor(run).supervise()
@@ -72,10 +72,11 @@ def _input_problem(run: TrainingRun) -> str:
         if name not in run.inputs:
             continue
         try:
-            content = (run.inputs_dir / file).read_bytes()
+            with (run.inputs_dir / file).open("rb") as content:
+                sha256 = hashlib.file_digest(content, "sha256").hexdigest()
         except OSError:
             return f"Its frozen input {file} is gone from the disk; start a new run."
-        if hashlib.sha256(content).hexdigest() != run.inputs[name]:
+        if sha256 != run.inputs[name]:
             return f"Its frozen input {file} was changed after it was queued; start a new run."
     return ""
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import redis
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import F, Q, Value
+from django.db.models import F, Max, Q, Value
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
@@ -53,6 +53,8 @@ MAX_INTERRUPTIONS = 5
 VOTE_SOURCES = {"all": "every vote", **dict(Vote.Source.choices)}
 """Which votes a reward model may learn from."""
 
+FROZEN_AT_ONCE = 2_000
+"""Votes that are written while a person waits for the run to be queued; more are written by its worker."""
 MAX_SEED = 2**31 - 1
 """What every database can keep."""
 
@@ -97,9 +99,12 @@ def queue_run(
     staging = Path(settings.RUN_DIR) / f".{uuid.uuid4().hex}"
     staging.mkdir(parents=True)
     try:
-        votes_sha256, votes_used = None, 0
+        votes_sha256, votes_until, votes_used = None, None, 0
         if stage == stages.REWARD:
-            votes_sha256, votes_used = write_votes(staging / "votes.jsonl", training_votes(votes))
+            votes_until = Vote.objects.aggregate(newest=Max("pk"))["newest"]
+            votes_used = tally.training_votes(source=votes)
+            if votes_used <= FROZEN_AT_ONCE:
+                votes_sha256, votes_used = write_votes(staging / "votes.jsonl", training_votes(votes))
         config = {} if stage == stages.INIT else stages.to_dict(stages.get_preset(preset).stage(stage))
         with transaction.atomic():
             run = TrainingRun.objects.create(
@@ -127,6 +132,7 @@ def queue_run(
                 parent=parent and parent.weights_sha256,
                 reward_model=reward_model and reward_model.weights_sha256,
                 votes=votes_sha256,
+                votes_until=None if votes_sha256 else votes_until,
             )
             run.save(update_fields=["inputs"])
             shutil.rmtree(run.inputs_dir, ignore_errors=True)  # left by a start that never committed
@@ -139,6 +145,24 @@ def queue_run(
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return run
+
+
+def freeze_votes(*, run: TrainingRun) -> str:
+    """Write the votes of a claimed run that had too many for the request that queued it; its problem, if it has one.
+
+    They are those of that moment, whenever the run's turn comes. Raises LeaseLostError.
+    """
+    if "votes_until" not in run.inputs or "votes" in run.inputs:
+        return ""
+    votes = training_votes(run.votes_source).filter(pk__lte=run.inputs["votes_until"])
+    try:
+        file = run.inputs_dir / "votes.jsonl"
+        sha256, written = write_votes(file, votes, report=lambda written: renew_lease(run))
+    except OSError as error:
+        return f"Its votes could not be written: {error.strerror}. Make room, then start a new run."
+    run.inputs, run.votes_used = {**run.inputs, "votes": sha256}, written
+    _update_held(run, inputs=run.inputs, votes_used=written)
+    return ""
 
 
 def check_run(
