@@ -38,7 +38,7 @@ def sign_up(request: HttpRequest) -> HttpResponse:
 
 def _new_account(request: HttpRequest, form: AccountForm) -> User | None:
     """The account somebody asks for, or None with the form's errors filled in."""
-    if not limits.allow("signup", limits.address_of(request)):
+    if not limits.allow("signup", request):
         form.add_error(None, "Too many new accounts from this address. Try again in an hour.")
         return None
     try:
