@@ -41,7 +41,9 @@ SHARES = {
     "compare": Shares(visitor="6/minute", newcomers="60/minute", address="120/minute; 40 per 3 seconds"),
     # A newcomer's first vote fits, and a poll is not stuffed without cookies, nor with many.
     "vote": Shares(visitor="60/minute", newcomers="60/minute", address="900/minute; 60 per 3 seconds"),
-    "search": Shares(visitor="120/minute", newcomers="1200/minute", address="2400/minute"),  # asked while somebody types
+    "search": Shares(
+        visitor="120/minute", newcomers="1200/minute", address="2400/minute"
+    ),  # asked while somebody types
     "share": Shares(visitor="20/hour", newcomers="600/hour", address="600/hour"),  # each becomes everybody's question
     "signup": Shares(visitor="10/hour", newcomers="60/hour", address="60/hour"),
     # Counted when a log-in fails: a class may mistype, somebody with a list of names and passwords may not go on.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Mapping
+from datetime import timedelta
 from importlib import import_module
 from typing import Any
 
@@ -18,10 +19,11 @@ from django.utils import timezone
 from .models import OwnerLink, User, Visitor
 
 SESSION_KEY = "visitor_id"
+OWNER_LINK_LIVES = timedelta(hours=24)
 
 
 class LinkSpent(ValueError):
-    """The owner link is unknown, replaced by a newer one, or already used."""
+    """The owner link is unknown, too old, replaced by a newer one or used, or the site has an owner by now."""
 
 
 class NameTaken(ValueError):
@@ -142,9 +144,20 @@ def _digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
+def _site_has_owner() -> bool:
+    """Whether somebody can let others in: an owner who was deactivated cannot."""
+    return User.objects.filter(is_superuser=True, is_active=True).exists()
+
+
+def _open_links(token: str) -> models.QuerySet[OwnerLink]:
+    """The link with this token, unless it is used, replaced or from more than OWNER_LINK_LIVES ago."""
+    since = timezone.now() - OWNER_LINK_LIVES
+    return OwnerLink.objects.filter(token_sha256=_digest(token), used_at=None, created_at__gt=since)
+
+
 def create_owner_link() -> str | None:
-    """A fresh one-time token, replacing any unused one; None once the site has an owner."""
-    if User.objects.filter(is_superuser=True).exists():
+    """A fresh one-time token, replacing any unused one; None while the site has an owner."""
+    if _site_has_owner():
         return None
     token = secrets.token_urlsafe(24)
     with transaction.atomic():
@@ -154,13 +167,17 @@ def create_owner_link() -> str | None:
 
 
 def owner_link_is_open(token: str) -> bool:
-    return OwnerLink.objects.filter(token_sha256=_digest(token), used_at=None).exists()
+    return not _site_has_owner() and _open_links(token).exists()
 
 
 def create_owner(*, token: str, username: str, password: str) -> User:
-    """Spend the link and create the owner. Raises LinkSpent if somebody was first."""
+    """Spend the link and create the owner. Raises LinkSpent if somebody was first, by this link or another way."""
     with transaction.atomic():
         # The row count decides: of two people with the same link, one gets a 1 here.
-        if not OwnerLink.objects.filter(token_sha256=_digest(token), used_at=None).update(used_at=timezone.now()):
+        if not _open_links(token).update(used_at=timezone.now()) or _site_has_owner():
             raise LinkSpent
-        return User.objects.create_superuser(username=username, password=password)
+        try:
+            with transaction.atomic():
+                return User.objects.create_superuser(username=username, password=password)
+        except IntegrityError as error:
+            raise NameTaken("A user with that username already exists.") from error

@@ -60,6 +60,9 @@ def set_up(request: HttpRequest, token: str) -> HttpResponse:
             owner = services.create_owner(
                 token=token, username=form.cleaned_data["username"], password=form.cleaned_data["password1"]
             )
+        except services.NameTaken as error:  # since the form looked; the link is still good
+            form.add_error("username", str(error))
+            return render(request, "accounts/setup.html", {"form": form})
         except services.LinkSpent:
             return render(request, "accounts/setup.html", {"form": None}, status=404)
         login(request, owner, backend=BACKEND)
