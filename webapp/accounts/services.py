@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import time
 from collections.abc import Mapping
 from datetime import timedelta
 from importlib import import_module
@@ -11,6 +12,8 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib import auth
+from django.contrib.auth.base_user import AbstractBaseUser
+from django.contrib.auth.models import AnonymousUser
 from django.db import IntegrityError, models, transaction
 from django.db.models.fields.reverse_related import ForeignObjectRel
 from django.http import HttpRequest
@@ -19,6 +22,8 @@ from django.utils import timezone
 from .models import OwnerLink, User, Visitor
 
 SESSION_KEY = "visitor_id"
+LOGGED_IN_AT = "logged_in_at"
+"""In a session: when the password was typed, in seconds since the epoch."""
 OWNER_LINK_LIVES = timedelta(hours=24)
 
 
@@ -40,6 +45,23 @@ def create_account(*, username: str, password: str) -> User:
             return User.objects.create_user(username=username, password=password)
     except IntegrityError as error:
         raise NameTaken("A user with that username already exists.") from error
+
+
+def remember_log_in(request: HttpRequest) -> None:
+    request.session[LOGGED_IN_AT] = int(time.time())
+
+
+def user_of(request: HttpRequest) -> AbstractBaseUser | AnonymousUser:
+    """Who is logged in with this session. Staff only for STAFF_SESSION_S after they typed their password.
+
+    A visitor's session lasts a year, so that their chats are still there; one that may start training and read
+    everybody's votes should not lie about in a browser for as long.
+    """
+    user = auth.get_user(request)
+    if not getattr(user, "is_staff", False):
+        return user
+    age_s = time.time() - request.session.get(LOGGED_IN_AT, 0)
+    return user if age_s < settings.STAFF_SESSION_S else AnonymousUser()
 
 
 # -- visitors --------------------------------------------------------------------------------------
@@ -82,7 +104,7 @@ def request_for_scope(scope: Mapping[str, Any]) -> HttpRequest:
     request = HttpRequest()
     opened = scope.get("session")
     request.session = import_module(settings.SESSION_ENGINE).SessionStore(opened.session_key if opened else None)
-    request.user = auth.get_user(request)
+    request.user = user_of(request)
     return request
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
 from django.conf import settings
 from django.contrib.auth import login
 from django.contrib.auth.views import LoginView, LogoutView
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
@@ -19,7 +23,22 @@ from .models import User
 
 BACKEND = "django.contrib.auth.backends.ModelBackend"
 
-log_in = LoginView.as_view(template_name="accounts/login.html", redirect_authenticated_user=True)
+View = Callable[..., HttpResponseBase]
+
+
+def unless_guessing(view: View) -> View:
+    """A log-in page that takes no more names from an address where many have failed (see `signals.count_failure`)."""
+
+    @wraps(view)
+    def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if request.method == "POST" and not limits.has_room("login", request):
+            return render(request, "accounts/locked.html", status=429)
+        return view(request, *args, **kwargs)
+
+    return guarded
+
+
+log_in = unless_guessing(LoginView.as_view(template_name="accounts/login.html", redirect_authenticated_user=True))
 log_out = LogoutView.as_view()
 
 
