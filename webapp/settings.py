@@ -234,6 +234,9 @@ CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
         "options": {"queue": "generate"},
     },
 }
+PRUNE_AFTER_DAYS = _number("PRUNE_AFTER_DAYS", 30)
+"""A deleted chat can be brought back for this long; then it is deleted for good (`manage.py prune`)."""
+CELERY_BEAT_SCHEDULE["prune"] = {"task": "webapp.chat.tasks.prune", "schedule": 86_400.0}
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600}

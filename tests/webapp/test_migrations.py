@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -84,3 +85,15 @@ def test_staff_keep_the_rights_they_had_over_runs(migrate: Callable[[Targets], A
     users = apps.get_model("accounts", "User").objects
     assert users.get(pk=stan.pk).user_permissions.count() == 4
     assert users.get(pk=alice.pk).user_permissions.count() == 0
+
+
+def test_prompts_get_the_hash_of_their_text(migrate: Callable[[Targets], Apps]) -> None:
+    apps = migrate([("arena", "0003_generation_moved")])
+    prompts = apps.get_model("arena", "Prompt").objects
+    prompts.bulk_create([prompts.model(text=f"What is thing {number}?", source="staff") for number in range(1100)])
+
+    apps = migrate([("arena", "0004_prompts_by_hash")])
+
+    hashes = dict(apps.get_model("arena", "Prompt").objects.values_list("text", "text_sha256"))
+    assert len(set(hashes.values())) == 1100
+    assert hashes["What is thing 7?"] == hashlib.sha256(b"What is thing 7?").hexdigest()

@@ -15,7 +15,9 @@ from django.contrib import auth
 from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.models import AnonymousUser
 from django.db import IntegrityError, models, transaction
+from django.db.models import Q
 from django.db.models.fields.reverse_related import ForeignObjectRel
+from django.dispatch import Signal
 from django.http import HttpRequest
 from django.utils import timezone
 
@@ -159,6 +161,26 @@ def _rows(relation: ForeignObjectRel, visitor: Visitor) -> models.QuerySet[Any]:
     return related._base_manager.filter(**{relation.field.name: visitor})
 
 
+# -- leaving -----------------------------------------------------------------------------------------
+
+before_erasure = Signal()
+"""Sent with `visitor` while everything of theirs is still there: what they lent to others is taken back."""
+erasure = Signal()
+"""Sent with `visitor`: apps delete what they keep of this person, other than votes."""
+
+
+@transaction.atomic
+def erase_person(*, visitor: Visitor) -> None:
+    """Delete what a person wrote; their votes stay, on a visitor nobody can become any more.
+
+    An answer somebody voted on stays with its vote, and with the messages it answered: without them the vote would
+    say nothing.
+    """
+    before_erasure.send(Visitor, visitor=visitor)
+    erasure.send(Visitor, visitor=visitor)
+    Visitor.objects.filter(pk=visitor.pk).update(user=None)
+
+
 # -- the first owner -------------------------------------------------------------------------------
 
 
@@ -203,3 +225,9 @@ def create_owner(*, token: str, username: str, password: str) -> User:
                 return User.objects.create_superuser(username=username, password=password)
         except IntegrityError as error:
             raise NameTaken("A user with that username already exists.") from error
+
+
+def drop_dead_links() -> int:
+    """Delete owner links that open nothing any more; returns how many."""
+    dead = Q(created_at__lte=timezone.now() - OWNER_LINK_LIVES) | Q(used_at__isnull=False)
+    return OwnerLink.objects.filter(dead).delete()[0]
