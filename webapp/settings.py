@@ -111,6 +111,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "webapp.ops.metrics.TimeRequests",
     "django.middleware.security.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
     "csp.middleware.CSPMiddleware",
@@ -304,6 +305,11 @@ RUN_STOP_DEADLINE_S = 120
 """A trainer asked to stop and save is killed after this."""
 ENGINE_MEMORY_MB = _number("ENGINE_MEMORY_MB", 600)
 """Loaded chat models are dropped, least recently used first, above this."""
+
+METRICS_KEY = os.environ.get("METRICS_KEY", "")
+"""What Prometheus sends to read /metrics. Unset: only the owner's browser may."""
+if METRICS_KEY and len(METRICS_KEY) < 16:
+    raise ImproperlyConfigured("METRICS_KEY can be guessed: use at least 16 random characters, or unset it.")
 
 LOGGING = {
     "version": 1,
