@@ -8,6 +8,7 @@ from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
+from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 from django_htmx.middleware import HtmxDetails
 
@@ -95,6 +96,7 @@ def _ask(request: HttpRequest, form: CompareForm) -> tuple[Conversation | None, 
         return None, 400
 
 
+@never_cache
 @require_safe
 def comparison(request: HttpRequest, id: uuid.UUID) -> HttpResponse:
     """One question's answers side by side, streaming while they are written; only its asker sees it."""

@@ -12,6 +12,7 @@ from django.core.exceptions import PermissionDenied
 from django.core.paginator import Paginator
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
 from webapp.accounts.audit import audit
@@ -57,6 +58,7 @@ def runs(request: HttpRequest) -> HttpResponse:
     return render(request, "training/runs.html", {"page": page})
 
 
+@never_cache  # who may see it is shown why a run failed, paths and all
 @require_GET
 def run(request: HttpRequest, pk: int) -> HttpResponse:
     """One run: its curves, samples and log as they are now, and where its live log goes on from."""
