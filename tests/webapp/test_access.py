@@ -29,6 +29,7 @@ from tests.webapp.arena_factory import make_pair, make_vote
 from webapp.accounts.models import User, Visitor
 from webapp.accounts.services import create_owner_link
 from webapp.answers.models import Generation
+from webapp.answers.services import clean_sampling
 from webapp.arena.models import Pair
 from webapp.asgi import application
 from webapp.chat import routing as chat_routing
@@ -105,6 +106,9 @@ def addresses() -> dict[str, re.Pattern[str] | Any]:
                 walk(entry, f"{prefix}{entry.namespace}:" if entry.namespace else prefix)
             else:
                 assert isinstance(entry, URLPattern)
+                if entry.name is None:  # the admin's own 404, which asks for a log-in first, and its old addresses
+                    assert prefix == "admin:"
+                    continue
                 found[f"{prefix}{entry.name}"] = entry
 
     walk(get_resolver(), "")
@@ -134,6 +138,8 @@ class World:
     """Session cookie of every role; empty for nobody."""
     ids: dict[str, Any]
     """What stands in an address, by the name of the converter."""
+    twins: Any
+    """Her chat in which two answers were to be offered and came out the same."""
 
     def browser(self, role: str) -> Client:
         browser = Client()
@@ -169,6 +175,14 @@ def world(make_checkpoint: Callable[..., Any]) -> World:
             conversation=chat, parent=question, role="assistant", generation=answer, side=side, chosen=side == "A"
         )
         Conversation.objects.filter(pk=chat.pk).update(leaf=turn if side == "A" else turn.parent)
+    twins = Conversation.objects.create(visitor=her, checkpoint=sft, sampling={})
+    asked = Message.objects.create(conversation=twins, role="user", text="Who are you?")
+    for side in "AB":
+        same = Generation.objects.create(
+            checkpoint=sft, messages=[], text="A model.", state="done", visitor=her, sampling=dict(clean_sampling({}))
+        )
+        Message.objects.create(conversation=twins, parent=asked, role="assistant", generation=same, side=side)
+    Conversation.objects.filter(pk=twins.pk).update(leaf=asked)
     compare = Conversation.objects.create(visitor=her, checkpoint=sft, kind="compare", sampling={})
     Message.objects.create(conversation=compare, role="user", text="What is a fox?")
     voted, open_pair = make_pair(sft), make_pair(sft, wanted_votes=9)
@@ -178,7 +192,7 @@ def world(make_checkpoint: Callable[..., Any]) -> World:
         "conversation_id": chat.pk, "message_id": answers[0].message.pk, "question_id": question.pk, "id": compare.pk,
         "pair_id": open_pair.pk, "voted_pair_id": voted.pk, "pk": run.pk, "slug": "sft", "token": token,
     }  # fmt: skip
-    return World(cookies, ids)
+    return World(cookies, ids, twins.pk)
 
 
 def kwargs_of(name: str, ids: dict[str, Any]) -> dict[str, Any]:
@@ -260,12 +274,12 @@ def test_every_admin_page_asks_who_is_there(world: World) -> None:
     """Those with an id in them too: nobody sees more than the way to the log-in page."""
     for name in set(ADMIN) - ADMIN_PUBLIC:
         pattern = addresses()[name].pattern
-        values = dict.fromkeys(pattern.regex.groupindex, "1")
-        path = reverse(name, args=["1"] * pattern.regex.groups if not values else None, kwargs=values or None)
+        named = {*pattern.converters, *pattern.regex.groupindex}
+        path = reverse(name, kwargs={key: "auth" if key == "app_label" else "1" for key in named})
         for role in ("nobody", "deactivated"):
             response = world.browser(role).get(path)
-            assert response.status_code in (302, 404), (name, role)
-            assert response.status_code == 404 or "/admin/" in response["Location"]
+            assert response.status_code == 302, (name, role)
+            assert "/admin/" in response["Location"]
 
 
 @pytest.mark.parametrize("role", ["stranger", "owner"])
@@ -315,6 +329,8 @@ def test_reading_changes_nothing(role: str, world: World) -> None:
         else:
             path = reverse(name)
         browser.get(path)
+    if role == "her":
+        assert "A model." in browser.get(reverse("chat:conversation", args=[world.twins])).content.decode()
     for model in ("checkpoints_checkpoint", "answers_generation", "arena_pair", "arena_vote", "training_trainingrun"):
         app, _, name = model.partition("_")
         row = apps.get_model(app, name)._base_manager.first()
@@ -344,8 +360,10 @@ async def test_the_sockets(role: str, world: World) -> None:
         socket = ApplicationCommunicator(application, scope)
         await socket.send_input({"type": "websocket.connect"})
         assert (await socket.receive_output(timeout=20))["type"] == "websocket.accept"
-        closed = not await socket.receive_nothing(timeout=0.5)
-        assert closed is (expected(rule, role) != "served"), path
+        said = []
+        while not await socket.receive_nothing(timeout=0.3):
+            said.append((await socket.receive_output(timeout=20))["type"])
+        assert ("websocket.close" in said) is (expected(rule, role) != "served"), path
         await socket.send_input({"type": "websocket.disconnect", "code": 1001})
         await socket.wait(timeout=20)
     await sync_to_async(Pair.objects.count)()
