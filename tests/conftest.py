@@ -21,9 +21,20 @@ import pytest
 from django.conf import settings
 from django.test import Client
 
+from trainer.config import available_cores
 from webapp import embedded_redis
 
 PASSWORD = "correct horse battery staple"
+
+
+MOST_PROCESSES = 8
+"""Of the suite at a time: each takes half a gigabyte."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """What `-n auto` means here: the cores this process may use, where a container has fewer than the machine."""
+    return min(MOST_PROCESSES, available_cores())
 
 
 # -- browser ---------------------------------------------------------------------------------------
