@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-from webapp import embedded_redis
+from webapp.ops import embedded_redis
 
 _worker = os.environ.get("PYTEST_XDIST_WORKER", "")
 
@@ -59,7 +59,7 @@ if os.environ.get("SUITE_PROCESS") != (_worker or "first"):
 from webapp.settings import *  # noqa: E402, F403
 from webapp.settings import DATA_DIR, DATABASES  # noqa: E402
 
-if DATABASES["default"]["ENGINE"] == "webapp.sqlite":
+if DATABASES["default"]["ENGINE"] == "webapp.ops.sqlite":
     # A file, as in real life: threads and other processes share it under the same locking rules.
     DATABASES["default"]["TEST"] = {"NAME": str(DATA_DIR / "test.sqlite3")}
 

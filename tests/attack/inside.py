@@ -1,3 +1,4 @@
+# ruff: noqa: E402  (Django is set up before anything of the site can be imported)
 """What an attack prepares and counts in a site's database, in a process beside the site's own.
 
     python -m tests.attack.inside FUNCTION '{"its": "arguments"}'
@@ -27,9 +28,10 @@ from django.db.models import Count
 
 from tests.webapp.arena_factory import make_pair
 from webapp.accounts.models import User, Visitor
+from webapp.answers.models import Generation
 from webapp.arena.models import Vote
 from webapp.chat.models import Message
-from webapp.checkpoints.models import Checkpoint, Generation
+from webapp.checkpoints.models import Checkpoint
 from webapp.training import services
 from webapp.training.models import TrainingRun
 
