@@ -22,12 +22,12 @@ from websockets.typing import Origin
 
 from tests.processes import ROOT, Watched, environment, start
 
-PATIENCE_S = 240
+PATIENCE_S = 480
 """Longer than anything here takes on a busy machine; then the attack fails instead of hanging."""
 MARKS = {
-    "web": "webapp.web",
-    "generate": "webapp.worker generate",
-    "train": "webapp.worker train",
+    "web": "webapp.ops.web",
+    "generate": "webapp.ops.worker generate",
+    "train": "webapp.ops.worker train",
     "trainer": " run ",
     "redis": "redis.sock",
 }

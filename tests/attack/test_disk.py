@@ -100,23 +100,23 @@ def test_a_full_disk_costs_nothing_that_was_accepted(
     assert vote(6) == [302] * 4
     path, message = chatter.begin_chat("And a tree?")
     assert chatter.follow(path, message)["state"] == "done"
-    wait_until(lambda: site.inside("unfinished")["answers"] == 0, "no answer is left unfinished", every_s=2)
+    wait_until(lambda: site.inside("unfinished")["answers"] == 0, "no answer is left unfinished", every_s=5)
     assert sorted(site.inside("votes")) == sorted(accepted)
     print(f"with a full disk votes were answered with {sorted(set(refused))}")
 
     if run is not None:
-        wait_until(lambda: site.inside("unfinished")["runs"] == 0, "the run is over", every_s=2)
+        wait_until(lambda: site.inside("unfinished")["runs"] == 0, "the run is over", every_s=5)
         if site.inside("run", pk=run)["state"] == "failed":
             site.inside("resume_run", pk=run)
-            wait_until(lambda: site.inside("run", pk=run)["state"] != "queued", "it is resumed", every_s=2)
-            wait_until(lambda: site.inside("unfinished")["runs"] == 0, "the run is over", every_s=2)
+            wait_until(lambda: site.inside("run", pk=run)["state"] != "queued", "it is resumed", every_s=5)
+            wait_until(lambda: site.inside("unfinished")["runs"] == 0, "the run is over", every_s=5)
     else:
         run = site.inside("queue_run", stage="pretrain")
-        wait_until(lambda: site.inside("unfinished")["runs"] == 0, "the run is over", every_s=2)
+        wait_until(lambda: site.inside("unfinished")["runs"] == 0, "the run is over", every_s=5)
     ended = site.inside("run", pk=run)
     assert ended["state"] == "done", ended
     undisturbed = new_site()
     other = undisturbed.inside("queue_run", stage="pretrain")
-    wait_until(lambda: undisturbed.inside("unfinished")["runs"] == 0, "the run is over", every_s=2)
+    wait_until(lambda: undisturbed.inside("unfinished")["runs"] == 0, "the run is over", every_s=5)
     assert ended["sha256"] == undisturbed.inside("run", pk=other)["sha256"]
     site.stop()

@@ -106,7 +106,7 @@ def test_twenty_kills_lose_nothing_and_leave_nothing(new_site: Callable[..., Sit
         return bool(now["state"] == "done")
 
     undisturbed = site.inside("queue_run", stage="pretrain")
-    wait_until(lambda: ended(undisturbed), "the undisturbed run is done", every_s=2)
+    wait_until(lambda: ended(undisturbed), "the undisturbed run is done", every_s=5)
     expected = site.inside("run", pk=undisturbed)
     assert expected["attempt"] == 1
 
@@ -128,8 +128,8 @@ def test_twenty_kills_lose_nothing_and_leave_nothing(new_site: Callable[..., Sit
             print(f"killed {said[-1]} at step {site.inside('run', pk=run)['step']}")
     finally:
         crowd.go_home()
-    wait_until(lambda: ended(run), "the run is done", every_s=2)
-    wait_until(lambda: site.inside("unfinished") == {"answers": 0, "runs": 0}, "nothing is stuck", every_s=2)
+    wait_until(lambda: ended(run), "the run is done", every_s=5)
+    wait_until(lambda: site.inside("unfinished") == {"answers": 0, "runs": 0}, "nothing is stuck", every_s=5)
 
     assert site.inside("run", pk=run)["sha256"] == expected["sha256"]
     votes = {(pair, visitor): count for pair, visitor, count in site.inside("votes")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 from playwright.sync_api import expect, sync_playwright
@@ -14,7 +15,8 @@ PATIENCE_MS = 120_000
 
 
 @pytest.mark.browser
-def test_a_reload_loses_and_doubles_nothing(site: Site, chromium: str, draw: random.Random) -> None:
+def test_a_reload_loses_and_doubles_nothing(new_site: Callable[..., Site], chromium: str, draw: random.Random) -> None:
+    site = new_site(STAGECRAFT_PRESET="tiny")  # slow enough to be reloaded in mid-answer
     person = Person(site)
     in_mid_answer = 0
     with sync_playwright() as playwright:
