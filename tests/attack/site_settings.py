@@ -16,7 +16,7 @@ RUN_LEASE_S = 10
 CELERY_BEAT_SCHEDULE["look-after-runs"]["schedule"] = 3.0
 CELERY_BEAT_SCHEDULE["look-after-answers"]["schedule"] = 5.0
 
-STEPS = 400
+STEPS = 200
 _smoke = config.PRESETS["smoke"]
 config.PRESETS["smoke"] = dataclasses.replace(
     _smoke, pretrain=dataclasses.replace(_smoke.pretrain, tokens=STEPS * _smoke.pretrain.batch_tokens)
