@@ -98,47 +98,52 @@ def kill_one(site: Site, kind: str, draw: random.Random) -> str:
 def test_twenty_kills_lose_nothing_and_leave_nothing(new_site: Callable[..., Site], draw: random.Random) -> None:
     site = new_site(DJANGO_SETTINGS_MODULE="tests.attack.site_settings", TRAIN_THREADS="1")
 
-    def ended(run: int) -> bool:
-        """Also resumes it, as a person would, where the site leaves that to one."""
-        now = site.inside("run", pk=run)
-        if now["state"] in ("failed", "stopped"):
+    def state_of(run: int) -> str:
+        """How it stands; one that failed is resumed, as a person would, where the site leaves that to one."""
+        state, _ = site.run_stands(run)
+        if state in ("failed", "stopped"):
             site.inside("resume_run", pk=run)
-        return bool(now["state"] == "done")
+        return state
 
     undisturbed = site.inside("queue_run", stage="pretrain")
-    wait_until(lambda: ended(undisturbed), "the undisturbed run is done", every_s=5)
+    wait_until(lambda: state_of(undisturbed) == "done", "the undisturbed run is done", every_s=1)
     expected = site.inside("run", pk=undisturbed)
     assert expected["attempt"] == 1
 
-    run = site.inside("queue_run", stage="pretrain")
+    disturbed = [site.inside("queue_run", stage="pretrain")]
+
+    def is_under_way() -> bool:
+        """Whether the run has gone on since the last kill. One that is done is followed by another."""
+        if state_of(disturbed[-1]) == "done":
+            disturbed.append(site.inside("queue_run", stage="pretrain"))
+            reached[0] = 0
+        return site.run_stands(disturbed[-1])[1] > reached[0] and bool(site.of_kind("trainer"))
+
+    reached = [0]
     crowd = Crowd(site)
     kinds = ["supervisor", *MARKS]
     order = [kinds[number % len(kinds)] for number in range(KILLS)]
     draw.shuffle(order)
-    said = []
     try:
-        for kind in order:
-            time.sleep(draw.uniform(0.2, 2.0))
-            if kind == "trainer" and not site.of_kind("trainer"):
-                ended(run)
-            if site.inside("run", pk=run)["state"] == "done":  # the kills took longer than the run
-                assert site.inside("run", pk=run)["sha256"] == expected["sha256"]
-                run = site.inside("queue_run", stage="pretrain")
-            said.append(kill_one(site, kind, draw))
-            print(f"killed {said[-1]} at step {site.inside('run', pk=run)['step']}")
+        for number, kind in enumerate(order, start=1):
+            wait_until(is_under_way, "the run is under way", every_s=0.5)
+            time.sleep(draw.uniform(0.0, 0.5))
+            reached[0] = site.run_stands(disturbed[-1])[1]
+            print(f"{number}: killed {kill_one(site, kind, draw)} at step {reached[0]}", flush=True)
     finally:
         crowd.go_home()
-    wait_until(lambda: ended(run), "the run is done", every_s=5)
+    wait_until(lambda: state_of(disturbed[-1]) == "done", "the run is done", every_s=1)
     wait_until(lambda: site.inside("unfinished") == {"answers": 0, "runs": 0}, "nothing is stuck", every_s=5)
 
-    assert site.inside("run", pk=run)["sha256"] == expected["sha256"]
+    assert {site.inside("run", pk=run)["sha256"] for run in disturbed} == {expected["sha256"]}
     votes = {(pair, visitor): count for pair, visitor, count in site.inside("votes")}
     assert set(crowd.votes) <= set(votes)
     assert set(votes.values()) == {1}
     answers = site.inside("answers")
     assert set(crowd.messages) <= set(answers)
     states = [answers[message]["state"] for message in crowd.messages]
-    print(f"{len(states)} messages: { ({state: states.count(state) for state in set(states)}) }, {len(votes)} votes")
+    counts = {state: states.count(state) for state in set(states)}
+    print(f"{len(states)} messages: {counts}; {len(votes)} votes; {len(disturbed)} runs", flush=True)
     assert states.count("done") > len(states) / 2
     site.stop()
     assert site.strays() == []
