@@ -39,7 +39,11 @@ def own_redis(url: str, worker: str) -> str:
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+SCRATCH: list[Path] = []
+"""Directories of this process. A process of several ends without what `atexit` promises; conftest.py sees to it."""
+
 _scratch = tempfile.mkdtemp(prefix="stagecraft-test-")
+SCRATCH.append(Path(_scratch))
 atexit.register(shutil.rmtree, _scratch, ignore_errors=True)
 os.environ["DATA_DIR"] = _scratch  # never a real site's
 os.environ["SECRET_KEY"] = "tests-only-" + "x" * 50
@@ -53,6 +57,7 @@ if os.environ.get("SUITE_PROCESS") != (_worker or "first"):
         os.environ["REDIS_URL"] = own_redis(_given, _worker)
     else:
         EMBEDDED_REDIS_DIR = embedded_redis.make_directory()
+        SCRATCH.append(EMBEDDED_REDIS_DIR)
         atexit.register(shutil.rmtree, EMBEDDED_REDIS_DIR, ignore_errors=True)
         os.environ["REDIS_URL"] = embedded_redis.url_of(EMBEDDED_REDIS_DIR)
 
