@@ -23,15 +23,11 @@ PIP_LOCKED := $(PIP) --quiet --no-deps --require-hashes --requirement
 # Passed on: `make run ARGS=--demo`, `make test ARGS="-k votes"`.
 ARGS ?=
 
-<<<<<<< HEAD
 # The suite in as many processes as there are cores; one that has run out of tests takes over another's.
 # ARGS="-n0" is one process, for a debugger.
 IN_PARALLEL := -n auto --dist worksteal
 
-.PHONY: help run test test-slow attack test-postgres lint format bench lock clean
-=======
-.PHONY: help run test test-slow test-postgres lint format bench lock audit images clean
->>>>>>> main
+.PHONY: help run test test-slow attack test-postgres lint format bench lock audit images clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
