@@ -6,4 +6,4 @@ class ArenaConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from webapp.arena import tally  # noqa: F401  # its receivers keep the counts
+        from . import signals, tally  # noqa: F401  # connects them; the tally's receivers keep the counts

@@ -146,9 +146,9 @@ def _add_voters(scene: Scene, votes: int) -> None:
 def _add_prompts(scene: Scene, votes: int) -> None:
     there = len(scene.prompts)
     wanted = PROMPTS + votes // VOTES_A_PROMPT_OF_A_CHAT
-    scene.prompts += Prompt.objects.bulk_create(
-        Prompt(text=f"{_sentence(scene.rng, 9)}, says visitor {n}?", source="chat") for n in range(there, wanted)
-    )
+    texts = [f"{_sentence(scene.rng, 9)}, says visitor {n}?" for n in range(there, wanted)]
+    Prompt.objects.add(texts, source=Prompt.Source.CHAT)
+    scene.prompts += Prompt.objects.with_texts(texts)
 
 
 Row = tuple[type[models.Model], dict[str, Any]]

@@ -167,7 +167,7 @@ def _pages(scene: Scene) -> dict[str, tuple[Client, str, dict[str, str]]]:
         "/leaderboard/": (anyone, "/leaderboard/", {}),
         "/runs/": (anyone, "/runs/", {}),
         "/healthz": (anyone, "/healthz", {}),
-        "/metrics": (anyone, "/metrics", {}),
+        "/metrics": (owner, "/metrics", {}),
         **{
             f"admin: {name}": (owner, f"/admin/{path}/", {})
             for name, path in {

@@ -9,7 +9,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('arena', '0005_count_the_votes'),
+        ('arena', '0006_count_the_votes'),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

@@ -9,7 +9,7 @@ class Migration(migrations.Migration):
     dependencies = [
         ('accounts', '0001_initial'),
         ('answers', '0002_answers_by_time'),
-        ('arena', '0003_generation_moved'),
+        ('arena', '0004_prompts_by_hash'),
         ('checkpoints', '0005_delete_generation'),
     ]
 

@@ -9,7 +9,7 @@ class Migration(migrations.Migration):
     dependencies = [
         ('accounts', '0001_initial'),
         ('answers', '0002_answers_by_time'),
-        ('arena', '0006_exports_of_votes'),
+        ('arena', '0007_exports_of_votes'),
     ]
 
     operations = [
