@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth import get_user_model
 from django.test import AsyncClient, Client
 from django.urls import reverse
 from django.utils import timezone
@@ -49,6 +51,7 @@ def test_asking_only_enqueues_and_the_page_follows_it_to_the_link(
         response = staff_client.post(ADD)
     export = VoteExport.objects.get()
     assert response["Location"] == page_of(export)
+    assert LogEntry.objects.get().change_message == "asked for a file of all votes"
     (task,) = enqueued.of("write_export")
     waiting = staff_client.get(page_of(export))
     assert "It is being written" in waiting.content.decode()
@@ -76,6 +79,15 @@ def test_only_staff_see_exports(sft: Checkpoint, alice_client: Client, client: C
         for address in (LIST, ADD, page_of(export), file_of(export)):
             assert browser.get(address).status_code == 302
         assert browser.post(ADD).status_code == 302
+    assert VoteExport.objects.count() == 1
+
+
+def test_staff_without_the_permission_neither_ask_nor_fetch(sft: Checkpoint, client_of: Any) -> None:
+    clerk = client_of(get_user_model().objects.create_user("clerk", is_staff=True))
+    export = exports.request_export(requested_by=None)
+    exports.write_export(export_id=export.pk)
+    assert {clerk.get(address).status_code for address in (LIST, ADD, page_of(export), file_of(export))} == {403}
+    assert clerk.post(ADD).status_code == 403
     assert VoteExport.objects.count() == 1
 
 

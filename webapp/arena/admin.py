@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from typing import Any, cast
 
 from django.contrib import admin
@@ -11,7 +10,7 @@ from django.db.models import QuerySet
 from django.forms import ModelForm
 from django.http import Http404, HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
-from django.shortcuts import get_object_or_404, redirect
+from django.shortcuts import redirect
 from django.template.defaultfilters import filesizeformat
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
@@ -20,6 +19,7 @@ from django.utils.safestring import SafeString
 from django.utils.text import Truncator
 
 from trainer.tastes import TASTES
+from webapp.accounts.audit import audit
 from webapp.accounts.models import User
 from webapp.arena import exports, standings
 from webapp.arena.models import Pair, Prompt, Vote, VoteExport
@@ -143,7 +143,7 @@ class VoteExportAdmin(admin.ModelAdmin[VoteExport]):
 
     def get_urls(self) -> list[URLPattern]:
         file = self.admin_site.admin_view(self.file_view)
-        return [path("<uuid:export_id>/file/", file, name="arena_voteexport_file"), *super().get_urls()]
+        return [path("<path:object_id>/file/", file, name="arena_voteexport_file"), *super().get_urls()]
 
     def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
         if request.method != "POST":
@@ -151,6 +151,7 @@ class VoteExportAdmin(admin.ModelAdmin[VoteExport]):
         if not self.has_add_permission(request):
             raise PermissionDenied
         export = exports.request_export(requested_by=cast(User, request.user))
+        audit(request.user, "asked for a file of all votes", on=export)
         return redirect("admin:arena_voteexport_change", export.pk)
 
     def change_view(
@@ -162,11 +163,13 @@ class VoteExportAdmin(admin.ModelAdmin[VoteExport]):
             response["Refresh"] = "2"
         return response
 
-    def file_view(self, request: HttpRequest, export_id: uuid.UUID) -> HttpResponseBase:
+    def file_view(self, request: HttpRequest, object_id: str) -> HttpResponseBase:
         """The file itself, piece by piece."""
-        export = get_object_or_404(VoteExport, pk=export_id, state=VoteExport.State.DONE)
-        if not self.has_view_permission(request, export):
+        if not self.has_view_permission(request):
             raise PermissionDenied
+        export = self.get_object(request, object_id)
+        if export is None or export.state != VoteExport.State.DONE:
+            raise Http404("There is no such file.")
         try:
             return send_file(request, export.path, content_type="application/jsonl")
         except FileNotFoundError:
