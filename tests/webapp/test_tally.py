@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections import Counter
 from io import StringIO
 from pathlib import Path
@@ -14,6 +15,7 @@ from django.core.management import CommandError, call_command
 from django.test import Client
 from django.utils import timezone
 
+from tests.threads import database_thread
 from tests.webapp.arena_factory import finish, make_answer, make_pair, make_prompts, make_vote
 from webapp.accounts.models import Visitor
 from webapp.accounts.services import merge_session_visitor
@@ -262,3 +264,32 @@ def test_nothing_a_page_asks_reads_the_votes(
         tally.voter(visitor)
         tally.pairs_of_couples()
     assert not [query["sql"] for query in asked if '"arena_vote"' in query["sql"]]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_votes_and_undos_at_once_are_counted_once_each(make_checkpoint: Any) -> None:
+    """Eight people on the same few pairs, whose votes move the same few counts."""
+    sft, ppo = make_checkpoint("sft"), make_checkpoint("ppo")
+    pairs = [make_pair(ppo, one, wanted_votes=9) for one in (sft, ppo, sft)]
+    together, failed = threading.Barrier(8), list[BaseException]()
+
+    def vote(number: int) -> None:
+        rng = random.Random(number)
+        visitor = Visitor.objects.create()
+        try:
+            together.wait()
+            for pair in rng.sample(pairs, len(pairs)):
+                voting.record_vote(pair=pair, visitor=visitor, choice=rng.choice(("a", "b", "tie", "skip")))
+                if rng.random() < 0.3:
+                    voting.undo_vote(pair=pair, visitor=visitor)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [database_thread(vote, number) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert 12 <= Vote.objects.count() < 24
+    assert tally.differences() == []

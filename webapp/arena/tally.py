@@ -5,8 +5,9 @@ Django sends a signal for, moves the counts in the same transaction; the few wri
 (`settle_pairs`, the import, `mark_learnt`, the merging of two visitors) say so by the functions below. `rebuild` counts
 everything anew, `differences` says whether that would change anything (`manage.py rebuild_tally`).
 
-A pair's votes are written by whoever holds the pair's row, and counts are moved in the order of their keys: two votes
-at once wait for one another for a moment, and never in a circle.
+A pair's votes are written by whoever holds the pair's row, and counts are always moved in one order (voters, agreement,
+votes, duels, pairs, prompts; by key within each): two votes at once wait for one another for a moment, and never in a
+circle.
 """
 
 from __future__ import annotations
@@ -285,9 +286,9 @@ def settle_pair(pair: Pair, *, state: str) -> bool:
         if cast:
             recount_agreement([pair.pk])
         a, b = _checkpoints_of(pair)
-        _move(PairTally, {_join(pair.kind, one, a, b): by for one, by in ((Pair.State.PENDING, -1), (state, 1))})
         _move(VoteTally, votes)
         _move(DuelTally, duels)
+        _move(PairTally, {_join(pair.kind, one, a, b): by for one, by in ((Pair.State.PENDING, -1), (state, 1))})
     return True
 
 
@@ -304,9 +305,9 @@ def count_imported(*, pairs: Collection[Pair], votes: Collection[Vote]) -> None:
     human = [vote for vote in votes if vote.source == Vote.Source.HUMAN]
     recount_voters({vote.visitor_id for vote in human})
     recount_agreement({vote.pair_id for vote in human})
-    _move(PairTally, made)
     _move(VoteTally, counted)
     _move(DuelTally, fought)
+    _move(PairTally, made)
 
 
 @transaction.atomic
