@@ -22,12 +22,10 @@ from pathlib import Path
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from trainer.asked import Message
 from trainer.files import write_atomic
 
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
-
-Message = dict[str, str]
-"""One turn: ``{"role": "system" | "user" | "assistant", "content": text}``."""
 
 DOCUMENT_END = "<|endoftext|>"
 TURN_START = "<|im_start|>"
@@ -138,7 +136,8 @@ class Tokenizer:
     ) -> tuple[list[int], list[bool]]:
         """A conversation as ids, and for each id whether the assistant is responsible for it.
 
-        The newline after an assistant's ``<|im_end|>`` belongs to the template, not to the answer.
+        For an answer of weight 0 nobody is: it is read, and not learnt. The newline after an assistant's
+        ``<|im_end|>`` belongs to the template, not to the answer.
         """
         ids: list[int] = []
         is_response: list[bool] = []
@@ -151,7 +150,7 @@ class Tokenizer:
             role, content = message.get("role"), message.get("content")
             if role not in ROLES or not isinstance(content, str):
                 raise ValueError(f"A message needs a role of {', '.join(ROLES)} and text, not {message!r}.")
-            answers = role == "assistant"
+            answers = role == "assistant" and message.get("weight") != 0
             put([self.turn_start_id, *self._headers[role]], False)
             put([*self.encode(content), self.end_id], answers)
             put(self._newline, False)

@@ -71,11 +71,16 @@ def test_a_line_is_what_trl_reads_with_everything_known_beside_it(votes: list[Vo
             "rejected": vote.pair.a.checkpoint.weights_sha256,
         },
         "stages": {"chosen": "sft", "rejected": "sft"},
-        "sampling": {"chosen": vote.pair.b.sampling, "rejected": vote.pair.a.sampling},
+        "sampling": {"chosen": settings(vote.pair.b), "rejected": settings(vote.pair.a)},
         "taste": "",
         "reasons": ["clear", "short"],
         "time": vote.created_at.isoformat(timespec="microseconds"),
     }
+
+
+def settings(answer: Generation) -> dict[str, float]:
+    """All of an answer's settings, those that are not known as 0."""
+    return {"max_new_tokens": 0, "top_k": 0, "top_p": 0.0, **answer.sampling}
 
 
 def test_export_leaves_out_what_is_no_comparison(votes: list[Vote], tmp_path: Path) -> None:
@@ -169,8 +174,12 @@ def _line(**changes: Any) -> dict[str, Any]:
     [
         ("{", "not JSON"),
         ("[1]", "must be a JSON object"),
-        (json.dumps({"prompt": []}), "chosen, rejected missing"),
-        (json.dumps(_line(prompt=[])), '"prompt" must be a list'),
+        (json.dumps({"prompt": []}), "there is no value in prompt"),
+        (json.dumps({"text": "A page."}), "it is a document and no comparison"),
+        (json.dumps(_line(prompt=[])), "a comparison needs an 'instruction', a 'prompt' or a conversation"),
+        (json.dumps(_line(voter=7)), '"voter" must be a text'),
+        (json.dumps(_line(chosen=[{"role": "assistant", "content": " \n"}])), "a question or an answer is empty"),
+        (json.dumps(_line(chosen="", rejected="No.")), "an answer is empty"),
         (json.dumps(_line(outcome="maybe")), "Unknown outcome"),
         (json.dumps(_line(source="robot")), '"source" must be human or simulated'),
         (json.dumps(_line(pair="one")), '"pair" must be a UUID'),
@@ -179,6 +188,9 @@ def _line(**changes: Any) -> dict[str, Any]:
         (json.dumps(_line(chosen_side="b", outcome="tie")), '"chosen_side" must be'),
         (json.dumps(_line(checkpoints=["x"])), '"checkpoints" must be an object'),
         (json.dumps(_line(checkpoints={"chosen": "abc"})), "SHA-256"),
+        (json.dumps(_line(checkpoints={"chosen": ("../" * 22)[:64]})), "SHA-256"),
+        (json.dumps(_line(checkpoints={"rejected": "0" * 63 + "\n"})), "SHA-256"),
+        (json.dumps(_line(checkpoints={"rejected": "A" * 64})), "in lower case"),
         (json.dumps(_line(stages={"chosen": "reward"})), '"stages" must be among'),
         (json.dumps(_line(sampling={"chosen": 1})), '"sampling" must hold'),
         (json.dumps(_line(sampling={"chosen": {"seed": math.nan}})), '"sampling" must hold'),
