@@ -189,7 +189,7 @@ def test_columns_that_are_padded_are_not_there(padding: Any) -> None:
         COMPARISON: {"prompt": "Tea?", "chosen": "Please.", "rejected": "No."},
         PROBLEM: {"question": "2+2?", "answer": "4"},
     }
-    columns = {name: padding for record in records.values() for name in record}
+    columns: dict[str, Any] = {name: padding for record in records.values() for name in record}
     columns |= dict.fromkeys(("instruction", "input", "output", "response", "conversations", "system"), padding)
     for kind, record in records.items():
         assert take(columns | record, "file") == take(record, "file")
@@ -375,6 +375,12 @@ def test_byte_order_marks_are_no_text(tmp_path: Path) -> None:
         "So it is."
     ]
     assert [line["line"] for line in listing(tmp_path)][:5] == [1, 2, 2, 3, 3]
+
+
+def test_a_mark_within_a_book_ends_no_document(tmp_path: Path) -> None:
+    """Some print shops put one before every dash."""
+    (tmp_path / "a.txt").write_text("She said\ufeff—\n\n“Well.”\ufeff— and left.\n<|endoftext|>\nThe next\ufeff book.")
+    assert [line["text"] for line in listing(tmp_path)] == ["She said—\n\n“Well.”— and left.", "The next book."]
 
 
 @pytest.mark.parametrize("name", ["a.JSONL", "a.ndjson", "a.jsonlines", "a.Json", "a.jsonl.gz", "a.json.xz"])

@@ -52,8 +52,8 @@ PARQUET_SUFFIXES: Final = (".parquet", ".parq", ".pq")
 PACKED_SUFFIXES: Final = (".gz", ".gzip", ".xz", ".bz2")
 ROWS_AT_ONCE: Final = 64
 
-_FILE_BEGINS: Final = re.compile(r"^\ufeff|(?<=[.!?…\"'”’)\]}>])\ufeff(?=\S)", re.MULTILINE)
-"""A byte-order mark where one file was appended to another; elsewhere it is a stray space without width."""
+_FILE_BEGINS: Final = re.compile(r"^\ufeff|(?<=[.!?…\"'”’)>])\ufeff(?=[\w\"“‘])", re.MULTILINE)
+"""A byte-order mark where one file was appended to another; elsewhere ("she said\ufeff—") it is a space of no width."""
 _PARAGRAPHS: Final = re.compile(r"\n\s*\n")
 _SPACE: Final = re.compile(r"[\s\ufeff]*")
 
@@ -187,12 +187,9 @@ def _noted(path: Path, found: Iterator[Read]) -> Iterator[Read]:
 
 def split_documents(text: str) -> Iterator[tuple[int, str]]:
     """(line, document) for every document of a plain text file."""
-    parts = [text]
-    if "\ufeff" in text:
-        parts = _FILE_BEGINS.split(text)
+    separator = re.compile(re.escape(DOCUMENT_END)) if DOCUMENT_END in text else _PARAGRAPHS
     line = 1
-    for part in parts:
-        separator = re.compile(re.escape(DOCUMENT_END)) if DOCUMENT_END in part else _PARAGRAPHS
+    for part in _FILE_BEGINS.split(text) if "\ufeff" in text else [text]:
         start = 0
         for stop, end in chain((found.span() for found in separator.finditer(part)), [(len(part), len(part))]):
             document = part[start:stop]

@@ -94,10 +94,11 @@ def take(record: Any, source: str) -> Taken:
     if (talk := _first(fields, _TALK)) and _says(fields, talk):
         return Taken(kind=CONVERSATION, value=_conversation(fields, _turns(fields[talk])))
     asked, answer = _first(fields, _ASKED), _answer_field(fields)
+    is_answered = answer is not None and _says(fields, answer)
+    if not (asked and is_answered) and (problem := _problem(fields, source)):
+        return Taken(kind=PROBLEM, value=problem)
     if asked and answer and _says(fields, asked, answer):
         return Taken(kind=CONVERSATION, value=_conversation(fields, _answered(fields[answer], is_prompted=True)))
-    if problem := _problem(fields, source):
-        return Taken(kind=PROBLEM, value=problem)
     text = _first(fields, _TEXT)
     if text and not _lacks_an_answer(record, fields):
         document = _text(fields, text)
@@ -150,7 +151,8 @@ def _first(fields: Fields, names: Iterable[str]) -> str | None:
 
 def _answer_field(fields: Fields) -> str | None:
     """The field with the answer; an instruction's may be called "answer", a question's that is a problem's result."""
-    return _first(fields, (*_ANSWER, "answer") if "instruction" in fields else _ANSWER)
+    is_instruction = _first(fields, _ASKED) == "instruction"
+    return _first(fields, (*_ANSWER, "answer") if is_instruction else _ANSWER)
 
 
 def _lacks_an_answer(record: Mapping[Any, Any], fields: Fields) -> bool:
