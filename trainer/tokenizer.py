@@ -24,6 +24,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from trainer.asked import Message
 from trainer.files import write_atomic
+from trainer.tokenizer_rules import read_tokenizer
 
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 
@@ -86,10 +87,16 @@ class Tokenizer:
 
     @classmethod
     def load(cls, directory: Path) -> Tokenizer:
-        """Read `tokenizer.json`; ValueError when it is missing, damaged or lacks the chat tokens."""
+        """Read `tokenizer.json`; ValueError when it is missing, damaged, refused or lacks the chat tokens.
+
+        Whatever length it was saved to cut or fill texts to, here they are left as they are.
+        """
         path = Path(directory) / TOKENIZER
+        data = read_tokenizer(path)
         try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
+            backend = tokenizers.Tokenizer.from_buffer(data)
+            backend.no_truncation()
+            backend.no_padding()
         except Exception as error:  # the library raises a bare Exception for every failure
             raise ValueError(f"{path} is not a readable tokenizer: {error}") from error
         return cls(backend)
