@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from trainer.asked import asked_text
 from trainer.corpus import Corpus, Question, from_directory, is_right, shipped
 from trainer.corpus import directory as directories
 from trainer.corpus.conversations import (
@@ -408,6 +409,25 @@ def test_it_asks_single_questions_only(tmp_path: Path, caplog: pytest.LogCapture
     assert {prompt[:6] for prompt in asked} == {"0, why"}
     assert len(asked) == 30
     assert any(len(comparison.messages) == 3 for comparison in corpus.comparisons)
+
+
+def test_it_asks_the_questions_of_conversations_where_those_of_comparisons_are_too_long(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.txt").write_text(CAT)
+    long = ({"prompt": f"{n} " + "Why? " * 200, "chosen": "A", "rejected": "B"} for n in range(30))
+    write_lines(tmp_path / "pairs.jsonl", *long)
+    write_lines(tmp_path / "talks.jsonl", *({"instruction": f"Say {n}.", "output": "Yes."} for n in range(30)))
+    corpus, notes = notes_on(tmp_path, caplog)
+    assert "Left out 30 of 30 prompts to vote on: they are empty or longer than 500 bytes." in notes
+    asked = corpus.preference_prompts + corpus.held_out_preference_prompts
+    assert set(asked) == {f"Say {n}." for n in range(30)}
+    assert corpus.held_out_preference_prompts
+    assert len(corpus.comparisons) > 20
+    write_lines(tmp_path / "short.jsonl", *({"prompt": f"Why {n}?", "chosen": "A", "rejected": "B"} for n in range(30)))
+    corpus = from_directory(tmp_path)
+    assert {asked_text(prompt)[:3] for prompt in corpus.preference_prompts} == {"Why"}
+    assert {asked_text(prompt)[:3] for prompt in corpus.spare_prompts + corpus.held_out_spare_prompts} == {"Say"}
 
 
 def written(directory: Path, **files: list[Any]) -> Path:
