@@ -21,8 +21,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from trainer.asked import Message
 from trainer.loop import random_generator
-from trainer.tokenizer import Message, Tokenizer
+from trainer.tokenizer import Tokenizer
 
 DOCUMENTS_AT_ONCE = 256
 """Documents encoded together: enough for every core, and a list of ids takes 134 bytes a token."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from trainer import losses, machine
-from trainer.asked import Asked, asked_messages
+from trainer.asked import Asked, Message, asked_messages
 from trainer.checkpoint import load_checkpoint, load_reward_model
 from trainer.config import REWARD, SFT
 from trainer.corpus import Corpus, Question, is_right
@@ -33,7 +33,7 @@ from trainer.problems import Problem, grade
 from trainer.prompting import asked_ids
 from trainer.rollout import end_scores, scored_sequence
 from trainer.tastes import Taste
-from trainer.tokenizer import Message, Tokenizer
+from trainer.tokenizer import Tokenizer
 
 QUESTIONS: Final = 200
 """Held-out instruction questions asked, at most."""

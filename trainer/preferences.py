@@ -45,7 +45,7 @@ class Comparison:
     @property
     def prompt(self) -> str:
         """The last user message: what comparisons are grouped by when data is split."""
-        return self.messages[-1]["content"]
+        return str(self.messages[-1]["content"])
 
 
 _OWN_KEYS: Final = ("prompt", "chosen", "rejected", "outcome", "voter", "source")
@@ -79,7 +79,7 @@ def _answer(value: Any, name: str) -> str:
     messages = _messages(value, name)
     if len(messages) != 1 or messages[0]["role"] != "assistant":
         raise ValueError(f'"{name}" must hold exactly one assistant message')
-    return messages[0]["content"]
+    return str(messages[0]["content"])
 
 
 def from_record(record: Any) -> Comparison:

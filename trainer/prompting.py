@@ -10,12 +10,12 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any, Final
 
-from trainer.asked import Asked, asked_messages, asked_shown
+from trainer.asked import Asked, Message, asked_messages, asked_shown
 from trainer.config import INIT, PRETRAIN, SFT
 from trainer.corpus import Corpus, Question
 from trainer.engine import Engine, Sampling
 from trainer.problems import Problem
-from trainer.tokenizer import Message, Tokenizer
+from trainer.tokenizer import Tokenizer
 
 PROMPTS: Final = {
     "questions": "held-out questions",

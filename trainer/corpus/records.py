@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from trainer.corpus.conversations import Message
+from trainer.asked import Message
 from trainer.preferences import OUTCOMES, Comparison, one_line_end, whole_characters
 from trainer.problems import Problem, extract_answer, normalise_number, stated_answer
 
