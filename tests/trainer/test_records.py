@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from trainer.asked import Message
 from trainer.corpus.reader import LEFT_OUT, described, read, read_votes
@@ -496,6 +498,36 @@ def test_the_collection_of_mishaps_is_read() -> None:
         assert all(answer["content"] and answer["role"] == "assistant" for answer in answers), case
         assert lines, case
         assert "\\r" not in json.dumps(lines)
+
+
+NAMES = ("messages", "chosen", "rejected", "prompt", "instruction", "output", "question", "answer", "final", "text",
+         "system", "history", "role", "content", "type", "weight", "outcome", "label", "Body", "solution")  # fmt: skip
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.integers() | st.sampled_from(["", "user", "assistant", "text", "4"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(VALUES)
+def test_any_record_is_taken_or_left_out(record: Any) -> None:
+    try:
+        taken = take(record, "file")
+    except LeftOut:
+        return
+    if isinstance(taken.value, Comparison):
+        assert taken.value.messages[-1]["role"] == "user"
+        assert taken.value.chosen
+        assert taken.value.rejected
+    elif isinstance(taken.value, list):
+        assert taken.value[-1]["role"] == "assistant"
+        assert all(turn["content"] for turn in taken.value)
+
+
+@pytest.mark.parametrize("history", ["", [], None])
+def test_no_history_is_none(history: Any) -> None:
+    assert conversation({"instruction": "Hi", "output": "Yo", "history": history}) == turns("Hi", "Yo")
 
 
 def test_what_is_taken_says_which_kind_it_is() -> None:

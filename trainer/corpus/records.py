@@ -35,6 +35,9 @@ LONGEST_PROMPT_BYTES: Final = 500
 """Longest problem, question or prompt to vote on, about 80 words of English. In bytes, because not every script has
 spaces between its words, and because a text has no more tokens than bytes."""
 
+LONGEST_GRADED: Final = 4000
+"""Characters of an answer that are searched for its number, from its end, as where a model's answer is graded."""
+
 _USERS: Final = ("user", "human", "prompter")
 _ASSISTANTS: Final = ("assistant", "gpt", "bot", "chatbot", "chatgpt", "model", "ai")
 _SYSTEMS: Final = ("system", "developer")
@@ -202,7 +205,7 @@ def _said(value: Any, what: str) -> str:
 def _part(part: Any) -> str:
     if isinstance(part, str):
         return part
-    if isinstance(part, dict) and isinstance(part.get("text"), str) and part.get("type", "text").endswith("text"):
+    if isinstance(part, dict) and isinstance(part.get("text"), str) and str(part.get("type", "text")).endswith("text"):
         return str(part["text"])
     kind = part.get("type") if isinstance(part, dict) else None
     raise LeftOut(f"a message has a part that is no text ({kind!s:.40})")
@@ -290,7 +293,7 @@ def _opening(fields: Fields) -> list[Message]:
     turns: list[Message] = []
     if (name := _first(fields, _SYSTEM)) and (system := _text(fields, name)):
         turns.append({"role": "system", "content": system})
-    history = fields.get("history", [])
+    history = fields["history"] if "history" in fields and _says(fields, "history") else []
     if not isinstance(history, list):
         raise LeftOut("'history' should be a list of questions with their answers")
     for item in history:
@@ -452,11 +455,11 @@ def work_expression(expression: str) -> str | None:
 def _worked(prompt: str, answer: str, steps: str) -> str:
     """A model answer that ends with the result: the steps shown with the problem, else our own, else none."""
     steps = re.sub(r"<<[^<>]*>>", "", steps)
-    steps = re.sub(r"\s*####.*", "", steps, flags=re.DOTALL).strip()
+    steps = steps.partition("####")[0].strip()
     own = work_expression(prompt)
     if not steps and own is not None and stated_answer(own) == answer:
         return own
-    return steps if stated_answer(steps) == answer else f"{steps} The answer is {answer}.".strip()
+    return steps if stated_answer(steps[-LONGEST_GRADED:]) == answer else f"{steps} The answer is {answer}.".strip()
 
 
 def _problem(fields: Fields, source: str) -> Problem | None:
@@ -482,7 +485,7 @@ def _problem(fields: Fields, source: str) -> Problem | None:
 
 def _make_problem(fields: Fields, prompt: str, answer_text: str, steps: str, source: str) -> Problem:
     """A problem; with `steps`, the answer may be a text that names its number."""
-    answer = normalise_number(answer_text) or (extract_answer(answer_text) if steps else None)
+    answer = normalise_number(answer_text) or (extract_answer(answer_text[-LONGEST_GRADED:]) if steps else None)
     if answer is None:
         raise LeftOut("the answer is no number")
     if not fits(prompt, LONGEST_PROMPT_BYTES):
