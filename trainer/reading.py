@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Final, cast
 
 CHUNK_BYTES: Final = 2**20
-LARGEST_RATIO: Final = 200
+LARGEST_RATIO: Final = 100
 """Text unpacks to 3 to 30 times its size; gzip at its best, on zeros, to 1,032."""
 ALWAYS_FINE_BYTES: Final = 64 * 2**20
 """What a file may unpack to however small it is."""

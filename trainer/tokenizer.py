@@ -16,7 +16,8 @@ whose padding is its end token never learns to end.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import tokenizers
@@ -94,7 +95,8 @@ class Tokenizer:
         path = Path(directory) / TOKENIZER
         data = read_tokenizer(path)
         try:
-            backend = tokenizers.Tokenizer.from_buffer(data)
+            with _panics_are_errors():
+                backend = tokenizers.Tokenizer.from_buffer(data)
             backend.no_truncation()
             backend.no_padding()
         except Exception as error:  # the library raises a bare Exception for every failure
@@ -120,7 +122,8 @@ class Tokenizer:
     def _plain(self, text: str) -> list[int]:
         ids: list[int] = []
         for piece in _split_special(text):
-            ids += self.backend.encode(piece, add_special_tokens=False).ids
+            with _panics_are_errors():
+                ids += self.backend.encode(piece, add_special_tokens=False).ids
         return ids
 
     def encode(self, text: str) -> list[int]:
@@ -131,7 +134,8 @@ class Tokenizer:
         """Ids of many documents, each closed by the document-end token; uses every core."""
         if any(token in text for text in texts for token in SPECIAL):
             return [[*self.encode(text), self.document_end_id] for text in texts]
-        batches = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        with _panics_are_errors():
+            batches = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [[*encoding.ids, self.document_end_id] for encoding in batches]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -164,6 +168,20 @@ class Tokenizer:
         if add_generation_prompt:
             put([self.turn_start_id, *self._headers["assistant"]], False)
         return ids, is_response
+
+
+@contextmanager
+def _panics_are_errors() -> Iterator[None]:
+    """ValueError for what the library gives up on, a regular expression that tries for too long above all.
+
+    It raises something that is no Exception then, and whoever guards a thread by `except Exception` would lose it.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"The tokenizer cannot read this text ({error}). Take a model with another one.") from error
 
 
 def _split_special(text: str) -> list[str]:

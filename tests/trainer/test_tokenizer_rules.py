@@ -165,3 +165,14 @@ def test_a_file_that_is_none_or_far_too_large_is_refused_unread(tmp_path: Path) 
         file.truncate(2**40)
     with pytest.raises(ValueError, match="larger than 64 MB"):
         Tokenizer.load(tmp_path)
+
+
+def test_a_pattern_that_tries_for_ever_is_an_error_like_others(backend: Backend, tmp_path: Path) -> None:
+    backend.normalizer = normalizers.Replace(Regex("(?:a|aa)+$"), "x")
+    save(backend, tmp_path)
+    tokenizer = Tokenizer.load(tmp_path)
+    assert tokenizer.encode("A fox.")
+    with pytest.raises(ValueError, match="The tokenizer cannot read this text"):
+        tokenizer.encode("a" * 60 + "!")
+    with pytest.raises(ValueError, match="The tokenizer cannot read this text"):
+        tokenizer.encode_documents(["a" * 60 + "!"])
