@@ -58,7 +58,7 @@ LOGITS_AT_ONCE: Final = 2**25
 
 
 def win_rate(
-    answers: Sequence[str], parent_answers: Sequence[str], prompts: Sequence[str], prefers: Callable[[str, str], str]
+    answers: Sequence[str], parent_answers: Sequence[str], prompts: Sequence[Asked], prefers: Callable[[str, str], str]
 ) -> Share | None:
     """How often `prefers(answer, parent's answer)` says "a", with ties ("tie") as half a win, over other prompts.
 
