@@ -19,6 +19,9 @@ import redis.asyncio
 from django.conf import settings
 
 EXPIRE_S = 3600
+"""A log nobody has written to for this long is forgotten."""
+ENDED_EXPIRE_S = 60
+"""A log that has ended is in the database too; readers that are a moment behind still follow it to its end."""
 MAX_EVENTS = 20_000
 END = "end"
 """The `type` of a log's last event."""
@@ -38,8 +41,15 @@ def append(key: str, event: Event) -> str:
     """Append one event; returns its id. `event["type"]` says what it is."""
     pipeline = client().pipeline(transaction=False)
     pipeline.xadd(key, {"event": json.dumps(event)}, maxlen=MAX_EVENTS, approximate=True)
-    pipeline.expire(key, EXPIRE_S)
+    pipeline.expire(key, ENDED_EXPIRE_S if event.get("type") == END else EXPIRE_S)
     return str(pipeline.execute()[0])
+
+
+def trouble(error: redis.RedisError) -> str:
+    """What is wrong with Redis, for the log: somebody may have to do something about it."""
+    if isinstance(error, redis.exceptions.OutOfMemoryError):
+        return "Redis is full. It empties by itself when answers end; where it does not, raise its maxmemory."
+    return f"Redis does not answer ({type(error).__name__})."
 
 
 def is_event_id(text: str) -> bool:

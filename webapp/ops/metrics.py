@@ -14,7 +14,8 @@ from django.conf import settings
 from django.db.models import Count
 
 from webapp.ops.health import impatient_redis
-from webapp.ops.periodic import QUEUES, count_workers
+from webapp.ops.periodic import count_workers
+from webapp.ops.queues import QUEUES
 
 COUNTED = {
     "stagecraft_runs": ("training.TrainingRun", "state", "Training runs by state."),

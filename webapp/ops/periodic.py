@@ -16,9 +16,10 @@ from typing import Any
 import redis
 from celery import bootsteps
 
+from webapp.ops.queues import enqueue
+
 logger = logging.getLogger(__name__)
 
-QUEUES = ("generate", "train")
 TICK_S = 5.0
 ALIVE_S = 30
 """A worker not heard of for this long is not counted."""
@@ -53,7 +54,7 @@ def tick(worker: Any) -> None:
             client.set(alive_key(queue, worker.hostname), 1, ex=ALIVE_S)
         send_due(worker.app, client)
     except redis.RedisError as error:
-        logger.warning("periodic tasks wait for Redis: %s", error)
+        logger.warning("Chores wait: %s", streams.trouble(error))
 
 
 def alive_key(queue: str, node: str) -> str:
@@ -68,8 +69,10 @@ def send_due(app: Any, client: redis.Redis) -> list[str]:
         period_ms = int(entry["schedule"] * 1000)
         if client.set(f"periodic:{name}", 1, nx=True, px=period_ms):
             # A copy nobody has taken by the next round is of no use any more.
-            app.send_task(entry["task"], expires=entry["schedule"], **entry.get("options", {}))
-            sent.append(name)
+            if enqueue(entry["task"], expires=entry["schedule"], **entry.get("options", {})):
+                sent.append(name)
+            else:  # the key would say that somebody has
+                client.delete(f"periodic:{name}")
     return sent
 
 
