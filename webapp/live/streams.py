@@ -45,9 +45,9 @@ def append(key: str, event: Event) -> str:
     return str(pipeline.execute()[0])
 
 
-def trouble(error: redis.RedisError) -> str:
+def trouble(error: Exception) -> str:
     """What is wrong with Redis, for the log: somebody may have to do something about it."""
-    if isinstance(error, redis.exceptions.OutOfMemoryError):
+    if any(isinstance(one, redis.exceptions.OutOfMemoryError) for one in (error, error.__cause__)):
         return "Redis is full. It empties by itself when answers end; where it does not, raise its maxmemory."
     return f"Redis does not answer ({type(error).__name__})."
 

@@ -15,8 +15,7 @@ from typing import Any
 
 import redis
 from celery import bootsteps
-
-from webapp.ops.queues import enqueue
+from kombu.exceptions import OperationalError
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +52,7 @@ def tick(worker: Any) -> None:
         for queue in worker.app.amqp.queues.consume_from:
             client.set(alive_key(queue, worker.hostname), 1, ex=ALIVE_S)
         send_due(worker.app, client)
-    except redis.RedisError as error:
+    except (redis.RedisError, OperationalError) as error:
         logger.warning("Chores wait: %s", streams.trouble(error))
 
 
@@ -68,11 +67,13 @@ def send_due(app: Any, client: redis.Redis) -> list[str]:
     for name, entry in app.conf.beat_schedule.items():
         period_ms = int(entry["schedule"] * 1000)
         if client.set(f"periodic:{name}", 1, nx=True, px=period_ms):
-            # A copy nobody has taken by the next round is of no use any more.
-            if enqueue(entry["task"], expires=entry["schedule"], **entry.get("options", {})):
-                sent.append(name)
-            else:  # the key would say that somebody has
-                client.delete(f"periodic:{name}")
+            try:
+                # A copy nobody has taken by the next round is of no use any more.
+                app.send_task(entry["task"], expires=entry["schedule"], **entry.get("options", {}))
+            except Exception:
+                client.delete(f"periodic:{name}")  # it would tell every worker that somebody has sent it
+                raise
+            sent.append(name)
     return sent
 
 

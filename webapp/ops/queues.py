@@ -16,6 +16,7 @@ from celery import current_app
 from django.conf import settings
 from kombu.exceptions import OperationalError
 
+from webapp.live.streams import trouble
 from webapp.ops.health import impatient_redis
 
 logger = logging.getLogger(__name__)
@@ -33,8 +34,7 @@ def enqueue(task: str, *args: Any, **options: Any) -> bool:
     try:
         current_app.send_task(task, args, **options)
     except OperationalError as error:
-        full = isinstance(error.__cause__, redis.exceptions.OutOfMemoryError)
-        logger.warning("The broker %s; %s%r will be sent later.", "is full" if full else "does not answer", task, args)
+        logger.warning("%s%r will be sent later: %s", task, args, trouble(error))
         return False
     return True
 
