@@ -35,8 +35,6 @@ ASK_AGAIN_S = 20
 MOST_FORGOTTEN = 100
 """So many are looked for at once."""
 INTERRUPTED = "The model was interrupted; ask again."
-UNREACHABLE = "The model cannot be reached right now; try again."
-"""What a person is told who wants something of a worker while Redis is away."""
 
 
 class SamplingSettings(TypedDict):

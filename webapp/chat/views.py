@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-import redis
 from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse
@@ -22,7 +21,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from webapp.accounts import limits
 from webapp.accounts.services import visitor_for
-from webapp.answers.services import UNREACHABLE, stop_generation
+from webapp.answers.services import stop_generation
 from webapp.chat import services
 from webapp.chat.forms import ComposerForm, EditForm, SettingsForm, TitleForm
 from webapp.chat.models import Conversation, Message
@@ -279,10 +278,7 @@ def stop(request: HttpRequest, message_id: uuid.UUID) -> HttpResponse:
     message = _own_message(request, message_id)
     if message.generation is None:
         raise Http404("There is no such answer.")
-    try:
-        stop_generation(message.generation)
-    except redis.RedisError:
-        return _complain(request, message.conversation, UNREACHABLE, status=503)
+    stop_generation(message.generation)
     return redirect("chat:conversation", message.conversation_id)
 
 
