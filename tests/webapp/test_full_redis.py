@@ -26,6 +26,7 @@ from webapp.chat.services import begin_conversation
 from webapp.live import reader, rights, streams
 from webapp.ops import embedded_redis, periodic, queues
 
+
 @pytest.fixture
 def full_redis(settings: Any) -> Iterator[redis.Redis]:
     """A server of four megabytes, with one piece of a log, written to until it takes no more."""

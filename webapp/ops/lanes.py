@@ -37,7 +37,7 @@ def taken() -> Counter[str]:
     return Counter(lane_of(request.delivery_info.get("routing_key") or "") for request in list(state.reserved_requests))
 
 
-class Lanes(priority_cycle):  # type: ignore[misc]  # kombu has no types
+class Lanes(priority_cycle):
     """The queues to wait for a message from, in order."""
 
     def consume(self, n: int) -> list[str]:
