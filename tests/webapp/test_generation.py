@@ -522,10 +522,16 @@ def test_an_answer_that_was_ended_is_not_overwritten_by_a_late_worker(running: G
     assert running.text == "A fox eats"
 
 
-def test_a_forgotten_answer_is_enqueued_again_but_not_by_every_reader(queued: Generation, enqueued: Enqueued) -> None:
+def test_a_forgotten_answer_is_enqueued_again_but_not_by_every_reader(
+    queued: Generation, enqueued: Enqueued, redis_server: Any
+) -> None:
     services.revive_generation(queued)
     assert len(enqueued) == 0
     pass_time(services.ASK_AGAIN_S + 1)
+    redis_server.rpush("chat", "a message, perhaps this one's")
+    services.revive_generation(queued)
+    assert len(enqueued) == 0  # a long queue is not made longer
+    redis_server.delete("chat")
     services.revive_generation(queued)
     services.revive_generation(queued)
     assert [task.args for task in enqueued.of("generate_answer")] == [(str(queued.pk),)]

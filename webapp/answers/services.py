@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
@@ -105,13 +104,17 @@ def start_generation(
         sampling=clean_sampling(sampling),
         background=background,
     )
-    transaction.on_commit(partial(enqueue_generation, generation.pk, background=background))
+    transaction.on_commit(partial(enqueue_generation, generation))
     return generation
 
 
-def enqueue_generation(generation_id: uuid.UUID, *, background: bool) -> None:
+def queue_of(generation: Generation) -> str:
+    return BACKGROUND if generation.background else CHAT
+
+
+def enqueue_generation(generation: Generation) -> None:
     """Tell the generate workers. A lost message does no harm: `look_after_answers` sends another."""
-    enqueue("webapp.answers.tasks.generate_answer", str(generation_id), queue=BACKGROUND if background else CHAT)
+    enqueue("webapp.answers.tasks.generate_answer", str(generation.pk), queue=queue_of(generation))
 
 
 def stop_generation(generation: Generation) -> None:
@@ -194,8 +197,9 @@ def forgotten_generations() -> list[str]:
     is needed to find them.
     """
     long_queued = Generation.objects.filter(state=State.QUEUED, created_at__lt=_ago(ASK_AGAIN_S))
-    waiting = long_queued.order_by("background", "created_at").values_list("pk", "background")[:MOST_FORGOTTEN]
-    return [str(pk) for pk, background in waiting if not queue_length(BACKGROUND if background else CHAT)]
+    empty = [queue for queue in (CHAT, BACKGROUND) if not queue_length(queue)]
+    oldest = long_queued.defer("messages").order_by("background", "created_at")[:MOST_FORGOTTEN]
+    return [str(generation.pk) for generation in oldest if queue_of(generation) in empty]
 
 
 def say_alive(generation_ids: Sequence[str]) -> None:
@@ -225,11 +229,15 @@ def revive_generation(generation: Generation) -> Generation:
 
 
 def _ask_again(generation: Generation) -> None:
-    """Enqueue an answer that has been queued for long; the row count lets one of many readers do it."""
+    """Enqueue an answer that has been queued for long; the row count lets one of many readers do it.
+
+    Not while messages wait in its queue: its own is probably among them, and copies would only make the queue longer.
+    """
     told = Coalesce("enqueued_at", "created_at")
     queued = Generation.objects.alias(told_at=told).filter(pk=generation.pk, state=State.QUEUED)
-    if queued.filter(told_at__lt=_ago(ASK_AGAIN_S)).update(enqueued_at=Now()):
-        enqueue_generation(generation.pk, background=generation.background)
+    late = queued.filter(told_at__lt=_ago(ASK_AGAIN_S))
+    if late.exists() and not queue_length(queue_of(generation)) and late.update(enqueued_at=Now()):
+        enqueue_generation(generation)
 
 
 def _ago(seconds: float) -> Any:
@@ -275,9 +283,10 @@ def revive_generations() -> None:
 
 
 def recover_generations() -> None:
-    """What a starting generate worker does first: miss the dead, enqueue what waits (Redis may be a new one)."""
+    """What a starting generate worker does first: miss the dead, enqueue what waits if Redis was emptied meanwhile."""
+    empty = [queue for queue in (CHAT, BACKGROUND) if not queue_length(queue)]
     for generation in Generation.objects.unfinished().defer("messages"):
         if generation.state == State.RUNNING:
             fail_if_dead(generation)
-        else:
-            enqueue_generation(generation.pk, background=generation.background)
+        elif queue_of(generation) in empty:
+            enqueue_generation(generation)

@@ -32,6 +32,7 @@ def prepare_worker(sender: Any, **_: Any) -> None:
     """A generate worker loads torch and the newest checkpoint before the first question comes."""
     if CHAT not in sender.app.amqp.queues.consume_from:
         return
-    from webapp.answers.writing import prepare
+    from webapp.answers.writing import look_for_forgotten, prepare
 
     prepare()
+    look_for_forgotten()

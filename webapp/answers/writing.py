@@ -18,7 +18,7 @@ from datetime import datetime
 from typing import Protocol
 
 import redis
-from django.db import DatabaseError, connection
+from django.db import connection
 from django.utils import timezone
 
 from webapp.answers.engines import NotWaitedFor, engines
@@ -150,7 +150,8 @@ class Watch:
             with self._condition:
                 requests = dict(self._requests)
             try:
-                look(requests)
+                if requests:
+                    look(requests)
             except Exception as error:  # whatever it is, the next look may go well
                 logger.warning("%s waits for the database: %s", threading.current_thread().name, error)
                 connection.close()
@@ -271,7 +272,6 @@ def prepare() -> None:
     recover_generations()
     for checkpoint in Checkpoint.objects.chattable().current_by_stage().values():
         warm_up(checkpoint)
-    threading.Thread(target=_find_forgotten, name="forgotten-answers", daemon=True).start()
 
 
 def warm_up(checkpoint: Checkpoint) -> None:
@@ -296,12 +296,17 @@ def _write_and_let_go(generation_id: str) -> None:
         connection.close()
 
 
+def look_for_forgotten() -> None:
+    """Do that for as long as the process lives, in a thread of its own."""
+    threading.Thread(target=_find_forgotten, name="forgotten-answers", daemon=True).start()
+
+
 def _find_forgotten() -> None:
     with ThreadPoolExecutor(FORGOTTEN_THREADS) as executor:
         while True:
             try:
                 found = write_forgotten(executor)
-            except DatabaseError as error:
+            except Exception as error:  # whatever it is, the next look may go well
                 logger.warning("Forgotten answers wait for the database: %s", error)
                 found = 0
             connection.close()
