@@ -352,10 +352,11 @@ def test_stopping_a_running_answer_stops_the_engine_and_keeps_the_text(
 def test_an_answer_that_waits_for_its_model_is_alive_and_can_be_stopped(
     queued: Generation, says: Callable[..., FakeEngines], monkeypatch: pytest.MonkeyPatch, redis_server: Any
 ) -> None:
-    monkeypatch.setattr(services, "ALIVE_S", 1)
-    monkeypatch.setattr(services, "DOUBT_S", 0.5)
+    monkeypatch.setattr(services, "ALIVE_S", 2)
+    monkeypatch.setattr(services, "DOUBT_S", 0.2)
     monkeypatch.setattr(writing, "WATCH_S", 0.05)
     monkeypatch.setattr(writing, "PULSE_S", 0.1)
+    monkeypatch.setattr(writing, "watch", writing.Watch())
     engines = says("Mice.", ready=False)
     queued.messages = [*QUESTION, {"role": "assistant", "content": "A fox"}]
     queued.save(update_fields=["messages"])
@@ -363,7 +364,7 @@ def test_an_answer_that_waits_for_its_model_is_alive_and_can_be_stopped(
     at_work.start()
     assert redis_server.xread({queued.stream_key: "0"}, block=20_000), "the answer was not taken"
     for _ in range(4):  # longer than a claim lives by itself
-        time.sleep(0.6)
+        time.sleep(0.8)
         services.revive_generations()
     queued.refresh_from_db()
     assert queued.state == State.RUNNING

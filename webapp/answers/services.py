@@ -251,7 +251,7 @@ def fail_if_dead(generation: Generation) -> bool:
     """
     rows = Generation.objects.filter(pk=generation.pk, state=State.RUNNING)
     missed = rows.alias(heard_at=Coalesce("alive_at", "created_at")).filter(heard_at__lt=_ago(ALIVE_S))
-    doubted = Q(doubted_at__gte=F("heard_at"))
+    doubted = Q(doubted_at__gt=F("heard_at"))
     given_up = missed.filter(doubted, doubted_at__lt=_ago(DOUBT_S))
     if not given_up.exists():
         missed.filter(Q(doubted_at=None) | ~doubted).update(doubted_at=Now())
