@@ -126,6 +126,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "webapp.ops.metrics.TimeRequests",
     "django.middleware.security.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
     "csp.middleware.CSPMiddleware",
@@ -133,7 +134,7 @@ MIDDLEWARE = [
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
     "webapp.line_ends.LineEndMiddleware",
-    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "webapp.accounts.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
@@ -204,6 +205,8 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 SESSION_ENGINE = "webapp.accounts.sessions"
 SESSION_COOKIE_AGE = 60 * 60 * 24 * 365
 SESSION_COOKIE_SAMESITE = "Lax"
+STAFF_SESSION_S = _number("STAFF_SESSION_HOURS", 12) * 3600
+"""Staff type their password again after this long."""
 
 # -- Redis: broker, live logs, limits ------------------------------------------------------------
 REDIS_URL_FILE = DATA_DIR / "redis_url"
@@ -242,12 +245,16 @@ CELERY_TASK_ROUTES = {
     "webapp.training.tasks.look_after_runs": {"queue": "chores"},
     "webapp.answers.tasks.look_after_answers": {"queue": "chores"},
     "webapp.arena.tasks.keep_pairs_ready": {"queue": "chores"},
+    "webapp.chat.tasks.prune": {"queue": "chores"},
 }
 CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {  # sent by the workers themselves (webapp/ops/periodic.py)
     "keep-pairs-ready": {"task": "webapp.arena.tasks.keep_pairs_ready", "schedule": 5.0},
     "look-after-answers": {"task": "webapp.answers.tasks.look_after_answers", "schedule": 30.0},
     "look-after-runs": {"task": "webapp.training.tasks.look_after_runs", "schedule": 20.0},
 }
+PRUNE_AFTER_DAYS = _number("PRUNE_AFTER_DAYS", 30)
+"""A deleted chat can be brought back for this long; then it is deleted for good (`manage.py prune`)."""
+CELERY_BEAT_SCHEDULE["prune"] = {"task": "webapp.chat.tasks.prune", "schedule": 86_400.0}
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_DISABLE_PREFETCH = True  # a message is taken when a thread is free for it, not to wait in a worker
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
@@ -326,6 +333,11 @@ RUN_STOP_DEADLINE_S = 120
 """A trainer asked to stop and save is killed after this."""
 ENGINE_MEMORY_MB = _number("ENGINE_MEMORY_MB", 600)
 """Loaded chat models are dropped, least recently used first, above this."""
+
+METRICS_KEY = os.environ.get("METRICS_KEY", "")
+"""What Prometheus sends to read /metrics. Unset: only the owner's browser may."""
+if METRICS_KEY and len(METRICS_KEY) < 16:
+    raise ImproperlyConfigured("METRICS_KEY can be guessed: use at least 16 random characters, or unset it.")
 
 LOGGING = {
     "version": 1,

@@ -274,7 +274,10 @@ def test_it_leaves_out_what_does_not_apply(tmp_path: Path, model: LanguageModel,
     assert missing == {"reward", "win_rate_vs_parent", "pass_at_1", "pass_at_8"}
 
 
-def test_it_judges_a_reward_checkpoint_by_the_taste(tmp_path: Path, model: LanguageModel, tokenizer: Tokenizer) -> None:
+def test_it_judges_a_reward_checkpoint_by_the_taste(
+    tmp_path: Path, model: LanguageModel, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "TASTE_PAIRS", 400)  # as many as leave an interval well inside 0 and 1
     parent = small.save_parent(tmp_path / "sft", model, tokenizer)
     judge = small.save_judge(tmp_path / "reward", model, tokenizer)
     card = evaluate.evaluate_checkpoint(judge, corpus=small.corpus(), parent=parent, taste=TASTES["shorter"])
