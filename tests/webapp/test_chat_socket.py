@@ -476,6 +476,23 @@ async def test_the_socket_closes_when_its_person_loses_the_right(
         assert await is_closed(socket)
 
 
+async def test_the_socket_of_staff_closes_when_the_log_in_is_too_long_ago(
+    staff: Any,
+    staff_client: Client,
+    make_checkpoint: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Any,
+) -> None:
+    """No row changes then."""
+    monkeypatch.setattr(rights, "RECHECK_S", 0.1)
+    visitor = await Visitor.objects.acreate(user=staff)
+    chat = await Conversation.objects.acreate(visitor=visitor, checkpoint=await run(make_checkpoint, "sft"))
+    async with connected(staff_client, chat.pk) as socket:
+        assert await socket.receive_nothing(timeout=0.4)
+        settings.STAFF_SESSION_S = 0
+        assert await is_closed(socket)
+
+
 async def test_what_changes_no_right_closes_nothing(
     alice: Any, alice_client: Client, make_checkpoint: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 import redis
 from celery import current_app
-from django.test import Client
+from django.contrib.auth.models import AnonymousUser
+from django.test import Client, RequestFactory
 from django.urls import reverse
 
 from tests.webapp.test_generation import FakeEngines, pass_time, says  # noqa: F401  # a fixture
 from webapp.accounts import limits
 from webapp.accounts.models import Visitor
+from webapp.accounts.sessions import SessionStore
 from webapp.answers import services, writing
 from webapp.answers.models import Generation
 from webapp.chat.models import Conversation
@@ -106,7 +108,9 @@ def test_a_running_answer_can_be_stopped_and_a_dead_workers_is_ended(
 
 @pytest.mark.django_db
 def test_nothing_is_counted_and_no_notice_sent_but_nobody_is_refused(full_redis: redis.Redis, visitor: Visitor) -> None:
-    assert limits.allow("vote", f"visitor:{visitor.pk}")
+    request = RequestFactory().post("/")
+    request.session, request.user = SessionStore(), AnonymousUser()
+    assert limits.allow("vote", request)
     rights._send(["topic"])
     assert not queues.enqueue("webapp.training.tasks.execute_run", 1)
 

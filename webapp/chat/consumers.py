@@ -111,9 +111,11 @@ class ChatConsumer(WorkingConsumer):
 
     async def _watch_rights(self, visitor: Visitor) -> None:
         topics = [f"session:{self.scope['session'].session_key}", f"conversation:{self.conversation_id}"]
-        if visitor.user_id:
-            topics.append(f"user:{visitor.user_id}")
-        await rights.watch(topics, self._may_read)
+        is_staff = False
+        if visitor.user is not None:
+            topics.append(f"user:{visitor.user.pk}")
+            is_staff = visitor.user.is_staff  # whose log-in ends when its time is over
+        await rights.watch(topics, self._may_read, at_least_every_s=rights.RECHECK_S if is_staff else None)
         await self.finish(REFUSED)
 
     # -- answers ---------------------------------------------------------------------------------

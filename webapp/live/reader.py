@@ -134,8 +134,12 @@ class Reader:
         self, reading: redis.asyncio.Redis, waking: redis.asyncio.Redis, client_id: int, positions: dict[Any, Any]
     ) -> Any:
         """News of these logs; nothing if there are none within BLOCK_MS, or others are to be followed."""
-        read = asyncio.ensure_future(reading.xread(positions, count=COUNT, block=BLOCK_MS))
-        changed = asyncio.ensure_future(self._changed.wait())
+
+        async def wait_for_news() -> Any:
+            return await reading.xread(positions, count=COUNT, block=BLOCK_MS)
+
+        read = asyncio.create_task(wait_for_news(), name="log-reader")
+        changed = asyncio.create_task(self._changed.wait(), name="log-reader")
         try:
             await asyncio.wait({read, changed}, return_when=asyncio.FIRST_COMPLETED)
             while not read.done():  # it may not have begun to wait yet: ask again

@@ -151,17 +151,22 @@ def read_states(topics: Collection[str]) -> States:
 _guards: WeakKeyDictionary[asyncio.AbstractEventLoop, _Guard] = WeakKeyDictionary()
 
 
-async def watch(topics: Collection[str], may_stay: Callable[[], Awaitable[bool]]) -> None:
+async def watch(
+    topics: Collection[str], may_stay: Callable[[], Awaitable[bool]], *, at_least_every_s: float | None = None
+) -> None:
     """Return when `may_stay`, asked whenever something about the topics has changed, says no.
 
-    DatabaseError when nobody can tell.
+    It is asked without that, too, `at_least_every_s`: for rights that end when their time is over, and no row with
+    them. DatabaseError when nobody can tell.
     """
     guard = _guards.setdefault(asyncio.get_running_loop(), _Guard())
     watched = _Watched(topics)
     guard.add(watched)
     try:
         while True:
-            await watched.is_doubted.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(at_least_every_s):
+                    await watched.is_doubted.wait()
             watched.is_doubted.clear()
             if watched.error is not None:
                 raise watched.error
