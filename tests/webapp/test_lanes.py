@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from celery.worker import state
 from django.conf import settings
 
 from tests.processes import ROOT, Watched, start
 from webapp.celery import app
-from webapp.ops.lanes import THREADS, Lanes, is_free
+from webapp.ops.lanes import THREADS, Lanes, is_free, taken
 
 
 @pytest.fixture
@@ -67,3 +69,33 @@ def test_only_queues_with_a_free_thread_are_looked_into_chat_before_background(
 
 def test_a_queue_nobody_set_a_limit_to_is_always_looked_into() -> None:
     assert is_free("celery", Counter({"celery": 1000}))
+
+
+def test_tasks_are_counted_while_threads_finish_them() -> None:
+    class Request:
+        delivery_info: ClassVar = {"routing_key": "chat"}
+
+    stays = [Request() for _ in range(50)]
+    is_over = threading.Event()
+
+    def come_and_go() -> None:
+        while not is_over.is_set():
+            one = Request()
+            state.reserved_requests.add(one)
+            state.reserved_requests.discard(one)
+
+    state.reserved_requests.update(stays)
+    threads = [threading.Thread(target=come_and_go) for _ in range(3)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for _ in range(2000):
+            assert 50 <= taken()["chat"] <= 53
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+        sys.setswitchinterval(interval)
+        state.reserved_requests.difference_update(stays)

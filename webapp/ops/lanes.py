@@ -34,7 +34,12 @@ def is_free(queue: str, taken: Counter[str]) -> bool:
 
 def taken() -> Counter[str]:
     """How many tasks of each lane this worker is doing."""
-    return Counter(lane_of(request.delivery_info.get("routing_key") or "") for request in list(state.reserved_requests))
+    while True:
+        try:
+            requests = list(state.reserved_requests)
+        except RuntimeError:  # a thread has just finished one, and the set was changed under our hands
+            continue
+        return Counter(lane_of(request.delivery_info.get("routing_key") or "") for request in requests)
 
 
 class Lanes(priority_cycle):
