@@ -121,6 +121,18 @@ def test_the_table_is_a_fragment_that_can_be_fetched_again(client: Any, run: Tra
     assert '<details class="drawer" data-key="table" open>' in text
 
 
+def test_a_share_stands_beside_what_it_is_of(client: Any, run: TrainingRun) -> None:
+    """The count has no column and no chart of its own."""
+    values = {"instruction_accuracy": 0.5, "held_out_questions": 200}
+    services.record_event(run=run, event=Measured(step=2, values=values))
+    text = client.get(run.get_absolute_url()).content.decode()
+    assert '<th scope="col" class="num">Held-out questions answered right, of 200 questions</th>' in text
+    assert "Held out questions" not in text
+    chart = json.loads(re.search(r'id="run-chart-data" type="application/json">(.*?)</script>', text)[1])  # type: ignore[index]
+    assert chart["counts"]["instruction_accuracy"] == ["held_out_questions", "questions"]
+    assert chart["series"]["held_out_questions"] == [[2, 200]]
+
+
 def test_the_table_has_its_place_before_the_first_figures(client: Any, make_checkpoint: Any) -> None:
     run = services.queue_run(stage="sft", preset="smoke", parent=make_checkpoint("pretrain"))
     text = client.get(run.get_absolute_url()).content.decode()

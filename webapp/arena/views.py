@@ -19,6 +19,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from django_htmx.http import HttpResponseClientRedirect
 
+from trainer.statistics import MIN_GROUPS
 from webapp.accounts import limits
 from webapp.accounts.models import Visitor
 from webapp.accounts.services import visitor_for
@@ -191,6 +192,7 @@ def leaderboard(request: HttpRequest) -> HttpResponse:
         "plot": standings.interval_plot(rows),
         "quality": standings.vote_quality(),
         "promoted_votes": standings.PROMOTED_VOTES,
+        "least_prompts": MIN_GROUPS,
         "duels": Vote.objects.duels().count(),
         "votes_wanted": settings.VOTES_PER_REWARD_MODEL,
     }
