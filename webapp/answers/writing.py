@@ -256,7 +256,7 @@ def _drain(events: Iterable[tuple[int, float]], decoder: TextDecoder, draft: Dra
 
 
 def _finish(generation: Generation, draft: Draft, finish_reason: str, *, error: str = "") -> None:
-    finish_generation(
+    ended = finish_generation(
         generation=generation,
         state=FINAL_STATE.get(finish_reason, Generation.State.FAILED),
         text=draft.text,
@@ -265,6 +265,10 @@ def _finish(generation: Generation, draft: Draft, finish_reason: str, *, error: 
         tokens=draft.tokens,
         first_token_at=draft.first_token_at,
     )
+    if not ended:
+        logger.warning(
+            "generation %s had been ended for dead; what its worker wrote after that is lost.", generation.pk
+        )
 
 
 def prepare() -> None:
