@@ -359,7 +359,7 @@ def test_a_lost_simulated_voter_is_started_again(
     Curriculum.objects.update(voting_until=None)
     with django_capture_on_commit_callbacks(execute=True):
         curriculum.resume_voting()
-    assert [task.options["queue"] for task in enqueued.of("continue_simulated_votes")] == ["generate"]
+    assert len(enqueued.of("continue_simulated_votes")) == 1
 
 
 def test_a_failed_stage_waits_for_a_person(work: Any, django_capture_on_commit_callbacks: Any, settings: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from importlib import import_module
 from typing import Any
@@ -113,6 +113,12 @@ def request_for_scope(scope: Mapping[str, Any]) -> HttpRequest:
 def visitor_for_scope(scope: Mapping[str, Any]) -> Visitor | None:
     """The visitor behind a WebSocket, as of now. Touches the database: call in a thread."""
     return visitor_for(request_for_scope(scope), create=False)
+
+
+def user_states(ids: Collection[str]) -> dict[str, tuple[object, ...]]:
+    """What of these accounts rights depend on (see webapp/live/rights.py)."""
+    rows = User.objects.filter(pk__in=ids).values_list("pk", "is_active", "is_staff", "is_superuser", "password")
+    return {str(pk): tuple(rest) for pk, *rest in rows}
 
 
 def merge_session_visitor(*, request: HttpRequest, user: User) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -21,6 +21,7 @@ from webapp.answers.services import draw_seed, start_generation
 from webapp.chat.models import Conversation, Message
 from webapp.chat.threads import Tree, are_the_same
 from webapp.checkpoints.models import Checkpoint
+from webapp.live.rights import announce
 
 DEFAULT_SAMPLING: dict[str, Any] = {
     "temperature": 0.8,
@@ -339,10 +340,17 @@ def rename_conversation(*, conversation: Conversation, title: str) -> None:
 def delete_conversation(*, conversation: Conversation) -> None:
     """Hide a conversation; `restore_conversation` brings it back."""
     Conversation.objects.filter(pk=conversation.pk, deleted_at=None).update(deleted_at=timezone.now())
+    announce(f"conversation:{conversation.pk}")
 
 
 def restore_conversation(*, conversation: Conversation) -> None:
     Conversation.objects.filter(pk=conversation.pk).update(deleted_at=None)
+
+
+def conversation_states(ids: Collection[str]) -> dict[str, tuple[object, ...]]:
+    """What of these conversations the right to read them depends on (see webapp/live/rights.py)."""
+    rows = Conversation.objects.filter(pk__in=ids).values_list("pk", "visitor_id", "deleted_at")
+    return {str(pk): tuple(rest) for pk, *rest in rows}
 
 
 def purge_conversations(conversations: QuerySet[Conversation]) -> int:

@@ -402,4 +402,4 @@ def _voting_lease() -> datetime:
 
 
 def _enqueue_voting() -> None:
-    enqueue("webapp.training.tasks.continue_simulated_votes", queue="generate")
+    enqueue("webapp.training.tasks.continue_simulated_votes")

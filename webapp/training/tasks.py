@@ -23,7 +23,7 @@ def execute_run(run_id: int) -> None:
 def continue_simulated_votes() -> None:
     """One turn of the simulated voter; it comes back until its votes are cast."""
     if curriculum.cast_simulated_votes():
-        continue_simulated_votes.apply_async(queue="generate", countdown=VOTING_PAUSE_S)
+        continue_simulated_votes.apply_async(countdown=VOTING_PAUSE_S)
 
 
 @shared_task
