@@ -12,7 +12,6 @@ from typing import Any
 
 from django.conf import settings
 from django.contrib import auth
-from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.models import AnonymousUser
 from django.db import IntegrityError, models, transaction
 from django.db.models import Q
@@ -53,14 +52,15 @@ def remember_log_in(request: HttpRequest) -> None:
     request.session[LOGGED_IN_AT] = int(time.time())
 
 
-def user_of(request: HttpRequest) -> AbstractBaseUser | AnonymousUser:
+def user_of(request: HttpRequest) -> User | AnonymousUser:
     """Who is logged in with this session. Staff only for STAFF_SESSION_S after they typed their password.
 
     A visitor's session lasts a year, so that their chats are still there; one that may start training and read
     everybody's votes should not lie about in a browser for as long.
     """
     user = auth.get_user(request)
-    if not getattr(user, "is_staff", False):
+    assert isinstance(user, User | AnonymousUser), "AUTH_USER_MODEL is ours"
+    if not user.is_staff:
         return user
     age_s = time.time() - request.session.get(LOGGED_IN_AT, 0)
     return user if age_s < settings.STAFF_SESSION_S else AnonymousUser()

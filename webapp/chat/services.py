@@ -261,11 +261,19 @@ def _read_on_from(conversation: Conversation, message: Message) -> None:
 
 
 def _locked_tree(conversation: Conversation) -> Tree:
-    """The conversation's tree, with its row locked: of two messages sent at once one comes second."""
+    """The conversation's tree, with its row locked: of two messages sent at once one comes second.
+
+    Two answers that came out the same are passed over here, for good.
+    """
     conversation.leaf_id = (
         Conversation.objects.select_for_update().values_list("leaf", flat=True).get(pk=conversation.pk)
     )
-    return read_tree(conversation)
+    tree = Tree(conversation)
+    offered = tree.offered()
+    if not are_the_same(offered):
+        return tree
+    conversation.leaf = choose_answer(message=offered[0])
+    return Tree(conversation)
 
 
 def _check_nothing_open(tree: Tree) -> None:
@@ -281,13 +289,15 @@ def _check_nothing_open(tree: Tree) -> None:
 
 
 def read_tree(conversation: Conversation) -> Tree:
-    """The conversation's tree; where both answers offered came out the same, it goes on from A without a choice."""
+    """The conversation's tree, as it is read; where both answers offered came out the same, it goes on from A.
+
+    Nothing is written for that: whatever is done next in the conversation makes the choice (`_locked_tree`).
+    """
     tree = Tree(conversation)
     offered = tree.offered()
-    if not are_the_same(offered):
-        return tree
-    conversation.leaf = choose_answer(message=offered[0])
-    return Tree(conversation)
+    if are_the_same(offered):
+        tree.go_on_from(offered[0])
+    return tree
 
 
 @transaction.atomic

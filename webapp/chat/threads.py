@@ -127,6 +127,13 @@ class Tree:
             self._by_id[message.pk] = message
             self._children[message.parent_id].append(message)
 
+    def go_on_from(self, answer: Message) -> None:
+        """Read on from this one of two answers, as if it had been chosen; the rows stay as they are."""
+        for one in self.alternatives(answer):
+            if one.side:
+                one.chosen = one == answer
+        self.conversation.leaf = answer
+
     def path(self) -> list[Message]:
         """From the first turn down to the conversation's leaf."""
         leaf = self.conversation.leaf_id

@@ -100,7 +100,7 @@ class TimeRequests:
             markcoroutinefunction(self)
 
     def __call__(self, request: HttpRequest) -> object:
-        if iscoroutinefunction(self):
+        if iscoroutinefunction(self.get_response):
             return self._later(request)
         started = time.perf_counter()
         response = self.get_response(request)

@@ -10,6 +10,7 @@ from urllib.parse import parse_qs
 from webapp.live import streams
 from webapp.live.reader import follow
 from webapp.live.sockets import REFUSED, SOCKETS_PER_ADDRESS, WorkingConsumer, in_any_thread
+from webapp.ops.addresses import party_behind
 from webapp.training.models import TrainingRun
 from webapp.training.services import state_event
 
@@ -27,7 +28,7 @@ class RunConsumer(WorkingConsumer):
     async def connect(self) -> None:
         await self.accept()
         address = (self.scope.get("client") or [""])[0]
-        if not await self.take_place(f"address:{address}", most=SOCKETS_PER_ADDRESS):
+        if not await self.take_place(f"address:{party_behind(address)}", most=SOCKETS_PER_ADDRESS):
             return
         after = parse_qs(self.scope["query_string"].decode("latin-1")).get("after", ["0"])[0]
         self.work(self._follow, after if streams.is_event_id(after) else "0")
