@@ -28,6 +28,7 @@ from trainer.config import GRPO, PPO, PRESETS, PRETRAIN, SFT
 from trainer.tastes import TASTES, SimulatedVoter
 from webapp.accounts.models import Visitor
 from webapp.arena.exchange import import_votes as import_votes
+from webapp.arena.exchange import learnt_votes as learnt_votes
 from webapp.arena.exchange import mark_learnt as mark_learnt
 from webapp.arena.exchange import write_votes as write_votes
 from webapp.arena.models import Pair, PairQuerySet, Prompt, Vote
