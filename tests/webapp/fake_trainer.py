@@ -6,15 +6,18 @@
 
 MODE says what happens after the first step: good, garbage, crash, silent_crash, mistake, no_checkpoint,
 killed, onward (killed after each step, but gets on), unborn (killed before it starts), finished (finds it done),
-wait (for SIGTERM, then saves; finishes when resumed), young (SIGTERM ends it without a save), wedged (deaf to
-SIGTERM) or doubtful (good, but its reward model beats neither chance nor length).
+wait (for SIGTERM, then saves; finishes when resumed), tireless (saves again and again; finishes when resumed),
+young (SIGTERM ends it without a save), wedged (deaf to SIGTERM) or doubtful (good, but its reward model beats
+neither chance nor length).
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -102,6 +105,14 @@ def misbehave(mode: str, resume: Path, first: int) -> None:
     elif mode == "young":
         say(type="log", step=1, text="no handler yet")
         signal.pause()
+    elif mode == "tireless" and not first:
+        while True:
+            resume.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = resume.with_name(".state.tmp")
+            with contextlib.suppress(FileNotFoundError):  # somebody has removed the directory
+                unfinished.write_text("1")
+                unfinished.replace(resume)
+            time.sleep(0.02)
     elif mode == "wedged":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         say(type="log", step=1, text="deaf")
@@ -111,6 +122,8 @@ def misbehave(mode: str, resume: Path, first: int) -> None:
 
 def run(mode: str, run_json: Path, out: Path) -> None:
     spec = json.loads(run_json.read_text())
+    if spec["parent"]:
+        assert (run_json.parent / spec["root"] / spec["parent"] / "stage.json").is_file()
     resume = out / "resume" / "state.safetensors"
     first = int(resume.read_text()) if resume.exists() else 0
     if mode == "finished":
