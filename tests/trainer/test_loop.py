@@ -106,6 +106,7 @@ def test_a_figure_that_is_not_finite_ends_the_run_and_saves_nothing(
     tmp_path: Path, model: LanguageModel, value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(loop, "SAVE_SHARE", float("inf"))  # after every step
     report = small.Recorder()
     with pytest.raises(Diverged, match=r"loss became .* at step 3"):
         run_steps(
