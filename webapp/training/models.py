@@ -106,8 +106,8 @@ class TrainingRun(models.Model):
     lease_until = models.DateTimeField(null=True, blank=True, help_text="By the database's clock.")
     interruptions = models.PositiveIntegerField(default=0, help_text="Workers lost in a row without a new step.")
     interrupted_step = models.PositiveIntegerField(default=0, help_text="Furthest step at which a worker was lost.")
-    killed_step = models.IntegerField(
-        null=True, blank=True, help_text="Last step before its trainer was killed, −1 while it was starting."
+    killed_step = models.PositiveIntegerField(
+        null=True, blank=True, help_text="The last step before its trainer was killed; empty when it never was."
     )
     step = models.PositiveIntegerField(default=0)
     total_steps = models.PositiveIntegerField(default=0)

@@ -474,28 +474,27 @@ def release_run(*, run: TrainingRun, reason: str) -> None:
 
 
 def interrupt_run(*, run: TrainingRun, step: int | None) -> None:
-    """Something killed the trainer after `step` (None: while it was starting): the run resumes, as after a worker's
-    death. It has failed when it dies at the same step again, or too often without getting on.
+    """Something killed the trainer after `step` (None: while it was starting). The run resumes, as after its worker's
+    death; but it has failed when it died at the same step again, or too often without getting on.
     """
-    killed_step = -1 if step is None else step
     values = _one_more_interruption(run)
-    where = f"after step {killed_step}" if killed_step >= 0 else "while it was starting"
-    if killed_step == run.killed_step:
-        error = (
-            f"The trainer was killed twice {where}, perhaps for lack of memory. "
-            "Free some, or take a smaller preset; it can be resumed from its last save."
-        )
+    if step is not None:
+        values["killed_step"] = step
+    if step is not None and step == run.killed_step:
+        error = f"The trainer was killed after step {step} again, perhaps for lack of memory."
     elif values["interruptions"] >= MAX_INTERRUPTIONS:
         error = (
             f"The trainer was killed {values['interruptions']} times before step {values['interrupted_step'] + 1}, "
-            "perhaps for lack of memory. Free some, then resume it from its last save."
+            "perhaps for lack of memory."
         )
     else:
+        where = "while it was starting" if step is None else f"after step {step}"
         log = f"The trainer was killed {where}, perhaps for lack of memory; the run goes on from its last save."
-        _end(run, State.INTERRUPTED, log=log, finished_at=None, killed_step=killed_step, **values)
+        _end(run, State.INTERRUPTED, log=log, finished_at=None, **values)
         transaction.on_commit(partial(enqueue_run, run.pk))
         return
-    _end(run, State.FAILED, log=error, level=LogLine.Level.ERROR, error=error, killed_step=killed_step, **values)
+    error += " Free some, or take a smaller preset; it can be resumed from its last save."
+    _end(run, State.FAILED, log=error, level=LogLine.Level.ERROR, error=error, **values)
 
 
 def leave_run(*, run: TrainingRun) -> None:

@@ -27,7 +27,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='trainingrun',
             name='killed_step',
-            field=models.IntegerField(blank=True, help_text='Last step before its trainer was killed, −1 while it was starting.', null=True),
+            field=models.PositiveIntegerField(blank=True, help_text='The last step before its trainer was killed; empty when it never was.', null=True),
         ),
         migrations.AddField(
             model_name='trainingrun',
