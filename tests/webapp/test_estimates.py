@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from webapp import periodic, worker
+from webapp.ops import periodic, worker
 from webapp.training import estimates
 from webapp.training.estimates import estimate_run, introduce_machine
 from webapp.training.models import Machine

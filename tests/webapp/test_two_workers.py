@@ -38,12 +38,12 @@ right = timezone.now
 timezone.now = lambda: right() + timedelta(seconds=shift_s)  # this machine's clock; the database has its own
 import django
 django.setup()
-from webapp.training import services, supervisor
-supervisor.POLL_S = 0.1
+from webapp.training import attempts, services
+attempts.POLL_S = 0.1
 print("ready", flush=True)
 for line in sys.stdin:
     services.reap_runs()
-    run = supervisor.supervise_run(int(line))
+    run = attempts.supervise_run(int(line))
     print("attempt", run.attempt if run else "none", flush=True)
 """
 

@@ -21,8 +21,8 @@ from kombu import Queue
 from kombu.utils.imports import symbol_by_name
 
 from tests.processes import ROOT, Watched, environment, start
-from webapp import embedded_redis
-from webapp.consumer import Consumer
+from webapp.ops import embedded_redis
+from webapp.ops.consumer import Consumer
 from webapp.settings import _broker_url
 from webapp.training import services
 from webapp.training.models import TrainingRun
@@ -34,7 +34,7 @@ TRAIN_WORKER = """
 import sys
 import webapp.settings as site
 site.DATABASES["default"]["NAME"], site.TRAINER_COMMAND = sys.argv[1], [sys.executable, *sys.argv[2:]]
-from webapp.worker import run
+from webapp.ops.worker import run
 run("train")
 """
 

@@ -23,8 +23,8 @@ from django.utils import timezone
 
 from trainer.config import get_preset
 from trainer.estimate import estimate
-from webapp import streams
-from webapp.periodic import alive_key
+from webapp.live import streams
+from webapp.ops.periodic import alive_key
 from webapp.training.models import Machine, TrainingRun
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from typing import Any
 from celery import shared_task
 from celery.signals import worker_ready, worker_shutting_down
 
-from webapp.training import curriculum, estimates, services, supervisor
+from webapp.training import attempts, curriculum, estimates, services
 
 VOTING_PAUSE_S = 1
 
@@ -16,7 +16,7 @@ VOTING_PAUSE_S = 1
 @shared_task(bind=True, acks_late=False)
 def execute_run(self: Any, run_id: int) -> None:
     """Train one run, if it is still waiting; a second copy of the message finds nothing to do."""
-    if supervisor.supervise_run(run_id):
+    if attempts.supervise_run(run_id):
         curriculum.advance()
         estimates.see_machine(node=self.request.hostname)
 
@@ -46,4 +46,4 @@ def introduce(sender: Any, **_: Any) -> None:
 @worker_shutting_down.connect
 def leave(**kwargs: Any) -> None:
     """Save the run in progress and give it back (this needs a pool in this process: threads or solo)."""
-    supervisor.shutting_down.set()
+    attempts.shutting_down.set()
