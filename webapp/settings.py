@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import secrets
 import sys
@@ -50,6 +51,18 @@ def _listed(name: str, default: list[str]) -> list[str]:
     return [item.strip() for item in os.environ.get(name, "").split(",") if item.strip()] or default
 
 
+def _networks(name: str) -> list[str]:
+    """Addresses and networks; a typing error there must not pass as nobody, nor "*" as anybody."""
+    listed = _listed(name, [])
+    for item in listed:
+        try:
+            ipaddress.ip_network(item)
+        except ValueError:
+            message = f"{name}: {item!r} is no address or network. Write the proxy's: 10.0.0.5 or 172.18.0.0/16."
+            raise ImproperlyConfigured(message) from None
+    return listed
+
+
 LOCAL = _flag("STAGECRAFT_LOCAL", False)
 """A laptop on its own: `manage.py` says so when SECRET_KEY is unset, and `up` passes it on."""
 DEBUG = _flag("DEBUG", False)
@@ -85,6 +98,8 @@ SECRET_KEY = _secret_key()
 ALLOWED_HOSTS = _listed("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
 if "*" in ALLOWED_HOSTS:
     raise ImproperlyConfigured("ALLOWED_HOSTS=* accepts any name. List the site's own host names instead.")
+TRUSTED_PROXIES = _networks("FORWARDED_ALLOW_IPS")
+"""Whose X-Forwarded-For and X-Forwarded-Proto are believed, and who may hold any number of connections."""
 CSRF_TRUSTED_ORIGINS = _listed("CSRF_TRUSTED_ORIGINS", [])
 CSRF_FAILURE_VIEW = "webapp.accounts.views.refuse_stale_form"
 
@@ -268,13 +283,19 @@ X_FRAME_OPTIONS = "DENY"
 SECURE_REFERRER_POLICY = "same-origin"
 HTTPS = _flag("HTTPS", False)
 """Set behind a TLS proxy: secure cookies, HSTS and the forwarded-protocol header."""
+HSTS = _choice("HSTS", "host", ("host", "subdomains", "preload"))
+"""What browsers may reach by HTTPS only, for a year after a visit. Beyond the host it binds other people's sites."""
+SILENCED_SYSTEM_CHECKS = [
+    *(["security.W005"] if HSTS == "host" else []),
+    *(["security.W021"] if HSTS != "preload" else []),
+]
 if HTTPS:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_SSL_REDIRECT = True
     SECURE_REDIRECT_EXEMPT = [r"^healthz$"]
     SECURE_HSTS_SECONDS = 31_536_000
-    SECURE_HSTS_INCLUDE_SUBDOMAINS = True
-    SECURE_HSTS_PRELOAD = True
+    SECURE_HSTS_INCLUDE_SUBDOMAINS = HSTS != "host"
+    SECURE_HSTS_PRELOAD = HSTS == "preload"
     SESSION_COOKIE_SECURE = True
     CSRF_COOKIE_SECURE = True
 

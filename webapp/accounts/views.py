@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from django.conf import settings
 from django.contrib.auth import login
 from django.contrib.auth.views import LoginView, LogoutView
@@ -12,11 +14,15 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
 from django.views.decorators.http import require_POST
 
+from webapp.htmx import is_htmx
+from webapp.live import origins
+
 from . import limits, services
 from .context import THEME_COOKIE, THEMES
 from .forms import AccountForm
 from .models import User
 
+logger = logging.getLogger(__name__)
 BACKEND = "django.contrib.auth.backends.ModelBackend"
 
 log_in = LoginView.as_view(template_name="accounts/login.html", redirect_authenticated_user=True)
@@ -88,8 +94,19 @@ def set_theme(request: HttpRequest) -> HttpResponse:
 
 @never_cache
 def refuse_stale_form(request: HttpRequest, reason: str = "") -> HttpResponse:
-    """What Django answers to a form without a good CSRF token: mostly a page from before somebody logged in or out."""
-    return render(request, "403.html", {"form_is_stale": True}, status=403)
+    """What Django answers to a form without a good CSRF token: mostly a page from before somebody logged in or out.
+
+    But where it is the page's origin that Django does not know, a setting is wrong (or another site sent the form),
+    and no reload helps.
+    """
+    if not reason.startswith(("Origin checking failed", "Referer checking failed")):
+        return render(request, "403.html", {"form_is_stale": True}, status=403)
+    explanation = origins.explain(request)
+    logger.warning("A form for %s was refused. %s", request.path, explanation)
+    if is_htmx(request):  # and what our scripts send themselves: they show a sentence, not a page
+        text = f"Not accepted: the site does not know this page's address as its own. {explanation}"
+        return HttpResponse(text, content_type="text/plain; charset=utf-8", status=403)
+    return render(request, "403.html", {"form_is_foreign": explanation}, status=403)
 
 
 def _next(request: HttpRequest) -> str:
