@@ -23,7 +23,11 @@ PIP_LOCKED := $(PIP) --quiet --no-deps --require-hashes --requirement
 # Passed on: `make run ARGS=--demo`, `make test ARGS="-k votes"`.
 ARGS ?=
 
-.PHONY: help run test test-slow test-postgres lint format bench lock audit images clean
+# The suite in as many processes as there are cores; one that has run out of tests takes over another's.
+# ARGS="-n0" is one process, for a debugger.
+IN_PARALLEL := -n auto --dist worksteal
+
+.PHONY: help run test test-slow attack test-postgres lint format bench lock audit images clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -32,17 +36,21 @@ help:
 run: $(INSTALLED)
 	@exec $(BIN)/python manage.py up $(ARGS)
 
-## make test           the suite (browser tests need Chromium and are skipped without it)
+## make test           the suite, on every core (ARGS="-n0" for one process; without Chromium no browser tests)
 test: $(INSTALLED)
-	@exec $(BIN)/python -m pytest $(ARGS)
+	@exec $(BIN)/python -m pytest $(IN_PARALLEL) $(ARGS)
 
 ## make test-slow      the tests that take minutes: whole training stages, kills at random steps
 test-slow: $(INSTALLED)
 	@exec $(BIN)/python -m pytest -m slow $(ARGS)
 
+## make attack         kills, floods, hostile answers and a full disk, each against a site of its own (minutes)
+attack: $(INSTALLED)
+	@exec $(BIN)/python -m pytest -m attack -rsP $(ARGS)
+
 ## make test-postgres  the site's tests on a real PostgreSQL and a real Redis over TCP
 test-postgres: $(INSTALLED)
-	@exec $(BIN)/python .ci/with_services.py $(BIN)/python -m pytest tests/webapp $(ARGS)
+	@exec $(BIN)/python .ci/with_services.py $(BIN)/python -m pytest tests/webapp $(IN_PARALLEL) $(ARGS)
 
 ## make lint           style, types, templates, forgotten migrations
 # A fresh clone has no SECRET_KEY; these commands start no server.

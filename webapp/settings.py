@@ -126,13 +126,14 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "webapp.ops.metrics.TimeRequests",
     "django.middleware.security.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
     "csp.middleware.CSPMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
-    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "webapp.accounts.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
@@ -203,6 +204,8 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 SESSION_ENGINE = "webapp.accounts.sessions"
 SESSION_COOKIE_AGE = 60 * 60 * 24 * 365
 SESSION_COOKIE_SAMESITE = "Lax"
+STAFF_SESSION_S = _number("STAFF_SESSION_HOURS", 12) * 3600
+"""Staff type their password again after this long."""
 
 # -- Redis: broker, live logs, limits ------------------------------------------------------------
 REDIS_URL_FILE = DATA_DIR / "redis_url"
@@ -247,6 +250,9 @@ CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
         "options": {"queue": "generate"},
     },
 }
+PRUNE_AFTER_DAYS = _number("PRUNE_AFTER_DAYS", 30)
+"""A deleted chat can be brought back for this long; then it is deleted for good (`manage.py prune`)."""
+CELERY_BEAT_SCHEDULE["prune"] = {"task": "webapp.chat.tasks.prune", "schedule": 86_400.0}
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_DISABLE_PREFETCH = True
 """A worker holds no message it does not work on: another one may be free, and this one may die."""
@@ -328,6 +334,11 @@ RUN_STOP_DEADLINE_S = 120
 """A trainer asked to stop and save is killed after this."""
 ENGINE_MEMORY_MB = _number("ENGINE_MEMORY_MB", 600)
 """Loaded chat models are dropped, least recently used first, above this."""
+
+METRICS_KEY = os.environ.get("METRICS_KEY", "")
+"""What Prometheus sends to read /metrics. Unset: only the owner's browser may."""
+if METRICS_KEY and len(METRICS_KEY) < 16:
+    raise ImproperlyConfigured("METRICS_KEY can be guessed: use at least 16 random characters, or unset it.")
 
 LOGGING = {
     "version": 1,

@@ -81,7 +81,10 @@ def train(config: SFTConfig, inputs: Inputs, out_dir: Path, report: Report, shou
     def evaluate(_: int) -> tuple[Metrics, list[SampleDict]]:
         samples = greedy_samples(engine, tokenizer, inputs.corpus.sample_prompts, stage=SFT)
         if questions := inputs.corpus.questions:  # own text may have none: no figure then, rather than 0
-            state["figures"] = {"instruction_accuracy": instruction_accuracy(engine, tokenizer, questions, stage=SFT)}
+            state["figures"] = {
+                "instruction_accuracy": instruction_accuracy(engine, tokenizer, questions, stage=SFT),
+                "held_out_questions": len(questions),
+            }
         return dict(state["figures"]), [*samples]
 
     run_steps(

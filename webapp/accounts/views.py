@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
 from django.conf import settings
 from django.contrib.auth import login
 from django.contrib.auth.views import LoginView, LogoutView
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseBase
 from django.shortcuts import redirect, render
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
@@ -25,7 +28,22 @@ from .models import User
 logger = logging.getLogger(__name__)
 BACKEND = "django.contrib.auth.backends.ModelBackend"
 
-log_in = LoginView.as_view(template_name="accounts/login.html", redirect_authenticated_user=True)
+View = Callable[..., HttpResponseBase]
+
+
+def unless_guessing(view: View) -> View:
+    """A log-in page that takes no more names from an address where many have failed (see `signals.count_failure`)."""
+
+    @wraps(view)
+    def guarded(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
+        if request.method == "POST" and not limits.has_room("login", request):
+            return render(request, "accounts/locked.html", status=429)
+        return view(request, *args, **kwargs)
+
+    return guarded
+
+
+log_in = unless_guessing(LoginView.as_view(template_name="accounts/login.html", redirect_authenticated_user=True))
 log_out = LogoutView.as_view()
 
 
@@ -44,7 +62,7 @@ def sign_up(request: HttpRequest) -> HttpResponse:
 
 def _new_account(request: HttpRequest, form: AccountForm) -> User | None:
     """The account somebody asks for, or None with the form's errors filled in."""
-    if not limits.allow("signup", limits.address_of(request)):
+    if not limits.allow("signup", request):
         form.add_error(None, "Too many new accounts from this address. Try again in an hour.")
         return None
     try:
@@ -66,6 +84,9 @@ def set_up(request: HttpRequest, token: str) -> HttpResponse:
             owner = services.create_owner(
                 token=token, username=form.cleaned_data["username"], password=form.cleaned_data["password1"]
             )
+        except services.NameTaken as error:  # since the form looked; the link is still good
+            form.add_error("username", str(error))
+            return render(request, "accounts/setup.html", {"form": form})
         except services.LinkSpent:
             return render(request, "accounts/setup.html", {"form": None}, status=404)
         login(request, owner, backend=BACKEND)

@@ -15,6 +15,7 @@ import http.client
 import os
 import socket
 import sys
+import tempfile
 
 from webapp.ops.processes import Program, Supervisor, raise_file_limit
 
@@ -55,8 +56,12 @@ def serve_in_processes(listener: socket.socket) -> None:
     if settings.WEB_PROCESSES == 1:
         serve(listener)
         return
-    with Supervisor(cwd=settings.BASE_DIR, grace_s=2 * SHUTDOWN_S) as supervisor:
-        for program in programs(settings.WEB_PROCESSES, listener.fileno()):
+    with (
+        tempfile.TemporaryDirectory(prefix="stagecraft-metrics-") as metrics_directory,
+        Supervisor(cwd=settings.BASE_DIR, grace_s=2 * SHUTDOWN_S) as supervisor,
+    ):
+        env = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": metrics_directory}
+        for program in programs(settings.WEB_PROCESSES, listener.fileno(), env):
             supervisor.start(program)
         supervisor.run()
 

@@ -17,6 +17,7 @@ import os
 import shutil
 import socket
 import sys
+import tempfile
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,8 +57,10 @@ class Command(BaseCommand):
                 database_held_open(),
                 Supervisor(cwd=settings.BASE_DIR) as supervisor,
                 redis_for(supervisor) as redis_url,
+                tempfile.TemporaryDirectory(prefix="stagecraft-metrics-") as metrics_directory,
             ):
                 environment = child_environment(redis_url, options["host"])
+                environment["PROMETHEUS_MULTIPROC_DIR"] = metrics_directory
                 for program in site_programs(environment, listener.fileno()):
                     supervisor.start(program)
                 supervisor.start(first_start_program(environment, options))

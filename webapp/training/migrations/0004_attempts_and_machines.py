@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('training', '0002_overruled_and_votes_source'),
+        ('training', '0003_staff_keep_their_rights'),
     ]
 
     operations = [
