@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
+from trainer.asked import Asked, asked_as
 from trainer.themes import HELD_OUT_NAMES, HELD_OUT_THEMES, NAMES, PRACTICE_THEMES, THEMES, Theme
 
 
@@ -36,6 +37,12 @@ class Problem:
     """1 (one small step) to 4 (three steps)."""
     worked: str
     """A model answer that shows its steps and ends with the result."""
+    system: str = ""
+    """What stands before the question, and is asked with it."""
+
+    @property
+    def asked(self) -> Asked:
+        return asked_as(self.prompt, self.system)
 
     @property
     def direct(self) -> str:
