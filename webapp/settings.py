@@ -256,7 +256,9 @@ PRUNE_AFTER_DAYS = _number("PRUNE_AFTER_DAYS", 30)
 """A deleted chat can be brought back for this long; then it is deleted for good (`manage.py prune`)."""
 CELERY_BEAT_SCHEDULE["prune"] = {"task": "webapp.chat.tasks.prune", "schedule": 86_400.0}
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
-CELERY_WORKER_DISABLE_PREFETCH = True  # a message is taken when a thread is free for it, not to wait in a worker
+CELERY_WORKER_DISABLE_PREFETCH = True
+"""A worker holds no message it does not work on: another one may be free, and this one may die."""
+CELERY_WORKER_CONSUMER = "webapp.ops.consumer:Consumer"
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = {
     "visibility_timeout": 3600,
@@ -325,7 +327,12 @@ WEB_PROCESSES = _number("WEB_PROCESSES", min(2, available_cores()))
 TRAINER_COMMAND = [sys.executable, "-m", "trainer"]
 """How a train worker starts the trainer."""
 TRAIN_THREADS = _number("TRAIN_THREADS", max(1, available_cores() - 1))
-"""Threads of a training run: one core stays free to chat. Frozen with the run, so that a resumed one is exact."""
+"""Threads of a training run: one core stays free to chat.
+
+Decided by the worker that claims the run first, for its own machine, and kept by every later one: sums depend on
+their number. A run that goes on on a machine with fewer cores takes longer. It ends in the same bytes on machines of
+one kind (processor and torch); between kinds it goes on just as well, but not to the last digit.
+"""
 RUN_HEARTBEAT_S = 10
 RUN_LEASE_S = 90
 """A worker renews its lease on a run every RUN_HEARTBEAT_S; RUN_LEASE_S without that, and the run is taken over."""

@@ -231,7 +231,9 @@ def test_progress_starts_anew_with_every_reward_model(make_checkpoint: Any, tmp_
     exchange.write_votes(tmp_path / "votes.jsonl", Vote.objects.filter(pk=first.pk))
     third = make_vote(make_pair(sft))
     reward = make_checkpoint("reward")
-    assert exchange.mark_learnt(tmp_path / "votes.jsonl", by=reward) == 1
+    learnt = exchange.learnt_votes(tmp_path / "votes.jsonl")
+    assert learnt == [first.pk]
+    exchange.mark_learnt(learnt, by=reward)
     assert set(fresh()) == {second, third}
     make_checkpoint("reward")  # one from elsewhere has learnt from none of them
     assert fresh().count() == 3

@@ -15,7 +15,7 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -67,17 +67,20 @@ def write_votes(path: Path, votes: VoteQuerySet) -> tuple[str, int]:
     return hashlib.sha256(path.read_bytes()).hexdigest(), len(comparisons)
 
 
-def mark_learnt(path: Path, *, by: Checkpoint) -> int:
-    """Note on the votes of a file `write_votes` wrote that this reward model learnt from them; returns how many.
+def learnt_votes(path: Path) -> list[int]:
+    """The votes that stand in a file `write_votes` wrote.
 
-    From the file and not from a time: votes are cast while it trains, and imported ones bring old times along.
+    From the file and not from a time: votes are cast while a model trains, and imported ones bring old times along.
     """
     learnt = {(comparison.extra.get("pair"), comparison.voter) for comparison in read_comparisons(path)}
     rows = Vote.objects.for_training().values_list("pk", "pair", "visitor").iterator(chunk_size=_BATCH)
-    found = [pk for pk, pair, voter in rows if (str(pair), str(voter)) in learnt]
-    for start in range(0, len(found), _BATCH):
-        Vote.objects.filter(pk__in=found[start : start + _BATCH]).update(learnt_by=by)
-    return len(found)
+    return [pk for pk, pair, voter in rows if (str(pair), str(voter)) in learnt]
+
+
+def mark_learnt(votes: Sequence[int], *, by: Checkpoint) -> None:
+    """Note on these votes that this reward model learnt from them."""
+    for start in range(0, len(votes), _BATCH):
+        Vote.objects.filter(pk__in=votes[start : start + _BATCH]).update(learnt_by=by)
 
 
 def _to_comparison(vote: Vote) -> Comparison:
