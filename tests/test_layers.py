@@ -34,7 +34,7 @@ LAYERS = (
 )
 """Lowest first: a package of the site imports itself and what stands below it. Neighbours do not know each other."""
 APPS = tuple(app for layer in LAYERS for app in layer)
-LOWEST = {ROOT / f"webapp/{name}.py" for name in ("celery", "settings", "htmx", "formats", "files")}
+LOWEST = {ROOT / f"webapp/{name}.py" for name in ("celery", "settings", "htmx", "formats", "line_ends", "files")}
 """Modules every app may use, so they use none."""
 TORCH_USERS = {"webapp/answers/engines.py", "webapp/checkpoints/loading.py"}
 """The modules of the site that load a model: for the generate worker, and for the command that imports one."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import dataclasses
 import json
 import os
 import signal
@@ -67,6 +68,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("spec", type=Path)
     run.add_argument("--out", type=Path, required=True)
     run.add_argument("--progress", choices=["bar", "json"], default="bar")
+    run.add_argument("--threads", type=int, default=0, help="CPU threads, where the description names none")
     chat = commands.add_parser("chat", help="talk to a checkpoint")
     chat.add_argument("checkpoint", type=Path)
     chat.add_argument("--temperature", type=float, default=0.7)
@@ -243,6 +245,7 @@ def _run(options: argparse.Namespace, should_stop: _StopFlag) -> int:
     lines = JsonLines(sys.stdout)
     try:
         spec = RunSpec.from_json(options.spec)
+        spec = dataclasses.replace(spec, threads=spec.threads or options.threads)
         _use_threads(spec.threads)
         report = lines if options.progress == "json" else ProgressBar(spec.stage)
         path = execute(spec, options.out, report, should_stop)

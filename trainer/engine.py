@@ -3,7 +3,9 @@
 The idea: every unfinished answer is a row. One `step()` admits waiting prompts (one padded forward
 pass fills their cache) and then extends *all* rows by one token in a single batched pass, so thirty
 people chatting cost little more than one. A finished row is replaced by the last one, which keeps
-the live rows contiguous and the tensors dense.
+the live rows contiguous and the tensors dense. Rows somebody sits before come first: a background row
+begins when none of these waits, and gives up its place to one that does, to be taken up again, where it
+stopped, by a prefill of its prompt and what it had written.
 
 What makes it quick on a CPU, where a small model is bound by the number of operations rather than
 by arithmetic: the query/key/value and the gate/up matrices are fused and each norm's weight is
@@ -35,6 +37,8 @@ from trainer.model import Block, LanguageModel, project, rotate
 END, LENGTH, STOPPED = "end", "length", "stopped"
 CACHE_CHUNK = 64
 PREFILL_TOKENS = 16_384
+BACKGROUND_PREFILL_TOKENS = 2_048
+"""Padded tokens read in one go; fewer for background rows, because who comes meanwhile waits for them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +93,13 @@ class _Row:
     sampling: Sampling
     uniforms: list[float]
     limit: int
+    background: bool = False
     stopping: bool = False
+
+    @property
+    def written(self) -> list[int]:
+        """The prompt and, of a row that gave up its place, what it had sampled by then."""
+        return self.completion.prompt + self.completion.tokens
 
     @property
     def position(self) -> int:
@@ -106,6 +116,7 @@ class Engine:
         self.end_ids = frozenset(end_ids)
         self.max_batch = max_batch
         self._waiting: deque[_Row] = deque()
+        self._later: deque[_Row] = deque()  # background rows that wait
         self._rows: list[_Row] = []
         self._cache: Tensor | None = None  # [layers, 2, rows, kv_heads, length, head_dim]
         self.refresh()
@@ -134,8 +145,8 @@ class Engine:
         self._head = self._embedding * (self.model.decoder.norm.weight * self.config.width**0.5)
         self._eps_norm = torch.tensor((self.config.width * self.config.norm_eps) ** 0.5, device=self._embedding.device)
 
-    def add(self, prompt: Sequence[int], sampling: Sampling) -> _Row:
-        """Queue one prompt; ValueError when it is empty or leaves no room in the context."""
+    def add(self, prompt: Sequence[int], sampling: Sampling, *, background: bool = False) -> _Row:
+        """Queue one prompt, behind all others if `background`; ValueError when it is empty or leaves no room."""
         if not prompt:
             raise ValueError("The prompt is empty.")
         room = self.config.context - len(prompt)
@@ -144,13 +155,13 @@ class Engine:
         limit = min(sampling.max_new_tokens, room)
         generator = torch.Generator().manual_seed(sampling.seed)
         uniforms = torch.rand(limit, generator=generator, dtype=torch.float64).tolist()
-        row = _Row(Completion(list(prompt)), sampling, uniforms, limit)
-        self._waiting.append(row)
+        row = _Row(Completion(list(prompt)), sampling, uniforms, limit, background)
+        (self._later if background else self._waiting).append(row)
         return row
 
     @property
     def busy(self) -> bool:
-        return bool(self._rows or self._waiting)
+        return bool(self._rows or self._waiting or self._later)
 
     @torch.inference_mode()
     def step(self) -> list[_Row]:
@@ -183,40 +194,65 @@ class Engine:
     # -- rows ------------------------------------------------------------------------------------
 
     def _drop_stopping(self) -> list[_Row]:
-        stopped = [row for row in (*self._rows, *self._waiting) if row.stopping]
+        stopped = [row for row in (*self._rows, *self._waiting, *self._later) if row.stopping]
         for row in stopped:
             row.completion.finish_reason = STOPPED
         if stopped:
             self._waiting = deque(row for row in self._waiting if not row.stopping)
+            self._later = deque(row for row in self._later if not row.stopping)
             self._drop_finished()
         return stopped
 
     def _drop_finished(self) -> None:
         for index in range(len(self._rows) - 1, -1, -1):
             if self._rows[index].completion.finish_reason:
-                last = self._rows.pop()
-                if index < len(self._rows):  # the last row moves into the gap
-                    assert self._cache is not None
-                    self._rows[index] = last
-                    used = last.position
-                    self._cache[:, :, index, :, :used] = self._cache[:, :, len(self._rows), :, :used]
-        if not self._rows and self._cache is not None and not self._waiting:
+                self._take_out(index)
+        if not self.busy:
             self._cache = None  # an idle engine holds no cache
 
-    def _admit(self) -> list[_Row]:
-        """Prefill waiting prompts into free rows and sample their first tokens."""
+    def _take_out(self, index: int) -> _Row:
+        """Remove one row; the last one moves into the gap."""
+        row, last = self._rows[index], self._rows.pop()
+        if index < len(self._rows):
+            assert self._cache is not None
+            self._rows[index] = last
+            used = last.position
+            self._cache[:, :, index, :, :used] = self._cache[:, :, len(self._rows), :, :used]
+        return row
+
+    def _make_room(self) -> bool:
+        """Send the background row with the least to read again back to wait; False when there is none."""
+        index = min(
+            (index for index, row in enumerate(self._rows) if row.background),
+            key=lambda index: self._rows[index].position,
+            default=None,
+        )
+        if index is None:
+            return False
+        self._later.appendleft(self._take_out(index))
+        return True
+
+    def _next_rows(self) -> list[_Row]:
+        """Take waiting rows that fit into free places; background rows only when no other waits."""
+        waiting, most = (self._waiting, PREFILL_TOKENS) if self._waiting else (self._later, BACKGROUND_PREFILL_TOKENS)
         fresh: list[_Row] = []
-        padded = 0
-        while self._waiting and len(self._rows) + len(fresh) < self.max_batch:
-            longest = max([len(self._waiting[0].completion.prompt), *(len(row.completion.prompt) for row in fresh)])
-            padded = longest * (len(fresh) + 1)
-            if fresh and padded > PREFILL_TOKENS:
+        longest = 0
+        while waiting:
+            longest = max(longest, waiting[0].position)
+            if fresh and longest * (len(fresh) + 1) > most:
                 break
-            fresh.append(self._waiting.popleft())
+            if len(self._rows) + len(fresh) >= self.max_batch and (waiting is self._later or not self._make_room()):
+                break
+            fresh.append(waiting.popleft())
+        return fresh
+
+    def _admit(self) -> list[_Row]:
+        """Prefill waiting prompts into free rows and sample their next tokens."""
+        fresh = self._next_rows()
         if not fresh:
             return []
         unique: dict[tuple[int, ...], int] = {}
-        which = [unique.setdefault(tuple(row.completion.prompt), len(unique)) for row in fresh]
+        which = [unique.setdefault(tuple(row.written), len(unique)) for row in fresh]
         prompts = list(unique)
         length = max(len(prompt) for prompt in prompts)
         device = self._embedding.device
@@ -363,13 +399,16 @@ def _truncate(probabilities: Tensor, top_k: int, top_p: float) -> Tensor:
 class Request:
     """One answer in the making, seen from another thread than the engine's."""
 
-    def __init__(self, service: EngineService, prompt: Sequence[int], sampling: Sampling) -> None:
+    def __init__(
+        self, service: EngineService, prompt: Sequence[int], sampling: Sampling, *, background: bool = False
+    ) -> None:
         self._service = service
         self._events: queue.SimpleQueue[tuple[int, float] | BaseException | None] = queue.SimpleQueue()
         self._row: _Row | None = None
         self._cancelled = False
         self.prompt = list(prompt)
         self.sampling = sampling
+        self.background = background
         self.finish_reason = ""
 
     def events(self) -> Iterator[tuple[int, float]]:
@@ -404,9 +443,12 @@ class EngineService:
     def busy(self) -> bool:
         return bool(self._inbox or self._live)
 
-    def submit(self, prompt: Sequence[int], sampling: Sampling) -> Request:
-        """Queue a prompt; its events come from the returned request. RuntimeError once closed."""
-        request = Request(self, prompt, sampling)
+    def submit(self, prompt: Sequence[int], sampling: Sampling, *, background: bool = False) -> Request:
+        """Queue a prompt, behind all others if `background`; its events come from the returned request.
+
+        RuntimeError once closed.
+        """
+        request = Request(self, prompt, sampling, background=background)
         with self._condition:
             if self._closed:
                 raise RuntimeError("This engine is closed.")
@@ -452,7 +494,7 @@ class EngineService:
     def _accept(self, arrivals: list[Request]) -> None:
         for request in arrivals:
             try:
-                row = self._engine.add(request.prompt, request.sampling)
+                row = self._engine.add(request.prompt, request.sampling, background=request.background)
             except ValueError as error:
                 request._events.put(error)
                 continue

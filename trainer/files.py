@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
+
+STAGE = "stage.json"
+"""Written last: a directory that has it is a finished checkpoint."""
+RESUME_STATE, RESUME_RUN = Path("resume", "state.safetensors"), Path("resume", "run.json")
+"""Where in its directory a half-finished run keeps what it needs to go on, and which run it is."""
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -16,11 +22,54 @@ def write_atomic(path: Path, content: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
-    directory = os.open(path.parent, os.O_RDONLY)
+    _sync(path.parent)
+
+
+def take_over(directory: Path, earlier: Path) -> bool:
+    """Let a run go on in the new `directory` from what is whole in `earlier`; False when nothing is.
+
+    A finished checkpoint is taken with all its files, else what a run is resumed from. They are links where the file
+    system has them. Every file here is renamed into place, so whoever still writes to `earlier`, thought dead and not
+    dead, replaces a name there and none of these bytes.
+    """
+    while True:
+        if (earlier / STAGE).is_file():
+            whole = sorted(path.name for path in earlier.iterdir() if path.is_file() and not path.name.startswith("."))
+            names = [Path(name) for name in whole if name != STAGE] + [Path(STAGE)]
+        elif (earlier / RESUME_STATE).is_file():
+            names = [name for name in (RESUME_RUN, RESUME_STATE) if (earlier / name).is_file()]
+        else:
+            return False
+        try:
+            for name in names:
+                _link(earlier / name, directory / name)
+        except FileNotFoundError:
+            continue  # it has just been finished: a finished one keeps no resume state
+        _sync(directory)
+        return True
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same content under another name."""
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
-        os.fsync(directory)
+        os.link(source, target)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        raise
+    except OSError:  # no hard links here
+        temporary = target.with_name(f".{target.name}.tmp")
+        shutil.copyfile(source, temporary)
+        os.replace(temporary, target)
+
+
+def _sync(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
     finally:
-        os.close(directory)
+        os.close(descriptor)
 
 
 def sha256_file(path: Path) -> str:

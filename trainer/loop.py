@@ -15,7 +15,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -28,14 +29,16 @@ from torch.optim import Optimizer
 
 from trainer.config import Preset, to_dict
 from trainer.corpus import Corpus
-from trainer.files import write_atomic
+from trainer.files import RESUME_STATE, write_atomic
 from trainer.preferences import Comparison
 
 Metrics = dict[str, float]
 SAVE_EVERY_S = 30.0
 """How often a run saves what it needs to resume: a kill costs at most this much work."""
-RESUME_STATE, RESUME_RUN = Path("resume", "state.safetensors"), Path("resume", "run.json")
-"""Where in its directory a half-finished run keeps what it needs to go on, and which run it is."""
+FIRST_PAUSE_S = 2.0
+"""The first save follows the first step, the next one this long after, and each pause is twice the one before."""
+SAVE_SHARE = 0.05
+"""Saving takes at most this share of the time, whatever the model's size and the disk."""
 SampleDict = dict[str, Any]
 """A sample: "prompt", "text" and whatever else applies (reward, verdict, advantage …)."""
 
@@ -117,8 +120,8 @@ def run_steps(
     first = _load_resume(out_dir, modules, optimizers, state)
     report.start(first, steps)
     evaluated = evaluation_steps(steps, evaluations)
-    saved_at = time.monotonic()
-    begun_at = saved_at - state.get("seconds", 0.0)
+    begun_at = time.monotonic() - state.get("seconds", 0.0)
+    saves = _SaveTimes()
     if first == 0 and evaluate is not None:
         metrics, samples = evaluate(0)
         report(0, metrics, samples)
@@ -137,11 +140,33 @@ def run_steps(
         if done == steps:
             break
         stopping = should_stop()
-        if stopping or time.monotonic() - saved_at > SAVE_EVERY_S:
-            _save_resume(out_dir, done, modules, optimizers, state)
-            saved_at = time.monotonic()
+        if stopping or saves.is_due():
+            with saves.counted():
+                _save_resume(out_dir, done, modules, optimizers, state)
         if stopping:
             raise Stopped(f"Stopped after step {done} of {steps}.")
+
+
+class _SaveTimes:
+    """When to save: soon, then ever less often.
+
+    A run that is killed again and again, and early, still gets on; one that is left alone hardly notices.
+    """
+
+    def __init__(self) -> None:
+        self._due_at, self._pause_s = time.monotonic(), FIRST_PAUSE_S
+
+    def is_due(self) -> bool:
+        return time.monotonic() >= self._due_at
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Around a save: what it takes decides how long the next one waits."""
+        begun = time.monotonic()
+        yield
+        now = time.monotonic()
+        self._due_at = now + max(min(self._pause_s, SAVE_EVERY_S), (now - begun) / SAVE_SHARE)
+        self._pause_s *= 2
 
 
 _INPUTS: Final = {"corpus": "corpus", "votes": "votes file", "reward_model": "reward model"}

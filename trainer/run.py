@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,8 +37,8 @@ from trainer.config import (
 from trainer.corpus import Corpus
 from trainer.corpus.reader import read_votes
 from trainer.evaluate import MAX_NEW_TOKENS
-from trainer.files import sha256_file
-from trainer.loop import RESUME_RUN, RESUME_STATE, Inputs, Report, Stopped, check_same_run, clear_resume, describe_run
+from trainer.files import RESUME_RUN, RESUME_STATE, sha256_file
+from trainer.loop import Inputs, Report, Stopped, check_same_run, clear_resume, describe_run
 from trainer.prompting import PROMPTS, answer_room, fitting_corpus
 from trainer.stages import grpo, init, ppo, pretrain, reward, sft
 from trainer.tokenizer import Tokenizer
@@ -109,6 +110,10 @@ class RunSpec:
     """A person wants PPO although the reward model does not beat chance or length on held-out votes."""
     threads: int = 0
     """CPU threads; 0 takes every core. Part of the description because sums depend on it."""
+    parent_sha256: str | None = None
+    """What the parent's weights must be; None takes whatever lies there."""
+    reward_model_sha256: str | None = None
+    """The same of the reward model's."""
 
     def __post_init__(self) -> None:
         kinds = {"stage": str, "preset": str, "seed": int, "config": Mapping, "threads": int}
@@ -121,14 +126,20 @@ class RunSpec:
 
     @classmethod
     def from_json(cls, path: Path) -> RunSpec:
-        """Read run.json; ValueError for what is not one."""
+        """Read run.json; ValueError for what is not one.
+
+        Its "root", where it has one, is what relative paths in it start from, itself relative to the file: such a
+        description moves with the files it names.
+        """
         try:
             raw = json.loads(Path(path).read_text(encoding="utf-8"))
+            # By its name: a link on the way leads elsewhere, but ".." is meant as it is written.
+            root = os.path.normpath(Path(path).absolute().parent / raw.pop("root")) if "root" in raw else ""
             known = {item.name for item in dataclasses.fields(cls)}
             if unknown := sorted(set(raw) - known):
                 raise ValueError(f"unknown entries {', '.join(unknown)}")
             for name in ("parent", "reward_model", "votes", "data"):
-                raw[name] = Path(raw[name]) if raw.get(name) else None
+                raw[name] = Path(root, raw[name]) if raw.get(name) else None
             return cls(**raw)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is not a run description: {str(error).rstrip('.')}.") from error
@@ -212,6 +223,8 @@ def execute(
         if getattr(spec, name) and spec.stage not in stages:
             option = f"--{name.replace('_', '-')}"
             raise ValueError(f"{spec.stage} makes nothing of {option}, only {' and '.join(stages)}. Leave it out.")
+    _check_weights(spec.parent, spec.parent_sha256)
+    _check_weights(spec.reward_model, spec.reward_model_sha256)
     _check_places(spec, out_dir)
     if spec.stage == REWARD and spec.votes is None:
         raise ValueError("reward learns from comparisons: name a votes file.")
@@ -259,6 +272,15 @@ def execute(
         TRAIN[spec.stage](config, inputs, out_dir, report, should_stop)
     clear_resume(out_dir)  # init has nothing to resume and leaves this to its caller
     return out_dir
+
+
+def _check_weights(directory: Path | None, wanted: str | None) -> None:
+    """ValueError when a checkpoint is not the one that is meant. (That its files are what it says, loading checks.)"""
+    if directory and wanted and read_info(directory).get("weights_sha256") != wanted:
+        raise ValueError(
+            f"{directory} holds other weights than this run was described with ({wanted[:8]}). "
+            "Bring that checkpoint back, or start a new run."
+        )
 
 
 def _check_places(spec: RunSpec, out_dir: Path) -> None:

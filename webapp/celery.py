@@ -1,4 +1,4 @@
-"""The Celery app. Two queues: `generate` (answers, threads) and `train` (one run at a time).
+"""The Celery app. Its queues stand in webapp/ops/queues.py, its workers in webapp/ops/worker.py.
 
 Only ids travel through the broker; JSON is the only serialiser, so a forged pickle is refused.
 """

@@ -133,6 +133,7 @@ MIDDLEWARE = [
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
+    "webapp.line_ends.LineEndMiddleware",
     "webapp.accounts.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
@@ -237,27 +238,36 @@ CELERY_BROKER_URL = _broker_url(REDIS_URL)
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
-CELERY_TASK_DEFAULT_QUEUE = "generate"
-CELERY_TASK_ROUTES = {"webapp.training.tasks.*": {"queue": "train"}}
-CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
-    # Sent by the workers themselves (webapp/ops/periodic.py). Never to the train queue, where a chore
-    # would wait behind a run of an hour.
+CELERY_TASK_DEFAULT_QUEUE = "background"
+# The queues, and who may wait behind whom, stand in webapp/ops/queues.py. An answer's queue is named when it is sent.
+CELERY_TASK_ROUTES = {
+    "webapp.training.tasks.execute_run": {"queue": "train"},
+    "webapp.training.tasks.look_after_runs": {"queue": "chores"},
+    "webapp.answers.tasks.look_after_answers": {"queue": "chores"},
+    "webapp.arena.tasks.keep_pairs_ready": {"queue": "chores"},
+    "webapp.arena.tasks.look_after_exports": {"queue": "chores"},
+    "webapp.chat.tasks.prune": {"queue": "chores"},
+}
+CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {  # sent by the workers themselves (webapp/ops/periodic.py)
     "keep-pairs-ready": {"task": "webapp.arena.tasks.keep_pairs_ready", "schedule": 5.0},
     "keep-ranking": {"task": "webapp.arena.tasks.keep_ranking", "schedule": 60.0},
     "look-after-exports": {"task": "webapp.arena.tasks.look_after_exports", "schedule": 30.0},
     "look-after-answers": {"task": "webapp.answers.tasks.look_after_answers", "schedule": 30.0},
-    "look-after-runs": {
-        "task": "webapp.training.tasks.look_after_runs",
-        "schedule": 20.0,
-        "options": {"queue": "generate"},
-    },
+    "look-after-runs": {"task": "webapp.training.tasks.look_after_runs", "schedule": 20.0},
 }
 PRUNE_AFTER_DAYS = _number("PRUNE_AFTER_DAYS", 30)
 """A deleted chat can be brought back for this long; then it is deleted for good (`manage.py prune`)."""
 CELERY_BEAT_SCHEDULE["prune"] = {"task": "webapp.chat.tasks.prune", "schedule": 86_400.0}
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_DISABLE_PREFETCH = True
+"""A worker holds no message it does not work on: another one may be free, and this one may die."""
+CELERY_WORKER_CONSUMER = "webapp.ops.consumer:Consumer"
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600}
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "visibility_timeout": 3600,
+    "queue_order_strategy": "webapp.ops.lanes:Lanes",
+    "polling_interval": 0.25,  # how long a queue that was full is left out, at most
+}
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_TIMEZONE = "UTC"
 
@@ -320,7 +330,12 @@ WEB_PROCESSES = _number("WEB_PROCESSES", min(2, available_cores()))
 TRAINER_COMMAND = [sys.executable, "-m", "trainer"]
 """How a train worker starts the trainer."""
 TRAIN_THREADS = _number("TRAIN_THREADS", max(1, available_cores() - 1))
-"""Threads of a training run: one core stays free to chat. Frozen with the run, so that a resumed one is exact."""
+"""Threads of a training run: one core stays free to chat.
+
+Decided by the worker that claims the run first, for its own machine, and kept by every later one: sums depend on
+their number. A run that goes on on a machine with fewer cores takes longer. It ends in the same bytes on machines of
+one kind (processor and torch); between kinds it goes on just as well, but not to the last digit.
+"""
 RUN_HEARTBEAT_S = 10
 RUN_LEASE_S = 90
 """A worker renews its lease on a run every RUN_HEARTBEAT_S; RUN_LEASE_S without that, and the run is taken over."""

@@ -5,7 +5,7 @@ from django.urls import include, path
 
 from webapp.accounts.views import unless_guessing
 
-admin.site.login = unless_guessing(admin.site.login)  # type: ignore[method-assign]
+admin.site.login = unless_guessing(admin.site.login)  # type: ignore[method-assign, assignment]
 
 urlpatterns = [
     path("", include("webapp.stages.urls")),  # / · /stages/<slug>/ · /compare/

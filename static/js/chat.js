@@ -16,7 +16,7 @@ const sendButton = document.getElementById("send");
 const stopButton = document.getElementById("stop");
 const jump = document.getElementById("jump");
 const keysDialog = document.getElementById("keys");
-const thread = () => document.getElementById("thread"); // htmx replaces it
+const thread = () => document.getElementById("thread");
 const turnOf = (message) => document.querySelector(`[data-message="${CSS.escape(message)}"]`);
 const isLive = (turn) => ["queued", "running"].includes(turn.dataset.state);
 const liveTurns = () => [...document.querySelectorAll("[data-message]")].filter(isLive);
@@ -81,7 +81,8 @@ function passOverSameAnswers() {
   const answers = [...document.querySelectorAll("[data-offer] [data-answer]")];
   if (answers.length !== 2 || liveTurns().length) return;
   if (answers[0].dataset.text.trim() !== answers[1].dataset.text.trim()) return;
-  htmx.ajax("GET", location.pathname, { target: "#thread", swap: "outerHTML show:none" });
+  const [leaf, as_of] = ["leaf", "as_of"].map((name) => composer.elements[name].value);
+  htmx.ajax("GET", location.pathname, { source: "#thread", swap: "thread show:none", values: { leaf, as_of } });
 }
 
 function attachAll() {
@@ -89,6 +90,22 @@ function attachAll() {
   for (const answer of document.querySelectorAll("[data-answer]:not(.is-streaming)")) addCopyToCode(answer);
   showWhetherLive();
 }
+
+// An answer to a form begins behind the turn `data-kept` names: what is above it stays as it is.
+htmx.defineExtension("thread", {
+  handleSwap(style, target, fragment) {
+    const fresh = fragment.querySelector("#thread");
+    if (style !== "thread" || !fresh) return false;
+    const { kept } = fresh.dataset;
+    const last = kept && target.querySelector(`:scope > [data-turn="${CSS.escape(kept)}"]`);
+    if (kept && !last) location.reload(); // it shows another branch than it says
+    while (last ? last.nextSibling : target.firstChild) (last ? last.nextSibling : target.firstChild).remove();
+    target.dataset.checkpoint = fresh.dataset.checkpoint;
+    const added = [...fresh.childNodes];
+    target.append(...added);
+    return added;
+  },
+});
 
 /** A thread has come onto the page: follow what is live, and show where the reading goes on. */
 function showThread({ stays = false } = {}) {

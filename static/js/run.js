@@ -320,6 +320,7 @@ function listen() {
   });
   socket.addEventListener("close", ({ code }) => {
     if (over || code === 4404) return;
+    if (code === 4429) return announce("Too many pages follow runs at once. Close some, then reload this one.");
     // What was missed while away is in the database, even if the live log is gone.
     setTimeout(() => {
       refreshSoon();

@@ -8,6 +8,7 @@ const FIRST_WAIT_MS = 300;
 const LONGEST_WAIT_MS = 10_000;
 const IDLE_MS = 15_000;
 const REFUSED = 4404;
+const TOO_MANY = 4429;
 const TRIES_BEFORE_COMPLAINT = 3;
 
 /**
@@ -56,6 +57,9 @@ export function openStream(conversationId, { onToken, onEnd, onError = () => {},
       if (event.code === REFUSED) {
         closed = true;
         onError("This conversation is no longer open to you here. Log in again, then reload.", { lost: true });
+      } else if (event.code === TOO_MANY) {
+        closed = true;
+        onError("You have too many chats open at once. Close some of them, then reload this one.", { lost: true });
       } else if (seen.size || unsent.length) {
         wait();
       }

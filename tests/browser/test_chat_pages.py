@@ -98,3 +98,45 @@ async def test_older_chats_come_into_the_list_and_the_address(
     await expect(page.locator("#history")).to_contain_text("Foxes")
     await expect(page).to_have_url(re.compile(r"\?page=2$"))
     await expect(page.get_by_label("Message", exact=True)).to_have_value("Half a thought")
+
+
+async def test_what_is_shown_stays_on_the_page_and_what_is_new_works(
+    open_page: Callable[..., Any], chat: Conversation
+) -> None:
+    def fill() -> None:
+        for number in range(3):
+            ask(chat, f"And in month {number}?")
+
+    await sync_to_async(fill)()
+    page = await open_page()
+    await page.goto(f"/chat/{chat.pk}/")
+    await page.evaluate("document.querySelectorAll('.turn').forEach((turn) => { turn.wasHere = true; })")
+    await page.get_by_label("Message", exact=True).fill("And now?")
+    await page.keyboard.press("Enter")
+    await expect(page.locator(".turn")).to_have_count(8)
+    await expect(page.get_by_label("Message", exact=True)).to_have_value("")
+    known = await page.locator(".turn").evaluate_all("(turns) => turns.map((turn) => Boolean(turn.wasHere))")
+    assert known == [True] * 5 + [False] * 3  # the last one had buttons that only the last has
+    await expect(page.locator("#regenerate")).to_have_count(1)
+
+    newest = await Message.objects.filter(role="assistant").order_by("created_at").alast()
+    assert newest is not None
+    await sync_to_async(finish)(newest, "It sleeps.")
+    await page.reload()
+    await page.locator("summary", has_text="Edit").last.click()
+    await page.locator(".edit[open] textarea").fill("And later?")
+    await page.get_by_role("button", name="Ask this instead").last.click()
+    await expect(page.locator(".bubble-user").last).to_have_text("And later?")
+    await expect(page.get_by_role("group", name="Versions of this turn").last).to_contain_text("2/2")
+    await expect(page.locator(".turn")).to_have_count(8)
+    await page.get_by_label("Previous version").last.click()  # a form that came with the answer to another
+    await expect(page.locator(".turn").last).to_contain_text("It sleeps.")
+    assert await page.locator("[name=leaf]").count() == 1
+
+
+async def test_a_page_that_is_one_too_many_says_so(open_page: Callable[..., Any], chat: Conversation) -> None:
+    await sync_to_async(services.send_message)(conversation=chat, text="What?", offer_two=False)
+    page = await open_page()
+    await page.route_web_socket(re.compile("/ws/chat/"), lambda socket: socket.close(code=4429))
+    await page.goto(f"/chat/{chat.pk}/")
+    await expect(page.locator("#composer-error")).to_contain_text("Close some of them, then reload this one.")

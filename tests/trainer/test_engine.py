@@ -168,3 +168,59 @@ def test_closing_the_service_ends_every_answer(model: LanguageModel) -> None:
     service.close()
     list(events)
     assert request.finish_reason in (STOPPED, LENGTH)
+
+
+# -- who comes first -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("max_batch", [1, 64])
+def test_a_row_somebody_waits_for_begins_at_once_behind_400_in_the_background(
+    model: LanguageModel, max_batch: int
+) -> None:
+    engine = Engine(model, end_ids=[], max_batch=max_batch)
+    background = [engine.add([5, i % 40], Sampling(seed=i, max_new_tokens=30), background=True) for i in range(400)]
+    for _ in range(5):
+        engine.step()
+    assert sum(bool(row.completion.tokens) for row in background) == max_batch  # every place is taken
+    asked = engine.add([7, 8, 9], Sampling(seed=1, max_new_tokens=3))
+    for written in (1, 2, 3):
+        engine.step()
+        assert len(asked.completion.tokens) == written
+    assert asked.completion.finish_reason == LENGTH
+
+
+def test_a_row_that_made_room_ends_as_if_it_had_not(model: LanguageModel) -> None:
+    prompts = [[5 + i] * (2 + i) for i in range(6)]
+    how = [Sampling(seed=i, max_new_tokens=40) for i in range(6)]
+    alone = Engine(model, end_ids=[], max_batch=8).generate(prompts, how)
+    engine = Engine(model, end_ids=[], max_batch=3)
+    rows = [engine.add(prompt, one, background=True) for prompt, one in zip(prompts, how, strict=True)]
+    others = []
+    for step in range(400):
+        if step % 7 == 3 and len(others) < 20:
+            others += [engine.add([9, 9], Sampling(seed=step, max_new_tokens=2)) for _ in range(2)]
+        engine.step()
+    assert not engine.busy
+    assert all(row.completion.finish_reason == LENGTH for row in (*rows, *others))
+    for row, completion in zip(rows, alone, strict=True):
+        assert row.completion.tokens == completion.tokens
+        torch.testing.assert_close(row.completion.logprobs, completion.logprobs, atol=1e-4, rtol=0)
+
+
+def test_rows_that_somebody_waits_for_make_no_room_for_one_another(model: LanguageModel) -> None:
+    engine = Engine(model, end_ids=[], max_batch=2)
+    first = [engine.add([5], Sampling(seed=i, max_new_tokens=6)) for i in range(2)]
+    engine.step()
+    late = engine.add([6], Sampling(max_new_tokens=2))
+    engine.step()
+    assert [len(row.completion.tokens) for row in (*first, late)] == [2, 2, 0]
+
+
+def test_the_service_ends_a_background_answer_that_waits(model: LanguageModel) -> None:
+    service = EngineService(Engine(model, end_ids=[], max_batch=1))
+    running, waiting = (service.submit([5], Sampling(max_new_tokens=95), background=True) for _ in range(2))
+    waiting.stop()
+    assert list(waiting.events()) == []
+    assert waiting.finish_reason == STOPPED
+    assert len(list(running.events())) == 95
+    service.close()

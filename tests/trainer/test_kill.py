@@ -27,7 +27,8 @@ SAVING_ALWAYS = """
 import sys
 import trainer.loop
 from trainer.__main__ import main
-trainer.loop.SAVE_EVERY_S = 0.0  # after every step, so that kills also fall into a save
+# After every step, so that kills also fall into a save.
+trainer.loop.SAVE_EVERY_S, trainer.loop.SAVE_SHARE = 0.0, float("inf")
 sys.exit(main())
 """
 LONG_ENOUGH: dict[str, dict[str, Any]] = {

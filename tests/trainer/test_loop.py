@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from trainer import loop
 from trainer.__main__ import main
 from trainer.checkpoint import load_checkpoint, read_info
 from trainer.config import PretrainConfig, SFTConfig, get_preset
+from trainer.files import RESUME_STATE
 from trainer.loop import Diverged, Inputs, Metrics, Stopped, derive_seed, evaluation_steps, run_steps
 from trainer.model import LanguageModel
 from trainer.optim import apply_gradients, muon_and_adamw, warmup_decay
@@ -105,6 +107,7 @@ def test_a_figure_that_is_not_finite_ends_the_run_and_saves_nothing(
     tmp_path: Path, model: LanguageModel, value: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(loop, "SAVE_SHARE", float("inf"))  # after every step
     report = small.Recorder()
     with pytest.raises(Diverged, match=r"loss became .* at step 3"):
         run_steps(
@@ -131,6 +134,79 @@ def test_a_figure_that_is_not_finite_ends_the_run_and_saves_nothing(
     )
     assert report.started == (2, 3)
     assert list(report.metrics) == [1, 2, 3]
+
+
+class Clock:
+    """Stands where the loop's `time` does: steps and saves take as long as the test says."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    perf_counter = monotonic
+
+
+def save_moments(monkeypatch: pytest.MonkeyPatch, *, steps: int, step_s: float, save_s: float) -> list[float]:
+    """When a run of such steps has saved, in seconds from its beginning."""
+    clock, moments = Clock(), []
+
+    def do_step(step: int) -> Metrics:
+        clock.now += step_s
+        return {"loss": 1.0}
+
+    def save(*_: object) -> None:
+        clock.now += save_s
+        moments.append(clock.now - 1000.0)
+
+    monkeypatch.setattr(loop, "time", clock)
+    monkeypatch.setattr(loop, "_save_resume", save)
+    run_steps(
+        steps=steps,
+        out_dir=Path("nowhere"),
+        modules={},
+        optimizers={},
+        state={},
+        do_step=do_step,
+        report=small.Recorder(),
+        should_stop=small.never,
+    )
+    return moments
+
+
+def test_it_saves_early_and_then_ever_less_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = save_moments(monkeypatch, steps=2000, step_s=0.1, save_s=0.05)
+    assert moments[0] == pytest.approx(0.15)  # after the first step
+    assert moments[:6] == pytest.approx([0.15, 2.2, 6.25, 14.3, 30.35, 60.4], abs=0.2)
+    pauses = [later - earlier for earlier, later in pairwise(moments[4:])]
+    assert len(pauses) == 5
+    assert max(pauses) < loop.SAVE_EVERY_S + 0.2
+
+
+@pytest.mark.parametrize(("step_s", "save_s"), [(0.1, 3.0), (20.0, 10.0), (0.01, 0.2)])
+def test_saving_takes_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatch, step_s: float, save_s: float) -> None:
+    moments = save_moments(monkeypatch, steps=int(600 / step_s), step_s=step_s, save_s=save_s)
+    assert len(moments) > 2
+    for count, moment in enumerate(moments[1:], start=1):
+        assert count * save_s <= 1.01 * loop.SAVE_SHARE * moment
+
+
+def test_early_kills_do_not_begin_at_the_first_step_each_time(tmp_path: Path) -> None:
+    parent = smoke_init(tmp_path)
+    command = run_spec(tmp_path, stage="pretrain", parent=str(parent), config={"tokens": 60 * 1024, "evaluations": 1})
+    begun = []
+    for _ in range(3):
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                event = json.loads(line)
+                if event["type"] == "start":
+                    begun.append(event["step"])
+                elif event["type"] == "metrics" and event["step"] >= begun[-1] + 3:
+                    process.kill()
+                    break
+    assert begun[0] == 0 < begun[1] < begun[2]
 
 
 def test_a_damaged_resume_state_says_what_to_delete(tmp_path: Path, inputs: Inputs) -> None:
@@ -172,7 +248,7 @@ def test_a_resume_state_of_another_version_says_what_to_delete_and_restores_noth
 
     with pytest.raises(Stopped):
         run_steps(**steps, do_step=do_step, state={"precision": "float32"})
-    path = tmp_path / loop.RESUME_STATE
+    path = tmp_path / RESUME_STATE
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["resume"])
     tensors = load_file(path)

@@ -15,7 +15,8 @@ from trainer import machine
 from trainer.checkpoint import read_info, read_shape
 from trainer.config import GRPO, PPO, SFT
 from trainer.corpus import Corpus
-from trainer.loop import RESUME_RUN, RESUME_STATE, Stopped
+from trainer.files import RESUME_RUN, RESUME_STATE
+from trainer.loop import Stopped
 from trainer.model import LanguageModel
 from trainer.preferences import write_comparisons
 from trainer.prompting import fitting_corpus
@@ -247,6 +248,27 @@ def test_it_goes_on_with_as_many_threads_as_it_began_with(tmp_path: Path, parent
     assert seen == [2]
 
 
+@pytest.mark.parametrize(("described", "threads"), [({}, 2), ({"threads": 1}, 1)])
+def test_a_description_that_names_no_threads_takes_the_commands(
+    tmp_path: Path, parent: Path, monkeypatch: pytest.MonkeyPatch, described: dict[str, int], threads: int
+) -> None:
+    from trainer.__main__ import main
+
+    (tmp_path / "run.json").write_text(json.dumps({"stage": "sft", "preset": "smoke", **described}))
+    seen: list[int] = []
+
+    def note_threads(spec: RunSpec, *_: object) -> Path:
+        seen.extend([spec.threads, torch.get_num_threads()])
+        return parent
+
+    monkeypatch.setattr("trainer.run.execute", note_threads)
+    monkeypatch.setattr("trainer.__main__._StopFlag.listen", lambda self: None)
+    monkeypatch.setattr("trainer.__main__._die_with_parent", lambda: None)
+    with machine.threads(1):
+        assert main(["run", str(tmp_path / "run.json"), "--out", str(tmp_path / "out"), "--threads", "2"]) == 0
+    assert seen == [threads, threads]
+
+
 def test_it_goes_on_with_a_run_of_a_version_that_did_not_say_what_it_is(tmp_path: Path, parent: Path) -> None:
     stop(spec(parent), tmp_path / "out")
     (tmp_path / "out" / RESUME_RUN).unlink()
@@ -371,6 +393,42 @@ def test_it_refuses_a_description_of_other_types(tmp_path: Path, changes: dict[s
     path.write_text(json.dumps({"stage": "init", "preset": "smoke"} | changes))
     with pytest.raises(ValueError, match=rf"run\.json is not a run description: {message}"):
         RunSpec.from_json(path)
+
+
+def test_paths_with_a_root_move_with_their_description(tmp_path: Path) -> None:
+    (tmp_path / "site" / "runs" / "7").mkdir(parents=True)
+    path = tmp_path / "site" / "runs" / "7" / "run.json"
+    paths = {"parent": "checkpoints/sft-0003-1", "votes": "runs/7/votes.jsonl"}
+    path.write_text(json.dumps({"stage": "reward", "preset": "smoke", "root": "../..", **paths}))
+    assert RunSpec.from_json(path).parent == tmp_path / "site" / "checkpoints" / "sft-0003-1"
+    (tmp_path / "site").rename(tmp_path / "restored")
+    spec = RunSpec.from_json(tmp_path / "restored" / "runs" / "7" / "run.json")
+    assert spec.parent == tmp_path / "restored" / "checkpoints" / "sft-0003-1"
+    assert spec.votes == tmp_path / "restored" / "runs" / "7" / "votes.jsonl"
+
+
+def test_a_root_is_meant_as_it_is_written_where_directories_are_links(tmp_path: Path) -> None:
+    """Two hosts may keep shared directories at places of their own."""
+    (tmp_path / "shared" / "of" / "runs").mkdir(parents=True)
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "runs").symlink_to(tmp_path / "shared" / "of" / "runs")
+    path = tmp_path / "site" / "runs" / "run.json"
+    path.write_text(json.dumps({"stage": "sft", "preset": "smoke", "root": "..", "parent": "checkpoints/a"}))
+    assert RunSpec.from_json(path).parent == tmp_path / "site" / "checkpoints" / "a"
+
+
+@pytest.mark.parametrize("which", ["parent", "reward_model"])
+def test_it_reads_no_other_checkpoint_than_the_one_it_was_described_with(
+    tmp_path: Path, parent: Path, judge: Path, which: str
+) -> None:
+    """After a restore another site's may lie where this one's was."""
+    where = {"parent": parent, "reward_model": judge}
+    right = {f"{name}_sha256": read_info(path)["weights_sha256"] for name, path in where.items()}
+    wrong = right | {f"{which}_sha256": "0" * 64}
+    with pytest.raises(ValueError, match=rf"{where[which]} holds other weights .*\(00000000\)\. Bring that checkpoint"):
+        run(spec(parent, PPO, reward_model=judge, overrule_doubts=True, **wrong), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    run(spec(parent, PPO, reward_model=judge, overrule_doubts=True, **right), tmp_path / "out")
 
 
 def test_it_reads_the_shape_alone(parent: Path, model: LanguageModel) -> None:

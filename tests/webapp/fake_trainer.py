@@ -1,19 +1,23 @@
 """A trainer for tests: speaks the protocol of `python -m trainer run` without training anything.
 
-    python fake_trainer.py MODE run RUN_JSON --out DIR --progress json
+    python fake_trainer.py MODE run RUN_JSON --out DIR --threads N --progress json
     python fake_trainer.py MODE init --preset P --out DIR
     python fake_trainer.py MODE measure
 
 MODE says what happens after the first step: good, garbage, crash, silent_crash, mistake, no_checkpoint,
-killed, wait (for SIGTERM, then saves; finishes when resumed), young (SIGTERM ends it without a save), wedged (deaf
-to SIGTERM) or doubtful (good, but its reward model beats neither chance nor length).
+killed, onward (killed after each step, but gets on), unborn (killed before it starts), finished (finds it done),
+wait (for SIGTERM, then saves; finishes when resumed), tireless (saves again and again; finishes when resumed),
+young (SIGTERM ends it without a save), wedged (deaf to SIGTERM) or doubtful (good, but its reward model beats
+neither chance nor length).
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -75,7 +79,7 @@ def wait_for_stop(resume: Path) -> None:
         signal.pause()
 
 
-def misbehave(mode: str, resume: Path) -> None:
+def misbehave(mode: str, resume: Path, first: int) -> None:
     """What this mode does after the first step."""
     if mode == "garbage":
         for line in ("not json", "[1, 2]", '{"type": "metrics"}', '{"type": "surprise"}', "", '{"type": "log"}'):
@@ -90,6 +94,10 @@ def misbehave(mode: str, resume: Path) -> None:
         os._exit(7)
     elif mode == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
+    elif mode == "onward" and first < STEPS - 1:
+        resume.parent.mkdir(parents=True, exist_ok=True)
+        resume.write_text(str(first + 1))
+        os.kill(os.getpid(), signal.SIGKILL)
     elif mode == "mistake":
         say(type="error", text="The votes file has no line.")
         sys.exit(2)
@@ -98,6 +106,14 @@ def misbehave(mode: str, resume: Path) -> None:
     elif mode == "young":
         say(type="log", step=1, text="no handler yet")
         signal.pause()
+    elif mode == "tireless" and not first:
+        while True:
+            resume.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = resume.with_name(".state.tmp")
+            with contextlib.suppress(FileNotFoundError):  # somebody has removed the directory
+                unfinished.write_text("1")
+                unfinished.replace(resume)
+            time.sleep(0.02)
     elif mode == "wedged":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         say(type="log", step=1, text="deaf")
@@ -107,11 +123,18 @@ def misbehave(mode: str, resume: Path) -> None:
 
 def run(mode: str, run_json: Path, out: Path) -> None:
     spec = json.loads(run_json.read_text())
-    resume = out / "resume" / "step"
-    first = 1 if resume.exists() else 0
+    if spec["parent"]:
+        assert (run_json.parent / spec["root"] / spec["parent"] / "stage.json").is_file()
+    resume = out / "resume" / "state.safetensors"
+    first = int(resume.read_text()) if resume.exists() else 0
+    if mode == "finished":
+        assert (out / "stage.json").is_file()
+        return
+    if mode == "unborn":
+        os.kill(os.getpid(), signal.SIGKILL)
     say(type="start", step=first, total_steps=STEPS)
     say(type="metrics", step=first + 1, values={"loss": 3.0, "lr": 0.01})
-    misbehave(mode, resume)
+    misbehave(mode, resume, first)
     for step in range(first + 2, STEPS + 1):
         say(type="metrics", step=step, values={"loss": 3.0 / step, "lr": 0.01})
     say(type="samples", step=STEPS, samples=[{"prompt": "What is an LLM?", "text": "A model.", "reward": 0.5}])

@@ -7,25 +7,27 @@ import json
 import threading
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
 from asgiref.testing import ApplicationCommunicator
 from django.conf import settings
-from django.db import OperationalError
+from django.db import OperationalError, connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from webapp.accounts.models import Visitor
+from webapp.answers import services as answers
 from webapp.answers.models import Generation
-from webapp.answers.services import finish_generation, stop_key
+from webapp.answers.services import asked_to_stop, claim_generation, finish_generation
 from webapp.asgi import application
 from webapp.chat import consumers, services
 from webapp.chat.models import Conversation, Message
-from webapp.live import streams
-from webapp.live.sockets import TRY_AGAIN
+from webapp.live import rights, streams
+from webapp.live.sockets import TOO_MANY, TRY_AGAIN
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("enqueued")]
 
@@ -44,8 +46,7 @@ def answer(chat: Conversation) -> Message:
     """An answer a worker has claimed and says nothing of yet."""
     question = services.send_message(conversation=chat, text="What does a fox eat?", offer_two=False)
     message = question.children.get()
-    Generation.objects.filter(message=message).update(state=Generation.State.RUNNING)
-    streams.client().set(f"generation:{message.generation_id}:alive", 1)
+    claim_generation(str(message.generation_id))
     return Message.objects.select_related("generation").get(pk=message.pk)
 
 
@@ -215,8 +216,9 @@ async def test_the_answer_of_a_dead_worker_ends_with_a_reason(
     visitor_client: Client, chat: Conversation, answer: Message, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(consumers, "FOLLOW_S", 0.05)
+    monkeypatch.setattr(answers, "ALIVE_S", 0.1)
+    monkeypatch.setattr(answers, "DOUBT_S", 0.1)
     await run(write, answer, "A fox ")
-    await run(streams.delete, f"generation:{answer.generation_id}:alive")
     async with connected(visitor_client, chat.pk) as socket:
         await attach(socket, answer)
         frames = await socket.frames()
@@ -242,7 +244,7 @@ async def test_stop_reaches_the_worker(visitor_client: Client, chat: Conversatio
         await attach(socket, answer)  # frames are handled in order: after this one's reply, stop has been
         await run(write, answer, "x")
         await socket.frame()
-        assert await run(streams.client().exists, stop_key(answer.generation_id))
+        assert await run(asked_to_stop, [str(answer.generation_id)])
 
 
 async def test_stopping_a_queued_answer_ends_it(visitor_client: Client, chat: Conversation, answer: Message) -> None:
@@ -402,7 +404,7 @@ async def test_a_refused_socket_does_nothing_any_more(
     assert await socket.is_refused()
     await socket.send_frame({"type": "stop", "message": str(answer.pk)})
     await socket.close()  # after the frame
-    assert not await run(streams.client().exists, stop_key(answer.generation_id))
+    assert not await run(asked_to_stop, [str(answer.generation_id)])
 
 
 async def test_a_deleted_conversation_is_refused(visitor_client: Client, chat: Conversation) -> None:
@@ -425,32 +427,141 @@ async def is_closed(socket: Socket) -> bool:
     return (output["type"], output.get("code")) == ("websocket.close", 4404)
 
 
+@pytest.fixture(params=["notice", "look at the rows"])
+def heard_by(request: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How a process learns that a right is gone: it is told, or, where the notice is lost, looks."""
+    if request.param == "notice":
+        monkeypatch.setattr(rights, "RECHECK_S", 3600)
+    else:
+        monkeypatch.setattr(rights, "RECHECK_S", 0.1)
+        monkeypatch.setattr(rights, "_send", lambda topics: None)
+    return str(request.param)
+
+
 async def test_the_socket_closes_when_the_conversation_is_deleted(
-    visitor_client: Client, chat: Conversation, answer: Message, monkeypatch: pytest.MonkeyPatch
+    visitor_client: Client, chat: Conversation, answer: Message, heard_by: str
 ) -> None:
-    monkeypatch.setattr(consumers, "RECHECK_S", 0.05)
     async with connected(visitor_client, chat.pk) as socket:
         await attach(socket, answer)
+        await settled()
         await run(services.delete_conversation, conversation=chat)
         assert await is_closed(socket)
         await run(write, answer, "not for you")
         assert await socket.receive_nothing(timeout=0.2)
 
 
-@pytest.mark.parametrize("how", ["logout", "deactivation"])
+async def settled() -> None:
+    """Until the sockets of this process hear notices."""
+    await asyncio.sleep(0.3)
+
+
+@pytest.mark.parametrize("how", ["logout", "deactivation", "another password", "deletion"])
 async def test_the_socket_closes_when_its_person_loses_the_right(
-    how: str, alice: Any, alice_client: Client, make_checkpoint: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    how: str, alice: Any, alice_client: Client, make_checkpoint: Callable[..., Any], heard_by: str
 ) -> None:
-    monkeypatch.setattr(consumers, "RECHECK_S", 0.05)
     visitor = await Visitor.objects.acreate(user=alice)
     chat = await Conversation.objects.acreate(visitor=visitor, checkpoint=await run(make_checkpoint, "sft"))
     async with connected(alice_client, chat.pk) as socket:
+        await settled()
         if how == "logout":
             await run(alice_client.post, "/logout/")
-        else:
+        elif how == "deactivation":
             alice.is_active = False
             await alice.asave(update_fields=["is_active"])
+        elif how == "another password":
+            alice.set_password("another horse battery staple")
+            await alice.asave(update_fields=["password"])
+        else:
+            await alice.adelete()
         assert await is_closed(socket)
+
+
+async def test_the_socket_of_staff_closes_when_the_log_in_is_too_long_ago(
+    staff: Any,
+    staff_client: Client,
+    make_checkpoint: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    settings: Any,
+) -> None:
+    """No row changes then."""
+    monkeypatch.setattr(rights, "RECHECK_S", 0.1)
+    visitor = await Visitor.objects.acreate(user=staff)
+    chat = await Conversation.objects.acreate(visitor=visitor, checkpoint=await run(make_checkpoint, "sft"))
+    async with connected(staff_client, chat.pk) as socket:
+        assert await socket.receive_nothing(timeout=0.4)
+        settings.STAFF_SESSION_S = 0
+        assert await is_closed(socket)
+
+
+async def test_what_changes_no_right_closes_nothing(
+    alice: Any, alice_client: Client, make_checkpoint: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rights, "RECHECK_S", 0.1)
+    visitor = await Visitor.objects.acreate(user=alice)
+    chat = await Conversation.objects.acreate(visitor=visitor, checkpoint=await run(make_checkpoint, "sft"))
+    async with connected(alice_client, chat.pk) as socket:
+        await settled()
+        alice.first_name = "Alice"
+        await alice.asave()
+        await run(services.rename_conversation, conversation=chat, title="Foxes")
+        assert await socket.receive_nothing(timeout=0.5)
+
+
+async def test_a_hundred_open_sockets_are_looked_after_with_a_query_a_kind(
+    visitor_client: Client,
+    chat: Conversation,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Three for all of them, whenever the rows are looked at; each looked for itself only when it was opened."""
+    monkeypatch.setattr(consumers, "SOCKETS_PER_VISITOR", 1000)
+    monkeypatch.setattr(rights, "RECHECK_S", 0.2)
+    looks: list[int] = []
+    own = 0
+    read_states, visitor_for_scope = rights.read_states, consumers.visitor_for_scope
+
+    def count_states(topics: Any) -> Any:
+        with CaptureQueriesContext(connection) as queries:
+            states = read_states(topics)
+        looks.append(len(queries))
+        return states
+
+    def count_own(scope: Any) -> Any:
+        nonlocal own
+        own += 1
+        return visitor_for_scope(scope)
+
+    monkeypatch.setattr(rights, "read_states", count_states)
+    monkeypatch.setattr(consumers, "visitor_for_scope", count_own)
+    async with AsyncExitStack() as stack:
+        for _ in range(100):
+            await stack.enter_async_context(connected(visitor_client, chat.pk))
+        await asyncio.sleep(1)
+        looks.clear()
+        own = 0
+        await asyncio.sleep(1.5)
+        assert own == 0
+        assert looks
+        assert max(looks) <= 3
+
+
+async def test_one_visitor_opens_only_so_many(
+    visitor_client: Client, alice_client: Client, alice: Any, chat: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(consumers, "SOCKETS_PER_VISITOR", 2)
+    async with connected(visitor_client, chat.pk) as first:
+        async with connected(visitor_client, chat.pk):
+            late = socket_of(visitor_client, chat.pk)
+            assert await late.open() == (True, 0)
+            closed = await late.receive_output(timeout=20)
+            assert (closed["type"], closed["code"]) == ("websocket.close", TOO_MANY)
+            other = await run(Visitor.objects.create, user=alice)
+            theirs = await run(Conversation.objects.create, visitor=other, checkpoint=chat.checkpoint)
+            async with connected(alice_client, theirs.pk):
+                pass  # whoever else comes is let in
+        async with connected(visitor_client, chat.pk):
+            pass  # one was closed
+        await first.send_frame("nonsense")
+        assert (await first.frame())["type"] == "error"
 
 
 def _breaks(consumer: Any) -> bool:
@@ -460,10 +571,10 @@ def _breaks(consumer: Any) -> bool:
 async def test_a_database_that_hiccups_closes_the_socket_instead_of_leaving_it_unguarded(
     visitor_client: Client, chat: Conversation, answer: Message, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consumers, "RECHECK_S", 0.05)
+    monkeypatch.setattr(rights, "RECHECK_S", 0.05)
     async with connected(visitor_client, chat.pk) as socket:
         await attach(socket, answer)
-        monkeypatch.setattr(consumers.ChatConsumer, "_may_read", sync_to_async(_breaks))
+        monkeypatch.setattr(rights, "read_states", _breaks)
         closed = await socket.receive_output(timeout=20)
         assert (closed["type"], closed["code"]) == ("websocket.close", TRY_AGAIN)
         await run(write, answer, "nobody knows whether this is for you")
@@ -488,15 +599,19 @@ async def test_a_browser_that_leaves_in_the_middle_of_a_frame_leaves_nothing_run
     async def gone(*_: Any, **__: Any) -> None:
         raise ConnectionResetError
 
-    before = asyncio.all_tasks()
+    def own_tasks() -> set[Any]:
+        return {task for task in asyncio.all_tasks() if task.get_name() != "log-reader"}  # the process has one of those
+
+    before = own_tasks()
     socket = socket_of(visitor_client, chat.pk)
     assert await socket.open() == (True, 0)
     await attach(socket, answer)
     monkeypatch.setattr(consumers.ChatConsumer, "send", gone)
     await socket.send_input({"type": "websocket.receive", "text": "nonsense"})
     await socket.wait(timeout=20)
-    assert asyncio.all_tasks() <= before
+    await asyncio.sleep(0)  # what was cancelled ends
+    assert own_tasks() <= before
 
 
 def test_rights_are_looked_at_often_enough() -> None:
-    assert consumers.RECHECK_S <= 5
+    assert rights.RECHECK_S < 5

@@ -18,7 +18,6 @@ from webapp.arena.models import Pair, Prompt, Vote
 from webapp.arena.publishing import seed_prompts
 from webapp.checkpoints.models import Checkpoint
 from webapp.training import curriculum, services
-from webapp.training.estimates import read_machine
 from webapp.training.models import Curriculum, TrainingRun
 from webapp.training.tasks import continue_simulated_votes, execute_run
 
@@ -30,6 +29,7 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture(autouse=True)
 def _own_site(settings: Any, tmp_path: Path) -> None:
     """A fresh data directory, the fake trainer and the quickest preset."""
+    settings.DATA_DIR = tmp_path
     settings.DATA_DIR = tmp_path
     settings.CHECKPOINT_DIR, settings.RUN_DIR = tmp_path / "checkpoints", tmp_path / "runs"
     settings.CURRICULUM_PRESET = "smoke"
@@ -102,7 +102,6 @@ def test_the_first_start_writes_init_and_trains_up_to_sft(
     assert [checkpoint.stage for checkpoint in Checkpoint.objects.all()] == ["init"]
     step = curriculum.next_step()
     assert (step.state, step.stage) == ("training", "pretrain")
-    assert read_machine() == {"cpu": "A test processor", "cores": 2, "matmul_gflops": {"float32": 100.0}}
     assert work() == 2
     assert list(TrainingRun.objects.order_by("id").values_list("stage", "state", "curriculum")) == [
         ("pretrain", "done", True),
@@ -359,7 +358,7 @@ def test_a_lost_simulated_voter_is_started_again(
     Curriculum.objects.update(voting_until=None)
     with django_capture_on_commit_callbacks(execute=True):
         curriculum.resume_voting()
-    assert [task.options["queue"] for task in enqueued.of("continue_simulated_votes")] == ["generate"]
+    assert len(enqueued.of("continue_simulated_votes")) == 1
 
 
 def test_a_failed_stage_waits_for_a_person(work: Any, django_capture_on_commit_callbacks: Any, settings: Any) -> None:

@@ -70,8 +70,8 @@ def test_long_lived_services_have_health_checks(name: str) -> None:
         assert check[-1] == "--check"
 
 
-@pytest.mark.parametrize("name", sorted(worker.THREADS))
-def test_there_is_a_worker_for_every_queue(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(worker.QUEUES_OF))
+def test_there_is_a_worker_of_every_kind(name: str) -> None:
     assert SERVICES[name]["command"] == f"python -m webapp.ops.worker {name}"
 
 

@@ -5,14 +5,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 import redis
 from celery import Celery
 from django.db import connection
+from django.db.models import F
+from django.db.models.functions import Now
 from kombu.exceptions import OperationalError
 
 from tests.conftest import Enqueued
@@ -75,7 +80,7 @@ class FakeEngines:
 
     tokenizer = Bytes()
 
-    def submit(self, messages: Any, sampling: Any) -> FakeRequest:
+    def submit(self, messages: Any, sampling: Any, *, background: bool) -> FakeRequest:
         self.asked.append((messages, sampling))
         return self.request
 
@@ -99,6 +104,12 @@ def queued(make_checkpoint: Callable[..., Any]) -> Generation:
     return Generation.objects.create(
         checkpoint=make_checkpoint("sft"), messages=QUESTION, sampling=services.clean_sampling({"seed": 1})
     )
+
+
+def pass_time(seconds: float) -> None:
+    """Every answer, and whatever was said of it, is older by this."""
+    for name in ("created_at", "enqueued_at", "alive_at", "doubted_at"):
+        Generation.objects.exclude(**{name: None}).update(**{name: F(name) - timedelta(seconds=seconds)})
 
 
 def log_of(generation: Generation) -> list[dict[str, Any]]:
@@ -142,8 +153,9 @@ def test_a_broker_that_is_away_costs_only_time(
     assert caplog.text.count("will be sent later") == 2
 
     monkeypatch.setattr(Celery, "send_task", lambda self, name, args, **__: sent.extend(args))
-    monkeypatch.setattr(services, "ASK_AGAIN_S", 0)
-    monkeypatch.setattr(services.streams.client().__class__, "set", _set_without_expiry)
+    look_after_answers()
+    assert sent == []  # their messages may be on the way
+    pass_time(services.ASK_AGAIN_S + 1)
     look_after_answers()
     assert sorted(sent) == sorted(str(generation.pk) for generation in waiting)
 
@@ -340,16 +352,20 @@ def test_stopping_a_running_answer_stops_the_engine_and_keeps_the_text(
 def test_an_answer_that_waits_for_its_model_is_alive_and_can_be_stopped(
     queued: Generation, says: Callable[..., FakeEngines], monkeypatch: pytest.MonkeyPatch, redis_server: Any
 ) -> None:
-    monkeypatch.setattr(writing, "ALIVE_S", 1)
+    monkeypatch.setattr(services, "ALIVE_S", 2)
+    monkeypatch.setattr(services, "DOUBT_S", 0.2)
     monkeypatch.setattr(writing, "WATCH_S", 0.05)
+    monkeypatch.setattr(writing, "PULSE_S", 0.1)
+    monkeypatch.setattr(writing, "watch", writing.Watch())
     engines = says("Mice.", ready=False)
     queued.messages = [*QUESTION, {"role": "assistant", "content": "A fox"}]
     queued.save(update_fields=["messages"])
     at_work = database_thread(writing.write_answer, generation_id=str(queued.pk))
     at_work.start()
     assert redis_server.xread({queued.stream_key: "0"}, block=20_000), "the answer was not taken"
-    time.sleep(1.2)  # longer than a claim lives by itself
-    services.revive_generations()
+    for _ in range(4):  # longer than a claim lives by itself
+        time.sleep(0.8)
+        services.revive_generations()
     queued.refresh_from_db()
     assert queued.state == State.RUNNING
 
@@ -359,7 +375,6 @@ def test_an_answer_that_waits_for_its_model_is_alive_and_can_be_stopped(
     queued.refresh_from_db()
     assert (queued.state, queued.finish_reason, queued.text) == (State.STOPPED, "stopped", "A fox")
     assert engines.asked == []
-    assert not redis_server.exists(services.alive_key(queued.pk))
 
 
 @pytest.mark.django_db
@@ -394,47 +409,113 @@ def test_stopping_a_finished_answer_changes_nothing(queued: Generation, says: Ca
 @pytest.fixture
 def running(queued: Generation) -> Generation:
     """Claimed by a worker, with two events written."""
-    Generation.objects.filter(pk=queued.pk).update(state=State.RUNNING)
+    services.claim_generation(str(queued.pk))
     for piece in ("A fox ", "eats"):
         streams.append(queued.stream_key, {"type": "token", "text": piece})
     queued.refresh_from_db()
     return queued
 
 
+def lose_worker() -> None:
+    """Every answer's worker was missed, and has not spoken up since."""
+    pass_time(services.ALIVE_S + 1)
+    services.revive_generations()
+    pass_time(services.DOUBT_S + 1)
+
+
 def test_a_reader_ends_the_answer_of_a_dead_worker(running: Generation) -> None:
+    lose_worker()
     services.revive_generation(running)
     assert (running.state, running.text, running.error) == (State.FAILED, "A fox eats", services.INTERRUPTED)
     assert log_of(running)[-1]["type"] == "end"
 
 
-def test_a_reader_leaves_a_living_worker_alone(running: Generation, redis_server: Any) -> None:
-    redis_server.set(services.alive_key(running.pk), 1)
+def test_a_reader_leaves_a_living_worker_alone(running: Generation) -> None:
+    for _ in range(3):
+        pass_time(services.ALIVE_S - 1)
+        services.revive_generation(running)
+        services.say_alive([str(running.pk)])
+    assert running.state == State.RUNNING
+
+
+def test_a_worker_that_only_slept_is_not_taken_for_dead(running: Generation) -> None:
+    """A laptop wakes up: every heartbeat is an hour old, and a reader looks before the worker says a word."""
+    pass_time(3600)
+    services.revive_generation(running)
+    assert running.state == State.RUNNING
+    services.say_alive([str(running.pk)])
+    pass_time(services.DOUBT_S + 1)
     services.revive_generation(running)
     assert running.state == State.RUNNING
 
+    pass_time(services.ALIVE_S)  # that doubt was laid to rest: it takes another one
+    services.revive_generation(running)
+    assert running.state == State.RUNNING
+    assert services.finish_generation(generation=running, state=State.DONE, text="A fox eats.", finish_reason="end")
 
-def test_a_redelivered_task_ends_the_answer_of_a_dead_worker(
-    running: Generation, says: Callable[..., FakeEngines]
+
+def test_the_loss_of_redis_makes_nobody_dead(running: Generation, redis_server: Any) -> None:
+    redis_server.flushdb()
+    for _ in range(3):
+        services.revive_generation(running)
+        pass_time(services.DOUBT_S + 1)
+        services.say_alive([str(running.pk)])
+    assert running.state == State.RUNNING
+
+
+def test_an_answer_an_earlier_version_was_writing_is_ended_too(running: Generation) -> None:
+    """Its worker left no heartbeat in the row."""
+    Generation.objects.update(alive_at=None)
+    lose_worker()
+    services.revive_generation(running)
+    assert running.state == State.FAILED
+
+
+@pytest.mark.parametrize("is_dead", [True, False])
+def test_a_redelivered_task_touches_no_answer_but_a_queued_one(
+    running: Generation, says: Callable[..., FakeEngines], is_dead: bool
 ) -> None:
+    if is_dead:
+        lose_worker()
+    before, log = Generation.objects.filter(pk=running.pk).values().get(), log_of(running)
     engines = says("Mice.")
     writing.write_answer(generation_id=str(running.pk))
-    running.refresh_from_db()
-    assert running.state == State.FAILED
+    assert Generation.objects.filter(pk=running.pk).values().get() == before
+    assert log_of(running) == log
     assert engines.asked == []
 
 
-def test_a_redelivered_task_leaves_a_living_worker_alone(
-    running: Generation, says: Callable[..., FakeEngines], redis_server: Any
+@pytest.mark.django_db(transaction=True)
+def test_two_copies_of_a_message_at_the_same_moment_leave_every_answer_whole(
+    make_checkpoint: Callable[..., Any], says: Callable[..., FakeEngines], redis_server: Any
 ) -> None:
-    redis_server.set(services.alive_key(running.pk), 1)
-    says("Mice.")
-    writing.write_answer(generation_id=str(running.pk))
-    running.refresh_from_db()
-    assert running.state == State.RUNNING
-    assert redis_server.exists(services.alive_key(running.pk))
+    """Readers and the chore look at it meanwhile, as they do on a busy site."""
+    says("A fox eats mice.")
+    checkpoint = make_checkpoint("sft")
+    for _ in range(40):
+        generation = Generation.objects.create(checkpoint=checkpoint, messages=QUESTION)
+        barrier = threading.Barrier(3)
+
+        def meet(work: Callable[[], object], barrier: threading.Barrier = barrier) -> None:
+            barrier.wait(timeout=20)
+            work()
+
+        write = partial(writing.write_answer, generation_id=str(generation.pk))
+        look = partial(services.revive_generation, Generation.objects.get(pk=generation.pk))
+        threads = [database_thread(meet, work) for work in (write, write, look)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(timeout=60)
+        generation.refresh_from_db()
+        assert (generation.state, generation.text, generation.error) == (State.DONE, "A fox eats mice.", "")
+        *tokens, end = log_of(generation)
+        assert "".join(event["text"] for event in tokens) == generation.text
+        assert end["state"] == "done"
 
 
-def test_a_late_worker_cannot_overwrite_an_ended_answer(running: Generation) -> None:
+def test_an_answer_that_was_ended_is_not_overwritten_by_a_late_worker(running: Generation) -> None:
+    lose_worker()
     services.fail_if_dead(running)
     wrote = services.finish_generation(generation=running, state=State.DONE, text="late", finish_reason="end")
     running.refresh_from_db()
@@ -443,22 +524,78 @@ def test_a_late_worker_cannot_overwrite_an_ended_answer(running: Generation) -> 
 
 
 def test_a_forgotten_answer_is_enqueued_again_but_not_by_every_reader(
-    queued: Generation, enqueued: Enqueued, monkeypatch: pytest.MonkeyPatch
+    queued: Generation, enqueued: Enqueued, redis_server: Any
 ) -> None:
     services.revive_generation(queued)
     assert len(enqueued) == 0
-    monkeypatch.setattr(services, "ASK_AGAIN_S", 0)
-    monkeypatch.setattr(services.streams.client().__class__, "set", _set_without_expiry)
+    pass_time(services.ASK_AGAIN_S + 1)
+    redis_server.rpush("chat", "a message, perhaps this one's")
+    services.revive_generation(queued)
+    assert len(enqueued) == 0  # a long queue is not made longer
+    redis_server.delete("chat")
     services.revive_generation(queued)
     services.revive_generation(queued)
     assert [task.args for task in enqueued.of("generate_answer")] == [(str(queued.pk),)]
+    pass_time(services.ASK_AGAIN_S + 1)
+    services.revive_generation(queued)
+    assert len(enqueued) == 2
 
 
-def _set_without_expiry(client: Any, key: str, value: Any, *, nx: bool = False, ex: int | None = None) -> Any:
-    return client.execute_command("SET", key, value, *(["NX"] if nx else []))
+@pytest.mark.django_db(transaction=True)
+def test_an_answer_no_message_asks_for_is_found_in_the_database(
+    queued: Generation, says: Callable[..., FakeEngines], redis_server: Any
+) -> None:
+    says("Mice.")
+    with ThreadPoolExecutor() as executor:
+        assert writing.write_forgotten(executor) == 0  # it may be on its way
+        pass_time(services.ASK_AGAIN_S + 1)
+        redis_server.rpush("chat", "a message")
+        assert writing.write_forgotten(executor) == 0  # perhaps of this one
+        redis_server.delete("chat")
+        assert writing.write_forgotten(executor) == 1
+        assert writing.write_forgotten(executor) == 0
+    queued.refresh_from_db()
+    assert (queued.state, queued.text) == (State.DONE, "Mice.")
+
+
+# -- answers nobody waits for ------------------------------------------------------------------------
+
+
+def test_an_answer_nobody_can_follow_goes_to_the_background_and_leaves_no_log(
+    make_checkpoint: Callable[..., Any],
+    says: Callable[..., FakeEngines],
+    enqueued: Enqueued,
+    redis_server: Any,
+    django_capture_on_commit_callbacks: Any,
+) -> None:
+    says("Mice.")
+    checkpoint = make_checkpoint("sft")
+    with django_capture_on_commit_callbacks(execute=True):
+        generations = [
+            services.start_generation(checkpoint=checkpoint, messages=QUESTION, sampling={}, background=background)
+            for background in (False, True)
+        ]
+    assert [task.options["queue"] for task in enqueued.of("generate_answer")] == ["chat", "background"]
+    for generation in generations:
+        writing.write_answer(generation_id=str(generation.pk))
+    chat, background = generations
+    background.refresh_from_db()
+    assert background.text == "Mice."
+    assert redis_server.keys() == [chat.stream_key]
+
+
+def test_a_log_is_gone_a_minute_after_its_end(
+    queued: Generation, says: Callable[..., FakeEngines], redis_server: Any
+) -> None:
+    streams.append(queued.stream_key, {"type": "token", "text": "A fox"})
+    assert redis_server.ttl(queued.stream_key) > 600
+    says("Mice.")
+    writing.write_answer(generation_id=str(queued.pk))
+    assert 0 < redis_server.ttl(queued.stream_key) <= 60
 
 
 def test_an_answer_nobody_reads_is_looked_after_too(running: Generation) -> None:
+    lose_worker()
     look_after_answers()
     running.refresh_from_db()
     assert running.state == State.FAILED
@@ -467,7 +604,9 @@ def test_an_answer_nobody_reads_is_looked_after_too(running: Generation) -> None
 def test_a_starting_worker_settles_what_the_last_one_left(
     running: Generation, make_checkpoint: Callable[..., Any], enqueued: Enqueued
 ) -> None:
-    waiting = Generation.objects.create(checkpoint=make_checkpoint("sft"), messages=QUESTION)
+    waiting = Generation.objects.create(checkpoint=make_checkpoint("sft"), messages=QUESTION, enqueued_at=Now())
+    lose_worker()
+    enqueued.tasks.clear()
     services.recover_generations()
     running.refresh_from_db()
     assert running.state == State.FAILED

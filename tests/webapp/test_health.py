@@ -99,7 +99,7 @@ def test_it_counts_what_there_is(client: Client, redis_server: Any, make_checkpo
     for state in ("done", "done", "queued"):
         Generation.objects.create(checkpoint=checkpoint, messages=[], state=state)
     make_vote(make_pair(checkpoint))
-    redis_server.rpush("generate", "one", "two")
+    redis_server.rpush("chat", "one", "two")
     redis_server.set("worker:train:train@here", 1)
     response = client.get("/metrics", headers=BEARER)
     assert response["Content-Type"].startswith("text/plain; version=0.0.4")
@@ -107,9 +107,10 @@ def test_it_counts_what_there_is(client: Client, redis_server: Any, make_checkpo
     assert sample(response, 'stagecraft_generations{state="running"}') == 0
     assert sample(response, 'stagecraft_votes{source="human"}') == 1
     assert sample(response, 'stagecraft_pairs{state="ready"}') == 1
-    assert sample(response, 'stagecraft_queue_length{queue="generate"}') == 2
+    assert sample(response, 'stagecraft_queue_length{queue="chat"}') == 2
+    assert sample(response, 'stagecraft_queue_length{queue="background"}') == 0
     assert sample(response, 'stagecraft_queue_length{queue="train"}') == 0
-    assert sample(response, 'stagecraft_workers{queue="generate"}') == 0
+    assert sample(response, 'stagecraft_workers{queue="chores"}') == 0
     assert sample(response, 'stagecraft_workers{queue="train"}') == 1
     lines = response.content.decode().splitlines()
     assert "# TYPE stagecraft_votes gauge" in lines

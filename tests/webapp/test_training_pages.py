@@ -17,6 +17,7 @@ from django.contrib.auth.models import Permission
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError
 from django.urls import reverse
+from django.utils import timezone
 
 from tests.conftest import PASSWORD
 from tests.webapp.arena_factory import make_pair, make_vote
@@ -26,7 +27,7 @@ from webapp.live import streams
 from webapp.live.sockets import REFUSED, TRY_AGAIN
 from webapp.training import consumers, services
 from webapp.training.events import Logged, Measured, Sampled, Started
-from webapp.training.models import LogLine, TrainingRun
+from webapp.training.models import LogLine, Machine, TrainingRun
 from webapp.training.templatetags.training_format import notes
 
 State = TrainingRun.State
@@ -34,6 +35,7 @@ State = TrainingRun.State
 
 @pytest.fixture(autouse=True)
 def _own_directories(settings: Any, tmp_path: Path) -> None:
+    settings.DATA_DIR = tmp_path
     settings.DATA_DIR = tmp_path
     settings.CHECKPOINT_DIR, settings.RUN_DIR = tmp_path / "checkpoints", tmp_path / "runs"
 
@@ -330,7 +332,7 @@ def test_the_admin_shows_an_estimate_then_starts(staff_client: Any, staff: Any, 
     answers = {"preset": "smoke", "parent": old.pk, "seed": 3}
     preview = staff_client.post(address, {**answers, "estimate": "1"}).content.decode()
     assert "Memory" in preview
-    assert "this machine was not measured yet" in preview
+    assert "no train worker was measured yet" in preview
     assert f"--parent {old.pk} --seed 3" in preview
     assert not TrainingRun.objects.exists()
     started = staff_client.post(address, {**answers, "start": "1"})
@@ -339,12 +341,10 @@ def test_the_admin_shows_an_estimate_then_starts(staff_client: Any, staff: Any, 
     assert (queued.stage, queued.parent, queued.seed, queued.requested_by) == ("sft", old, 3, staff)
 
 
-def test_the_estimate_uses_the_measurement_and_then_experience(
-    staff_client: Any, make_checkpoint: Any, settings: Any
-) -> None:
+def test_the_estimate_uses_the_measurement_and_then_experience(staff_client: Any, make_checkpoint: Any) -> None:
     parent = make_checkpoint("pretrain")
-    machine = {"cpu": "Abacus 2000", "matmul_gflops": {"float32": 50.0, "bfloat16": 10.0}}
-    (settings.DATA_DIR / "machine.json").write_text(json.dumps(machine))
+    figures = {"cpu": "Abacus 2000", "matmul_gflops": {"float32": 50.0, "bfloat16": 10.0}}
+    Machine.objects.create(node="train@there", figures=figures, threads=1, seen_at=timezone.now())
     address = reverse(ADD) + "?stage=sft"
     answers = {"preset": "smoke", "parent": parent.pk, "seed": 0, "estimate": "1"}
     assert "Abacus 2000" in staff_client.post(address, answers).content.decode()

@@ -17,6 +17,7 @@ State = TrainingRun.State
 
 @pytest.fixture(autouse=True)
 def _own_directories(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.DATA_DIR = tmp_path
     settings.CHECKPOINT_DIR, settings.RUN_DIR = tmp_path / "checkpoints", tmp_path / "runs"
     settings.TRAIN_THREADS = 1
     # The rest of the suite is no chat, and keeps every core busy: a trainer that stands back would take minutes.

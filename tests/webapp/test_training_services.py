@@ -31,6 +31,7 @@ State = TrainingRun.State
 @pytest.fixture(autouse=True)
 def _own_directories(settings: Any, tmp_path: Path) -> None:
     """Run numbers repeat from test to test; their directories must not."""
+    settings.DATA_DIR = tmp_path
     settings.CHECKPOINT_DIR, settings.RUN_DIR = tmp_path / "checkpoints", tmp_path / "runs"
 
 
@@ -57,6 +58,10 @@ def expire_lease(run: TrainingRun) -> None:
     TrainingRun.objects.filter(pk=run.pk).update(lease_until=timezone.now() - timedelta(seconds=1))
 
 
+def run_number(run: TrainingRun) -> str:
+    return f"{run.pk:04d}"
+
+
 def state_of(run: TrainingRun) -> str:
     return TrainingRun.objects.values_list("state", flat=True).get(pk=run.pk)
 
@@ -73,10 +78,12 @@ def test_it_freezes_the_inputs_and_enqueues_after_commit(
         assert len(enqueued) == 0
     assert [task.args for task in enqueued.of("execute_run")] == [(run.pk,)]
     spec = json.loads((Path(settings.RUN_DIR) / str(run.pk) / "run.json").read_text())
-    assert spec["parent"] == str(parent.path)
+    assert spec["parent"] == f"checkpoints/{parent.directory}"
+    assert spec["parent_sha256"] == parent.weights_sha256
+    assert spec["root"] == "../.."
     assert (spec["stage"], spec["preset"], spec["seed"], spec["votes"]) == ("sft", "smoke", 7, None)
     assert spec["config"] == to_dict(get_preset("smoke").sft) == run.config
-    assert spec["threads"] == settings.TRAIN_THREADS
+    assert "threads" not in spec  # the machine that trains says how many
     assert run.inputs["parent"] == parent.weights_sha256
     assert not list(Path(settings.RUN_DIR).glob(".*"))
 
@@ -174,7 +181,7 @@ def test_grpo_may_have_a_reward_model_to_measure_with(make_checkpoint: Any) -> N
     with pytest.raises(ValueError, match="only ppo and grpo do"):
         services.queue_run(stage="sft", preset="smoke", parent=make_checkpoint("pretrain"), reward_model=judge)
     run = services.queue_run(stage="grpo", preset="smoke", parent=sft, reward_model=judge)
-    assert json.loads((run.inputs_dir / "run.json").read_text())["reward_model"] == str(judge.path)
+    assert json.loads((run.inputs_dir / "run.json").read_text())["reward_model"] == f"checkpoints/{judge.directory}"
     assert run.inputs["reward_model"] == judge.weights_sha256
 
 
@@ -505,7 +512,10 @@ def test_it_resumes_stopped_and_failed_runs(
     again = services.claim_run(run_id=claimed.pk, worker="second")
     assert again is not None
     assert (again.attempt, again.error, again.finished_at) == (2, "", None)
-    assert again.output_dir == claimed.output_dir
+    assert (again.directory, again.earlier_directories) == (
+        f"sft-{run_number(claimed)}-2",
+        [f"sft-{run_number(claimed)}-1", f"sft-{run_number(claimed)}"],
+    )
 
 
 def test_it_refuses_to_resume(claimed: TrainingRun, queue_sft: Any) -> None:

@@ -28,6 +28,7 @@ FAKE = Path(__file__).with_name("fake_trainer.py")
 @pytest.fixture(autouse=True)
 def _own_directories(settings: Any, tmp_path: Path) -> None:
     """Run numbers repeat from test to test; their directories must not."""
+    settings.DATA_DIR = tmp_path
     settings.CHECKPOINT_DIR, settings.RUN_DIR = tmp_path / "checkpoints", tmp_path / "runs"
 
 
@@ -130,7 +131,6 @@ def test_it_survives_garbage_on_stdout(queued: TrainingRun, trainer: Any) -> Non
     [
         ("crash", "The trainer stopped unexpectedly: RuntimeError: out of ideas"),
         ("silent_crash", "exit code 7"),
-        ("killed", "perhaps for lack of memory"),
         ("mistake", "The votes file has no line."),
         ("no_checkpoint", ""),
     ],
@@ -150,13 +150,99 @@ def test_it_says_why_a_run_failed_and_lets_it_resume(queued: TrainingRun, traine
     assert (run.state, run.attempt, run.error) == (State.DONE, 2, "")
 
 
-def test_it_stops_saves_and_resumes_in_the_same_directory(queued: TrainingRun, trainer: Any, when_it_says: Any) -> None:
+def test_a_killed_trainer_is_resumed_as_long_as_it_gets_on(
+    queued: TrainingRun, trainer: Any, enqueued: Any, django_capture_on_commit_callbacks: Any
+) -> None:
+    trainer("onward")
+    for step in (1, 2):
+        with django_capture_on_commit_callbacks(execute=True):
+            execute_run(queued.pk)
+        run = fresh(queued)
+        assert (run.state, run.step, run.killed_step, run.interruptions) == (State.INTERRUPTED, step, step, 1)
+        assert len(enqueued.of("execute_run")) == step
+    execute_run(queued.pk)
+    run = fresh(queued)
+    assert (run.state, run.attempt, run.resumed_step) == (State.DONE, 3, 2)
+    assert LogLine.objects.filter(text__startswith="The trainer was killed after step").count() == 2
+    assert list(Metric.objects.values_list("step", flat=True)) == [1, 2, 3]
+
+
+def test_a_trainer_killed_at_the_same_step_again_has_failed(queued: TrainingRun, trainer: Any) -> None:
+    for mode in ("killed", "unborn", "killed"):  # what happens before it steps is no step
+        assert fresh(queued).state in (State.QUEUED, State.INTERRUPTED)
+        trainer(mode)
+        execute_run(queued.pk)
+    run = fresh(queued)
+    assert run.state == State.FAILED
+    assert run.error.startswith("The trainer was killed after step 1 again, perhaps for lack of memory. Free some")
+    services.resume_run(run=run)  # a person has made room
+    execute_run(queued.pk)
+    assert fresh(queued).state == State.INTERRUPTED
+
+
+def test_a_trainer_that_is_killed_whenever_it_starts_fails_in_the_end(queued: TrainingRun, trainer: Any) -> None:
+    trainer("unborn")
+    for _ in range(services.MAX_INTERRUPTIONS):
+        assert fresh(queued).state in (State.QUEUED, State.INTERRUPTED)
+        execute_run(queued.pk)
+    run = fresh(queued)
+    assert run.state == State.FAILED
+    assert run.error.startswith("The trainer was killed 5 times before step 1, perhaps for lack of memory. Free some")
+
+
+def test_each_attempt_has_a_directory_of_its_own_and_one_is_left(queued: TrainingRun, trainer: Any) -> None:
+    store = queued.output_dir.parent
+    trainer("onward")
+    for attempt in (1, 2):
+        execute_run(queued.pk)
+        assert [path.name for path in store.glob("sft-0*")] == [f"sft-{queued.pk:04d}-{attempt}"]
+    execute_run(queued.pk)
+    run = fresh(queued)
+    assert [path.name for path in store.glob("sft-0*")] == [run.directory] == [f"sft-{queued.pk:04d}-3"]
+    assert run.checkpoint is not None
+    assert run.checkpoint.path == run.output_dir
+
+
+def test_a_run_that_an_older_version_began_goes_on(queued: TrainingRun, settings: Any) -> None:
+    """Every attempt of it wrote to one directory without a number."""
+    TrainingRun.objects.filter(pk=queued.pk).update(attempt=1, state=State.STOPPED, step=2)
+    older = Path(settings.CHECKPOINT_DIR) / f"sft-{queued.pk:04d}"
+    (older / "resume").mkdir(parents=True)
+    (older / "resume" / "state.safetensors").write_text("2")
+    services.resume_run(run=fresh(queued))
+    execute_run(queued.pk)
+    run = fresh(queued)
+    assert (run.state, run.resumed_step, older.exists()) == (State.DONE, 2, False)
+
+
+def test_a_finished_attempt_that_was_not_recorded_is_not_trained_again(
+    queued: TrainingRun, trainer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr(services, "_give_up", die)
+        with pytest.raises(KeyboardInterrupt):
+            execute_run(queued.pk)
+    assert not Checkpoint.objects.filter(stage="sft").exists()
+    before = (fresh(queued).output_dir / "model.safetensors").read_bytes()
+    TrainingRun.objects.update(lease_until=timezone.now() - timedelta(seconds=1))
+    trainer("finished")
+    execute_run(queued.pk)
+    run = fresh(queued)
+    assert (run.state, run.attempt) == (State.DONE, 2)
+    assert (run.output_dir / "model.safetensors").read_bytes() == before
+    assert Checkpoint.objects.filter(stage="sft").count() == 1
+
+
+def test_it_stops_saves_and_resumes_from_what_was_saved(queued: TrainingRun, trainer: Any, when_it_says: Any) -> None:
     trainer("wait")
     when_it_says("waiting", lambda: services.request_stop(run=queued, how="save"))
     execute_run(queued.pk)
     stopped = fresh(queued)
     assert (stopped.state, stopped.stop_request, stopped.step) == (State.STOPPED, "", 1)
-    assert (stopped.output_dir / "resume" / "step").exists()
+    assert (stopped.output_dir / "resume" / "state.safetensors").exists()
     services.resume_run(run=stopped)
     execute_run(queued.pk)
     run = fresh(queued)
@@ -273,12 +359,15 @@ def test_it_refuses_inputs_that_changed_on_the_disk(queued: TrainingRun, change:
 
 
 def test_it_keeps_what_an_earlier_database_left_in_its_place(queued: TrainingRun, settings: Any) -> None:
-    queued.output_dir.mkdir(parents=True)
-    (queued.output_dir / "stage.json").write_text("somebody's")
+    names = (f"sft-{queued.pk:04d}", f"sft-{queued.pk:04d}-1")  # as older versions named them, and as this one does
+    for name in names:
+        (Path(settings.CHECKPOINT_DIR) / name).mkdir(parents=True)
+        (Path(settings.CHECKPOINT_DIR) / name / "stage.json").write_text("somebody's")
     execute_run(queued.pk)
     assert fresh(queued).state == State.DONE
-    kept = list(Path(settings.CHECKPOINT_DIR).glob(f"{queued.directory}.before-*/stage.json"))
-    assert [path.read_text() for path in kept] == ["somebody's"]
+    for name in names:
+        kept = list(Path(settings.CHECKPOINT_DIR).glob(f"{name}.before-*/stage.json"))
+        assert [path.read_text() for path in kept] == ["somebody's"]
 
 
 def test_it_waits_for_a_database_that_is_away(queued: TrainingRun, monkeypatch: pytest.MonkeyPatch) -> None:

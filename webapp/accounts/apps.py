@@ -6,4 +6,9 @@ class AccountsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import signals  # noqa: F401  # connects them
+        from webapp.live import rights
+
+        from . import services, sessions, signals  # noqa: F401  # signals connect themselves
+
+        rights.know("session", sessions.session_states)
+        rights.know("user", services.user_states)

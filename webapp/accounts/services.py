@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from importlib import import_module
 from typing import Any
 
 from django.conf import settings
 from django.contrib import auth
-from django.contrib.auth.base_user import AbstractBaseUser
 from django.contrib.auth.models import AnonymousUser
 from django.db import IntegrityError, models, transaction
 from django.db.models import Q
@@ -56,14 +55,15 @@ def remember_log_in(request: HttpRequest) -> None:
     request.session[LOGGED_IN_AT] = int(time.time())
 
 
-def user_of(request: HttpRequest) -> AbstractBaseUser | AnonymousUser:
+def user_of(request: HttpRequest) -> User | AnonymousUser:
     """Who is logged in with this session. Staff only for STAFF_SESSION_S after they typed their password.
 
     A visitor's session lasts a year, so that their chats are still there; one that may start training and read
     everybody's votes should not lie about in a browser for as long.
     """
     user = auth.get_user(request)
-    if not getattr(user, "is_staff", False):
+    assert isinstance(user, User | AnonymousUser), "AUTH_USER_MODEL is ours"
+    if not user.is_staff:
         return user
     age_s = time.time() - request.session.get(LOGGED_IN_AT, 0)
     return user if age_s < settings.STAFF_SESSION_S else AnonymousUser()
@@ -116,6 +116,12 @@ def request_for_scope(scope: Mapping[str, Any]) -> HttpRequest:
 def visitor_for_scope(scope: Mapping[str, Any]) -> Visitor | None:
     """The visitor behind a WebSocket, as of now. Touches the database: call in a thread."""
     return visitor_for(request_for_scope(scope), create=False)
+
+
+def user_states(ids: Collection[str]) -> dict[str, tuple[object, ...]]:
+    """What of these accounts rights depend on (see webapp/live/rights.py)."""
+    rows = User.objects.filter(pk__in=ids).values_list("pk", "is_active", "is_staff", "is_superuser", "password")
+    return {str(pk): tuple(rest) for pk, *rest in rows}
 
 
 def merge_session_visitor(*, request: HttpRequest, user: User) -> None:

@@ -1,13 +1,15 @@
-"""What happens when someone logs in, fails to, or is deleted, on whichever page (ours or the admin's)."""
+"""What happens when someone logs in, fails to, changes or is deleted, on whichever page (ours or the admin's)."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from django.contrib.auth.signals import user_logged_in, user_login_failed
-from django.db.models.signals import pre_delete
+from django.db.models.signals import post_delete, post_save, pre_delete
 from django.dispatch import receiver
 from django.http import HttpRequest
+
+from webapp.live.rights import announce
 
 from . import limits
 from .models import User, Visitor
@@ -31,3 +33,9 @@ def count_failure(sender: Any, request: HttpRequest | None = None, **kwargs: Any
 def erase_whose_account_goes(sender: type[User], instance: User, **kwargs: Any) -> None:
     if visitor := Visitor.objects.filter(user=instance).first():
         erase_person(visitor=visitor)
+
+
+@receiver([post_save, post_delete], sender=User)
+def say_that_rights_may_have_changed(sender: type[User], instance: User, **kwargs: Any) -> None:
+    """Deactivated, demoted, deleted, given another password: what the account has open looks whether it may stay."""
+    announce(f"user:{instance.pk}")

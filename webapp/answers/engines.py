@@ -55,9 +55,12 @@ class LoadedEngine:
     is_leaving: bool = False
     """Somebody waits for its memory: it takes no new users, and is dropped when the last one is done."""
 
-    def submit(self, messages: list[dict[str, str]], sampling: Mapping[str, Any]) -> Request:
-        """Start an answer; a conversation that ends with the assistant's turn has that turn continued.
+    def submit(
+        self, messages: list[dict[str, str]], sampling: Mapping[str, Any], *, background: bool = False
+    ) -> Request:
+        """Start an answer, behind all others if `background`.
 
+        A conversation that ends with the assistant's turn has that turn continued.
         The oldest turns are left out when the conversation does not fit beside the answer.
         ValueError when even the last message is too long, or nothing more fits after a continued turn.
         """
@@ -66,7 +69,7 @@ class LoadedEngine:
         prompt = render_prompt(self.tokenizer, messages, stage=self.stage, room=room)
         if len(prompt) >= self.config.context:
             raise ValueError(f"This answer fills all the {self.config.context} tokens the model can take in.")
-        return self.service.submit(prompt, how)
+        return self.service.submit(prompt, how, background=background)
 
 
 def render_prompt(tokenizer: Tokenizer, messages: list[dict[str, str]], *, stage: str, room: int) -> list[int]:

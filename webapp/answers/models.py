@@ -42,7 +42,16 @@ class Generation(models.Model):
     finish_reason = models.CharField(max_length=16, blank=True, help_text="end, length, stopped or error.")
     error = models.CharField(max_length=300, blank=True)
     tokens = models.PositiveIntegerField(default=0)
+    background = models.BooleanField(
+        default=False, help_text="Nobody sits waiting for it: it comes after those people wait for, without a live log."
+    )
+    stop_asked = models.BooleanField(default=False, help_text="Its worker, looking four times a second, ends it.")
     created_at = models.DateTimeField(auto_now_add=True)
+    enqueued_at = models.DateTimeField(null=True, blank=True, help_text="When workers were last told again of it.")
+    alive_at = models.DateTimeField(null=True, blank=True, help_text="When its worker last said that it is at it.")
+    doubted_at = models.DateTimeField(
+        null=True, blank=True, help_text="When somebody first missed the worker; one that speaks up later is alive."
+    )
     first_token_at = models.DateTimeField(null=True, blank=True)
     finished_at = models.DateTimeField(null=True, blank=True)
 

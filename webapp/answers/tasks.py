@@ -1,4 +1,4 @@
-"""The `generate` queue: one short task per answer. Ids only; the row is the truth."""
+"""The `chat` and `background` queues: one short task per answer. Ids only; the row is the truth."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from typing import Any
 
 from celery import shared_task
 from celery.signals import worker_ready
+
+from webapp.ops.queues import CHAT
 
 
 @shared_task
@@ -28,8 +30,9 @@ def look_after_answers() -> None:
 @worker_ready.connect
 def prepare_worker(sender: Any, **_: Any) -> None:
     """A generate worker loads torch and the newest checkpoint before the first question comes."""
-    if "generate" not in sender.app.amqp.queues.consume_from:
+    if CHAT not in sender.app.amqp.queues.consume_from:
         return
-    from webapp.answers.writing import prepare
+    from webapp.answers.writing import look_for_forgotten, prepare
 
     prepare()
+    look_for_forgotten()

@@ -1,8 +1,8 @@
 """Writing one answer: claim the row, drain the engine, log the text, end in the database.
 
 The idea: a task is a thread that waits on its request's tokens and appends them, 40 ms at a time, to
-the answer's live log. One more thread per process, the watch, tells the world which answers are
-alive and looks whether someone asked to stop them, so neither waits for the next token.
+the answer's live log. Two more threads per process, the watch, say in the database which answers are
+alive and look whether someone asked to stop them, so neither waits for the next token.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,7 +23,14 @@ from django.utils import timezone
 
 from webapp.answers.engines import NotWaitedFor, engines
 from webapp.answers.models import Generation
-from webapp.answers.services import ALIVE_S, alive_key, fail_if_dead, finish_generation, recover_generations, stop_key
+from webapp.answers.services import (
+    asked_to_stop,
+    claim_generation,
+    finish_generation,
+    forgotten_generations,
+    recover_generations,
+    say_alive,
+)
 from webapp.checkpoints.models import Checkpoint
 from webapp.live import streams
 
@@ -31,6 +39,12 @@ logger = logging.getLogger(__name__)
 COALESCE_S = 0.04
 """Tokens that come within this time travel as one event."""
 WATCH_S = 0.25
+"""How often to look whether somebody wants an answer to stop."""
+PULSE_S = 4.0
+"""How often to say that the answers being written are; several times in ALIVE_S, and once in DOUBT_S."""
+FORGOTTEN_S = 10.0
+"""How often to look for answers that no message asks for."""
+FORGOTTEN_THREADS = 8
 BROKEN = "\N{REPLACEMENT CHARACTER}"
 UNSTORABLE = str.maketrans({"\0": BROKEN, "\r": "\n"})
 """PostgreSQL stores no NUL and HTML knows no carriage return; noise (a random model's answer) has both."""
@@ -102,46 +116,54 @@ class TextDecoder:
 
 
 class Watch:
-    """Heartbeats and stop requests of every answer this process is writing."""
+    """Heartbeats and stop requests of every answer this process is writing, each from a thread of its own.
+
+    A heartbeat may wait for the database's other writers; a stop request is read, and need not.
+    """
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._requests: dict[str, Stoppable] = {}
-        self._thread: threading.Thread | None = None
+        self._are_started = False
 
     def add(self, generation_id: str, request: Stoppable) -> None:
         with self._condition:
             self._requests[generation_id] = request
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="answer-watch", daemon=True)
-                self._thread.start()
-            self._condition.notify()
+            if not self._are_started:
+                self._are_started = True
+                for name, look, pause_s in (("stop", self._pass_on_stops, WATCH_S), ("pulse", self._beat, PULSE_S)):
+                    threading.Thread(target=self._run, args=(look, pause_s), name=f"answer-{name}", daemon=True).start()
+            self._condition.notify_all()
 
     def remove(self, generation_id: str) -> None:
         with self._condition:
             self._requests.pop(generation_id, None)
 
-    def _run(self) -> None:
+    def _run(self, look: Callable[[dict[str, Stoppable]], None], pause_s: float) -> None:
         while True:
             with self._condition:
+                if not self._requests:
+                    connection.close()
                 while not self._requests:
                     self._condition.wait()
+            time.sleep(pause_s)  # whoever has just claimed an answer has said so
+            with self._condition:
                 requests = dict(self._requests)
             try:
-                self._look(requests)
-            except redis.RedisError:
-                logger.warning("Redis does not answer; stop requests wait until it does.")
-            time.sleep(WATCH_S)
+                if requests:
+                    look(requests)
+            except Exception as error:  # whatever it is, the next look may go well
+                logger.warning("%s waits for the database: %s", threading.current_thread().name, error)
+                connection.close()
 
     @staticmethod
-    def _look(requests: dict[str, Stoppable]) -> None:
-        pipeline = streams.client().pipeline(transaction=False)
-        for generation_id in requests:
-            pipeline.set(alive_key(generation_id), 1, ex=ALIVE_S)
-        pipeline.mget([stop_key(generation_id) for generation_id in requests])
-        for asked, request in zip(pipeline.execute()[-1], requests.values(), strict=True):
-            if asked:
-                request.stop()
+    def _pass_on_stops(requests: dict[str, Stoppable]) -> None:
+        for generation_id in asked_to_stop(list(requests)):
+            requests[generation_id].stop()
+
+    @staticmethod
+    def _beat(requests: dict[str, Stoppable]) -> None:
+        say_alive(list(requests))
 
 
 watch = Watch()
@@ -149,9 +171,9 @@ watch = Watch()
 
 @dataclass
 class Draft:
-    """An answer being written: its text so far, on its way to the live log."""
+    """An answer being written: its text so far, on its way to the live log if it has one."""
 
-    key: str
+    key: str | None
     text: str = ""
     tokens: int = 0
     first_token_at: datetime | None = None
@@ -167,24 +189,24 @@ class Draft:
             self.flush()
 
     def flush(self) -> None:
-        if not self._unsent or not self._log_is_whole:
+        if self.key is None or not self._unsent or not self._log_is_whole:
             return
         try:
             streams.append(self.key, {"type": "token", "text": self._unsent})
-        except redis.RedisError:
+        except redis.RedisError as error:
             # A log with a hole would show a wrong text; its readers wait for the end instead.
             self._log_is_whole = False
-            logger.warning("Redis does not answer; %s goes on without its live log.", self.key)
+            logger.warning("%s goes on without its live log: %s", self.key, streams.trouble(error))
         self._unsent = ""
         self._sent_at = time.monotonic()
 
 
 def write_answer(*, generation_id: str) -> None:
-    """Write one queued answer to its end. Anything but a queued one is left alone, or ended if dead."""
-    generation = _claim(generation_id)
+    """Write one queued answer to its end. Anything but a queued one is left alone."""
+    generation = claim_generation(generation_id)
     if generation is None:
         return
-    draft = Draft(generation.stream_key)
+    draft = Draft(None if generation.background else generation.stream_key)
     stopper = Stopper()
     # From the claim to the last query: the engine may be a while in coming, and the database in answering.
     watch.add(generation_id, stopper)
@@ -199,24 +221,6 @@ def write_answer(*, generation_id: str) -> None:
         _finish(generation, draft, finish_reason)
     finally:
         watch.remove(generation_id)
-        with suppress(redis.RedisError):  # it expires by itself
-            streams.delete(alive_key(generation_id))
-
-
-def _claim(generation_id: str) -> Generation | None:
-    """Take a queued answer, or find out why not: unknown, done, in good hands, or dead."""
-    mine = streams.client().set(alive_key(generation_id), 1, nx=True, ex=ALIVE_S)
-    claimed = Generation.objects.filter(pk=generation_id, state=Generation.State.QUEUED).update(
-        state=Generation.State.RUNNING
-    )
-    generation = Generation.objects.select_related("checkpoint").filter(pk=generation_id).first()
-    if claimed:
-        return generation
-    if mine:
-        streams.delete(alive_key(generation_id))
-        if generation is not None and generation.state == Generation.State.RUNNING:
-            fail_if_dead(generation)
-    return None
 
 
 def _draft_answer(generation: Generation, draft: Draft, stopper: Stopper) -> str:
@@ -229,7 +233,7 @@ def _draft_answer(generation: Generation, draft: Draft, stopper: Stopper) -> str
         draft.add(last["content"])  # continued: the answer begins with what there is
     try:
         with engines.borrow(checkpoint, is_unwanted=lambda: stopper.is_asked) as engine:
-            request = engine.submit(generation.messages, generation.sampling)
+            request = engine.submit(generation.messages, generation.sampling, background=generation.background)
             stopper.attach(request)
             try:
                 _drain(request.events(), TextDecoder(engine.tokenizer), draft)
@@ -252,7 +256,7 @@ def _drain(events: Iterable[tuple[int, float]], decoder: TextDecoder, draft: Dra
 
 
 def _finish(generation: Generation, draft: Draft, finish_reason: str, *, error: str = "") -> None:
-    finish_generation(
+    ended = finish_generation(
         generation=generation,
         state=FINAL_STATE.get(finish_reason, Generation.State.FAILED),
         text=draft.text,
@@ -261,6 +265,10 @@ def _finish(generation: Generation, draft: Draft, finish_reason: str, *, error: 
         tokens=draft.tokens,
         first_token_at=draft.first_token_at,
     )
+    if not ended:
+        logger.warning(
+            "generation %s had been ended for dead; what its worker wrote after that is lost.", generation.pk
+        )
 
 
 def prepare() -> None:
@@ -274,3 +282,37 @@ def warm_up(checkpoint: Checkpoint) -> None:
     """Load a checkpoint now. One that cannot be loaded says so (in the log, too) when it is asked, not here."""
     with suppress(ValueError), engines.borrow(checkpoint):
         pass
+
+
+def write_forgotten(executor: Executor) -> int:
+    """Write what no message will ask for, some at a time; returns how many. While Redis is full, that is everything."""
+    found = forgotten_generations()[:FORGOTTEN_THREADS]
+    if found:
+        logger.warning("Writing %d answers that no message asks for.", len(found))
+    wait([executor.submit(_write_and_let_go, pk) for pk in found])
+    return len(found)
+
+
+def _write_and_let_go(generation_id: str) -> None:
+    try:
+        write_answer(generation_id=generation_id)
+    finally:
+        connection.close()
+
+
+def look_for_forgotten() -> None:
+    """Do that for as long as the process lives, in a thread of its own."""
+    threading.Thread(target=_find_forgotten, name="forgotten-answers", daemon=True).start()
+
+
+def _find_forgotten() -> None:
+    with ThreadPoolExecutor(FORGOTTEN_THREADS) as executor:
+        while True:
+            try:
+                found = write_forgotten(executor)
+            except Exception as error:  # whatever it is, the next look may go well
+                logger.warning("Forgotten answers wait for the database: %s", error)
+                found = 0
+            connection.close()
+            if not found:
+                time.sleep(FORGOTTEN_S)

@@ -185,6 +185,7 @@ def make_pair(
             checkpoint=checkpoint,
             messages=[{"role": "user", "content": prompt.text}],
             sampling=_sampling(checkpoint, seed=rng.getrandbits(31)),
+            background=True,
         )
         for checkpoint in couple
     ]

@@ -1,4 +1,4 @@
-"""Background work of the arena, on the `generate` queue. Tasks call a service."""
+"""Background work of the arena: chores, and on the `background` queue what takes long. Tasks call a service."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 from functools import partial
+from urllib.parse import urlencode
 
 from django.conf import settings
 from django.contrib import messages
@@ -171,7 +172,8 @@ def vote_in_chat(request: HttpRequest, message_id: uuid.UUID) -> HttpResponse:
         raise Http404("There is no such question.") from error
     page = redirect("chat:conversation", made.chosen.conversation_id)
     if not made.problem:
-        return page
+        shown = {name: request.POST[name] for name in ("leaf", "as_of") if name in request.POST}
+        return redirect(f"{page.url}?{urlencode(shown)}") if is_htmx(request) and shown else page
     messages.warning(request, made.problem)
     return HttpResponseClientRedirect(page.url) if is_htmx(request) else page  # only a whole page shows the warning
 

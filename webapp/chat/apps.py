@@ -6,4 +6,7 @@ class ChatConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from . import signals  # noqa: F401  # connects them
+        from webapp.chat import services, signals  # noqa: F401  # signals connect themselves
+        from webapp.live import rights
+
+        rights.know("conversation", services.conversation_states)

@@ -13,29 +13,30 @@ answer's log, however often the socket breaks. The server keeps nothing about a 
 which pieces belong to what it shows.
 
 A frame that makes no sense is answered with an error and forgotten. A socket whose session or
-conversation is gone is closed with 4404 within RECHECK_S (with 1013, "try again", if nobody can tell);
-a conversation that does not exist and one that is somebody else's are refused alike.
+conversation is gone is closed with 4404 (with 1013, "try again", if nobody can tell; see webapp/live/rights.py);
+a conversation that does not exist and one that is somebody else's are refused alike. One that is its
+visitor's twenty-first is closed with 4429.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import uuid
 from dataclasses import dataclass
 from typing import Any
 
-import redis
-
+from webapp.accounts.models import Visitor
 from webapp.accounts.services import visitor_for_scope
 from webapp.answers.models import Generation
 from webapp.answers.rendering import render_answer
-from webapp.answers.services import UNREACHABLE, revive_generation, stop_generation
+from webapp.answers.services import revive_generation, stop_generation
 from webapp.chat.models import Conversation, Message
-from webapp.live import streams
-from webapp.live.sockets import REFUSED, WorkingConsumer, in_any_thread
+from webapp.live import rights, streams
+from webapp.live.reader import follow
+from webapp.live.sockets import REFUSED, SOCKETS_PER_VISITOR, WorkingConsumer, in_any_thread
 
-RECHECK_S = 3.0
 FOLLOW_S = 5.0
 """Without news for this long the database is asked whether the answer is still being written."""
 MAX_FRAME_CHARS = 1000
@@ -76,12 +77,12 @@ class ChatConsumer(WorkingConsumer):
     async def connect(self) -> None:
         self.conversation_id: uuid.UUID = self.scope["url_route"]["kwargs"]["conversation_id"]
         self.followers: dict[uuid.UUID, asyncio.Task[None]] = {}
-        may_read = await self._may_read()
+        visitor = await self._reader()
         await self.accept()  # also to refuse: a browser is told the code only of a socket that was open
-        if not may_read:
+        if visitor is None:
             await self.finish(REFUSED)
-            return
-        self.work(self._watch_rights)
+        elif await self.take_place(f"visitor:{visitor.pk}", most=SOCKETS_PER_VISITOR):
+            self.work(self._watch_rights, visitor)
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         try:
@@ -91,22 +92,30 @@ class ChatConsumer(WorkingConsumer):
             await self._send({"type": "error", "text": str(error)})
             return
         if frame.type == "stop":
-            await self._stop(generation)
+            await in_any_thread(stop_generation)(generation)
         else:
             self._follow(frame, generation)
 
     # -- rights ----------------------------------------------------------------------------------
 
     @in_any_thread
-    def _may_read(self) -> bool:
-        """Whether session, account and conversation are still what they were."""
+    def _reader(self) -> Visitor | None:
+        """Who reads, as session, account and conversation are now; None for nobody who may."""
         visitor = visitor_for_scope(self.scope)
-        return visitor is not None and Conversation.objects.of(visitor.pk).filter(pk=self.conversation_id).exists()
+        if visitor is None or not Conversation.objects.of(visitor.pk).filter(pk=self.conversation_id).exists():
+            return None
+        return visitor
 
-    async def _watch_rights(self) -> None:
-        await asyncio.sleep(RECHECK_S)
-        while await self._may_read():
-            await asyncio.sleep(RECHECK_S)
+    async def _may_read(self) -> bool:
+        return await self._reader() is not None
+
+    async def _watch_rights(self, visitor: Visitor) -> None:
+        topics = [f"session:{self.scope['session'].session_key}", f"conversation:{self.conversation_id}"]
+        is_staff = False
+        if visitor.user is not None:
+            topics.append(f"user:{visitor.user.pk}")
+            is_staff = visitor.user.is_staff  # whose log-in ends when its time is over
+        await rights.watch(topics, self._may_read, at_least_every_s=rights.RECHECK_S if is_staff else None)
         await self.finish(REFUSED)
 
     # -- answers ---------------------------------------------------------------------------------
@@ -123,12 +132,6 @@ class ChatConsumer(WorkingConsumer):
             raise ValueError("There is no such answer in this conversation.")
         return message.generation
 
-    async def _stop(self, generation: Generation) -> None:
-        try:
-            await in_any_thread(stop_generation)(generation)
-        except redis.RedisError:
-            await self._send({"type": "error", "text": UNREACHABLE})
-
     def _follow(self, frame: Frame, generation: Generation) -> None:
         """Send what comes after `frame.after`, in place of what was being sent of the same answer."""
         if running := self.followers.pop(frame.message, None):
@@ -144,13 +147,14 @@ class ChatConsumer(WorkingConsumer):
         await self._send_end(message_id, generation)
 
     async def _send_tokens(self, message_id: uuid.UUID, generation: Generation, after: str) -> None:
-        async for entry in streams.follow(generation.stream_key, after, wait_s=FOLLOW_S):
-            if entry is None:
-                await in_any_thread(revive_generation)(generation)
-                if generation.is_final:
-                    return
-            else:
-                after = await self._send_token(message_id, after, entry)
+        async with contextlib.aclosing(follow(generation.stream_key, after, wait_s=FOLLOW_S)) as entries:
+            async for entry in entries:
+                if entry is None:
+                    await in_any_thread(revive_generation)(generation)
+                    if generation.is_final:
+                        return
+                else:
+                    after = await self._send_token(message_id, after, entry)
 
     async def _send_token(self, message_id: uuid.UUID, after: str, entry: tuple[str, streams.Event]) -> str:
         """Send a piece of text; returns the id of the event it was."""

@@ -11,6 +11,7 @@ from django.core.exceptions import NON_FIELD_ERRORS
 from trainer.config import CHAT_STAGES
 from webapp.chat.models import Conversation
 from webapp.chat.services import DEFAULT_SAMPLING
+from webapp.chat.threads import Shown
 from webapp.checkpoints.models import Checkpoint
 
 ERRORS_ID = "composer-error"
@@ -111,6 +112,17 @@ class ComposerForm(SettingsForm):
 
     leaf = forms.UUIDField(required=False)
     """The last turn the page showed; it comes with the thread, not with the composer's own fields."""
+
+
+class ShownForm(forms.Form):
+    """What the page that asks shows, sent along by htmx; without it the whole thread is drawn."""
+
+    leaf = forms.UUIDField()
+    as_of = forms.DateTimeField()
+
+    @property
+    def shown(self) -> Shown | None:
+        return Shown(**self.cleaned_data) if self.is_valid() else None
 
 
 class EditForm(forms.Form):

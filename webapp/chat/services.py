@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
@@ -21,6 +21,7 @@ from webapp.answers.services import draw_seed, start_generation
 from webapp.chat.models import Conversation, Message
 from webapp.chat.threads import Tree, are_the_same
 from webapp.checkpoints.models import Checkpoint
+from webapp.live.rights import announce
 
 DEFAULT_SAMPLING: dict[str, Any] = {
     "temperature": 0.8,
@@ -260,11 +261,19 @@ def _read_on_from(conversation: Conversation, message: Message) -> None:
 
 
 def _locked_tree(conversation: Conversation) -> Tree:
-    """The conversation's tree, with its row locked: of two messages sent at once one comes second."""
+    """The conversation's tree, with its row locked: of two messages sent at once one comes second.
+
+    Two answers that came out the same are passed over here, for good.
+    """
     conversation.leaf_id = (
         Conversation.objects.select_for_update().values_list("leaf", flat=True).get(pk=conversation.pk)
     )
-    return read_tree(conversation)
+    tree = Tree(conversation)
+    offered = tree.offered()
+    if not are_the_same(offered):
+        return tree
+    conversation.leaf = choose_answer(message=offered[0])
+    return Tree(conversation)
 
 
 def _check_nothing_open(tree: Tree) -> None:
@@ -280,13 +289,15 @@ def _check_nothing_open(tree: Tree) -> None:
 
 
 def read_tree(conversation: Conversation) -> Tree:
-    """The conversation's tree; where both answers offered came out the same, it goes on from A without a choice."""
+    """The conversation's tree, as it is read; where both answers offered came out the same, it goes on from A.
+
+    Nothing is written for that: whatever is done next in the conversation makes the choice (`_locked_tree`).
+    """
     tree = Tree(conversation)
     offered = tree.offered()
-    if not are_the_same(offered):
-        return tree
-    conversation.leaf = choose_answer(message=offered[0])
-    return Tree(conversation)
+    if are_the_same(offered):
+        tree.go_on_from(offered[0])
+    return tree
 
 
 @transaction.atomic
@@ -339,10 +350,17 @@ def rename_conversation(*, conversation: Conversation, title: str) -> None:
 def delete_conversation(*, conversation: Conversation) -> None:
     """Hide a conversation; `restore_conversation` brings it back."""
     Conversation.objects.filter(pk=conversation.pk, deleted_at=None).update(deleted_at=timezone.now())
+    announce(f"conversation:{conversation.pk}")
 
 
 def restore_conversation(*, conversation: Conversation) -> None:
     Conversation.objects.filter(pk=conversation.pk).update(deleted_at=None)
+
+
+def conversation_states(ids: Collection[str]) -> dict[str, tuple[object, ...]]:
+    """What of these conversations the right to read them depends on (see webapp/live/rights.py)."""
+    rows = Conversation.objects.filter(pk__in=ids).values_list("pk", "visitor_id", "deleted_at")
+    return {str(pk): tuple(rest) for pk, *rest in rows}
 
 
 def purge_conversations(conversations: QuerySet[Conversation]) -> int:

@@ -6,6 +6,7 @@ import uuid
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cached_property
 
 import redis
@@ -100,6 +101,16 @@ class Answer:
         return " · ".join([*parts, f"up to {sampling['max_new_tokens']} tokens", f"seed {sampling['seed']}"])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What a page shows of a conversation."""
+
+    leaf: uuid.UUID
+    """The last turn of its branch."""
+    as_of: datetime
+    """When the newest turn it knew of was made."""
+
+
 class Tree:
     """A conversation's messages by parent."""
 
@@ -116,6 +127,13 @@ class Tree:
             self._by_id[message.pk] = message
             self._children[message.parent_id].append(message)
 
+    def go_on_from(self, answer: Message) -> None:
+        """Read on from this one of two answers, as if it had been chosen; the rows stay as they are."""
+        for one in self.alternatives(answer):
+            if one.side:
+                one.chosen = one == answer
+        self.conversation.leaf = answer
+
     def path(self) -> list[Message]:
         """From the first turn down to the conversation's leaf."""
         leaf = self.conversation.leaf_id
@@ -130,6 +148,27 @@ class Tree:
 
     def turns(self) -> list[Turn]:
         return [Turn(message, self.alternatives(message)) for message in self.path()]
+
+    @property
+    def newest(self) -> datetime | None:
+        """When the conversation last got a turn."""
+        return max((message.created_at for message in self._by_id.values()), default=None)
+
+    def kept(self, shown: Shown) -> int:
+        """How many of the first turns a page shows that need no drawing again.
+
+        Those that are the same on the branch it shows and on the one read now, and have got no other version
+        since it was drawn; but neither branch's last turn, which has buttons of its own.
+        """
+        if shown.leaf not in self._by_id:
+            return 0
+        before, now = self.path_to(self._by_id[shown.leaf]), self.path()
+        same = 0
+        for old, new in zip(before[:-1], now[:-1], strict=False):
+            if old.pk != new.pk or any(other.created_at > shown.as_of for other in self.alternatives(new)):
+                break
+            same += 1
+        return same
 
     def alternatives(self, message: Message) -> list[Message]:
         return self._children[message.parent_id]

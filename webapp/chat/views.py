@@ -1,8 +1,8 @@
 """The chat pages. Every action is a form that redirects to the conversation's page.
 
-With htmx it is answered with the thread as it is now, which saves the way round by the page; without
-JavaScript the page is simply loaded again. An action that is refused says why, near the form, and
-changes nothing.
+With htmx it is answered with what has changed: the turns after those the page shows already, however long
+the conversation is; without JavaScript the page is simply loaded again. An action that is refused says
+why, near the form, and changes nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-import redis
 from django.contrib import messages
 from django.core.paginator import Paginator
 from django.http import Http404, HttpRequest, HttpResponse
@@ -22,9 +21,9 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from webapp.accounts import limits
 from webapp.accounts.services import visitor_for
-from webapp.answers.services import UNREACHABLE, stop_generation
+from webapp.answers.services import stop_generation
 from webapp.chat import services
-from webapp.chat.forms import ComposerForm, EditForm, SettingsForm, TitleForm
+from webapp.chat.forms import ComposerForm, EditForm, SettingsForm, ShownForm, TitleForm
 from webapp.chat.models import Conversation, Message
 from webapp.chat.threads import Answer
 from webapp.checkpoints.models import Checkpoint
@@ -149,11 +148,16 @@ def conversation(request: HttpRequest, conversation_id: uuid.UUID) -> HttpRespon
 def _page(
     request: HttpRequest, own: Conversation, *, form: ComposerForm | None = None, status: int = 200
 ) -> HttpResponse:
-    """The whole page, or, for htmx, its thread."""
+    """The whole page, or, for htmx, its thread from the first turn on that the page that asks does not show."""
     tree = services.read_tree(own)
+    turns = tree.turns()
+    shown = ShownForm(request.POST or request.GET).shown if is_htmx(request) else None
+    kept = tree.kept(shown) if shown else 0
     context: dict[str, Any] = {
         "conversation": own,
-        "turns": tree.turns(),
+        "turns": turns[kept:],
+        "kept": turns[kept - 1].message if kept else None,
+        "as_of": tree.newest.isoformat() if tree.newest else "",
         "offered": [Answer(message) for message in tree.offered()],
         "stages": list(Checkpoint.objects.chattable().current_by_stage().values()),
     }
@@ -279,10 +283,7 @@ def stop(request: HttpRequest, message_id: uuid.UUID) -> HttpResponse:
     message = _own_message(request, message_id)
     if message.generation is None:
         raise Http404("There is no such answer.")
-    try:
-        stop_generation(message.generation)
-    except redis.RedisError:
-        return _complain(request, message.conversation, UNREACHABLE, status=503)
+    stop_generation(message.generation)
     return redirect("chat:conversation", message.conversation_id)
 
 

@@ -19,9 +19,21 @@ def register_checkpoint(*, directory: Path, name: str | None = None, parent: Che
     A directory outside DATA_DIR/checkpoints is copied there first. The parent is found by the hash
     in stage.json unless it is given. ValueError says what is wrong with the directory.
     """
+    return record_checkpoint(files=inspect_finished(directory), name=name, parent=parent)
+
+
+def inspect_finished(directory: Path) -> CheckpointFiles:
+    """What a finished checkpoint of ours is; reads all of it. ValueError says what is wrong with the directory."""
     files = inspect_directory(directory)
     if not files.info:
         raise ValueError(f"{directory} has no {STAGE}: it is unfinished. Import it if it comes from elsewhere.")
+    return files
+
+
+def record_checkpoint(
+    *, files: CheckpointFiles, name: str | None = None, parent: Checkpoint | None = None
+) -> Checkpoint:
+    """`register_checkpoint` for a directory that was inspected before; quick where it is in the store already."""
     return _create_checkpoint(files, _store(files), name=name, parent=parent)
 
 

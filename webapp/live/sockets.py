@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any, ParamSpec, TypeVar
 
@@ -26,6 +27,12 @@ REFUSED = 4404
 """Close code: not here, or not for you (no longer, perhaps). A page does not come back after it."""
 TRY_AGAIN = 1013
 """Close code: something broke on this side. A page comes back and goes on where it stopped."""
+TOO_MANY = 4429
+"""Close code: its owner has too many sockets open already. A page says so and does not come back by itself."""
+SOCKETS_PER_VISITOR = 20
+"""How many one person may have open on one web process: tabs, and some that are just being closed."""
+SOCKETS_PER_ADDRESS = 400
+"""The same for pages that everybody may follow, by address; a whole class may sit behind one."""
 
 
 def in_any_thread(function: Callable[P, T]) -> Callable[P, Awaitable[T]]:
@@ -38,6 +45,10 @@ def in_any_thread(function: Callable[P, T]) -> Callable[P, Awaitable[T]]:
     return awaitable
 
 
+_open: Counter[str] = Counter()
+"""How many sockets each owner has open on this process."""
+
+
 class WorkingConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels has no types
     """Give tasks to `work`; end the socket from the server's side with `finish`."""
 
@@ -45,12 +56,30 @@ class WorkingConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels
         super().__init__(*args, **kwargs)
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_finished = False
+        self._owner = ""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         try:
             await self._unbroken(super().__call__, scope, receive, send)
         finally:
+            self._leave_place()
             await asyncio.gather(*self._cancel_tasks(), return_exceptions=True)
+
+    async def take_place(self, owner: str, *, most: int) -> bool:
+        """Count this socket among its owner's; if these are too many, close it with TOO_MANY and return False."""
+        if _open[owner] >= most:
+            await self.finish(TOO_MANY)
+            return False
+        self._owner = owner
+        _open[owner] += 1
+        return True
+
+    def _leave_place(self) -> None:
+        owner, self._owner = self._owner, ""
+        if owner:
+            _open[owner] -= 1
+            if not _open[owner]:
+                del _open[owner]
 
     def work(self, function: Callable[P, Awaitable[None]], *args: P.args, **kwargs: P.kwargs) -> asyncio.Task[None]:
         """Call this beside the frames. If it breaks, the socket closes with TRY_AGAIN."""
@@ -74,6 +103,7 @@ class WorkingConsumer(AsyncWebsocketConsumer):  # type: ignore[misc]  # channels
         if self._is_finished:
             return
         self._is_finished = True
+        self._leave_place()
         self._cancel_tasks()
         with contextlib.suppress(OSError, RuntimeError):  # the browser was quicker
             await self.close(code)

@@ -1,7 +1,7 @@
 """Append-only live logs in Redis Streams: the tokens of an answer, the progress of a run.
 
-The idea: a producer appends small JSON events, any number of readers follow from the id they saw
-last, and a reader that reconnects misses nothing. Redis is never the only copy: the producer writes
+The idea: a producer appends small JSON events, any number of readers follow (webapp/live/reader.py) from
+the id they saw last, and a reader that reconnects misses nothing. Redis is never the only copy: the producer writes
 the final state to the database *before* the end event, and a log that has expired means "read the
 database".
 """
@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncGenerator
 from functools import cache
 from typing import Any
 
 import redis
-import redis.asyncio
 from django.conf import settings
 
 EXPIRE_S = 3600
+"""A log nobody has written to for this long is forgotten."""
+ENDED_EXPIRE_S = 60
+"""A log that has ended is in the database too; readers that are a moment behind still follow it to its end."""
 MAX_EVENTS = 20_000
 END = "end"
 """The `type` of a log's last event."""
@@ -38,8 +39,15 @@ def append(key: str, event: Event) -> str:
     """Append one event; returns its id. `event["type"]` says what it is."""
     pipeline = client().pipeline(transaction=False)
     pipeline.xadd(key, {"event": json.dumps(event)}, maxlen=MAX_EVENTS, approximate=True)
-    pipeline.expire(key, EXPIRE_S)
+    pipeline.expire(key, ENDED_EXPIRE_S if event.get("type") == END else EXPIRE_S)
     return str(pipeline.execute()[0])
+
+
+def trouble(error: Exception) -> str:
+    """What is wrong with Redis, for the log: somebody may have to do something about it."""
+    if any(isinstance(one, redis.exceptions.OutOfMemoryError) for one in (error, error.__cause__)):
+        return "Redis is full. It empties by itself when answers end; where it does not, raise its maxmemory."
+    return f"Redis does not answer ({type(error).__name__})."
 
 
 def is_event_id(text: str) -> bool:
@@ -62,29 +70,3 @@ def last_id(key: str) -> str:
 
 def delete(key: str) -> None:
     client().delete(key)
-
-
-async def follow(key: str, after: str = "0", *, wait_s: float = 15.0) -> AsyncGenerator[tuple[str, Event] | None, None]:
-    """Events after `after` as they come, ending after the END event.
-
-    Yields None whenever `wait_s` passes without one, so the caller can check the database (the
-    producer may have died) or that its reader is still allowed to listen.
-    """
-    # A blocking read outlasts any socket timeout, so this connection has none. Introducing the library to the
-    # server would take longer than all the rest before the first token.
-    connection = redis.asyncio.Redis.from_url(
-        settings.REDIS_URL, decode_responses=True, socket_timeout=None, driver_info=None
-    )
-    try:
-        while True:
-            answer = await connection.xread({key: after}, count=500, block=int(wait_s * 1000))
-            if not answer:
-                yield None
-                continue
-            for after, fields in answer[0][1]:
-                event: Event = json.loads(fields["event"])
-                yield after, event
-                if event.get("type") == END:
-                    return
-    finally:
-        await connection.aclose()

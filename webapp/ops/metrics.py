@@ -25,7 +25,8 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from webapp.ops.health import impatient_redis
-from webapp.ops.periodic import QUEUES, count_workers
+from webapp.ops.periodic import count_workers
+from webapp.ops.queues import QUEUES
 
 COUNTED = {
     "stagecraft_runs": ("training.TrainingRun", "state", "Training runs by state."),
@@ -108,7 +109,7 @@ class TimeRequests:
             markcoroutinefunction(self)
 
     def __call__(self, request: HttpRequest) -> object:
-        if iscoroutinefunction(self):
+        if iscoroutinefunction(self.get_response):
             return self._later(request)
         started = time.perf_counter()
         response = self.get_response(request)

@@ -15,10 +15,10 @@ from typing import Any
 
 import redis
 from celery import bootsteps
+from kombu.exceptions import OperationalError
 
 logger = logging.getLogger(__name__)
 
-QUEUES = ("generate", "train")
 TICK_S = 5.0
 ALIVE_S = 30
 """A worker not heard of for this long is not counted."""
@@ -52,8 +52,8 @@ def tick(worker: Any) -> None:
         for queue in worker.app.amqp.queues.consume_from:
             client.set(alive_key(queue, worker.hostname), 1, ex=ALIVE_S)
         send_due(worker.app, client)
-    except redis.RedisError as error:
-        logger.warning("periodic tasks wait for Redis: %s", error)
+    except (redis.RedisError, OperationalError) as error:
+        logger.warning("Chores wait: %s", streams.trouble(error))
 
 
 def alive_key(queue: str, node: str) -> str:
@@ -67,8 +67,12 @@ def send_due(app: Any, client: redis.Redis) -> list[str]:
     for name, entry in app.conf.beat_schedule.items():
         period_ms = int(entry["schedule"] * 1000)
         if client.set(f"periodic:{name}", 1, nx=True, px=period_ms):
-            # A copy nobody has taken by the next round is of no use any more.
-            app.send_task(entry["task"], expires=entry["schedule"], **entry.get("options", {}))
+            try:
+                # A copy nobody has taken by the next round is of no use any more.
+                app.send_task(entry["task"], expires=entry["schedule"], **entry.get("options", {}))
+            except Exception:
+                client.delete(f"periodic:{name}")  # it would tell every worker that somebody has sent it
+                raise
             sent.append(name)
     return sent
 

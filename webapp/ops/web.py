@@ -23,8 +23,9 @@ BACKLOG = 512
 """Connections the kernel keeps for us before they are accepted."""
 SHUTDOWN_S = 5
 """How long open answers may go on after SIGTERM; their text is kept and readers re-attach."""
-MAX_FRAME_BYTES = 64 * 1024
-"""Largest WebSocket frame taken from a browser; ours carry an id or a short command."""
+MAX_FRAME_BYTES = 4 * 1024
+"""Largest WebSocket frame taken from a browser; ours carry an id or a short command. A larger one closes the socket
+(code 1009) before it is read."""
 
 
 def main() -> None:

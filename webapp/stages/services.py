@@ -43,7 +43,10 @@ def ask_home_prompt(*, prompt: str) -> list[Generation]:
 def _ask(checkpoint: Checkpoint, prompt: str) -> Generation:
     """Ask anew; an answer that failed before is forgotten."""
     generation = start_generation(
-        checkpoint=checkpoint, messages=[{"role": "user", "content": prompt}], sampling=HOME_SAMPLING, visitor=None
+        checkpoint=checkpoint,
+        messages=[{"role": "user", "content": prompt}],
+        sampling=HOME_SAMPLING,
+        background=True,
     )
     SiteAnswer.objects.update_or_create(checkpoint=checkpoint, prompt=prompt, defaults={"generation": generation})
     return generation

@@ -47,7 +47,10 @@ class TrainingRunAdmin(admin.ModelAdmin[TrainingRun]):
         (
             "Its worker",
             {
-                "fields": ("attempt", "worker", "lease_until", "resumed_at", "resumed_step", "interruptions"),
+                "fields": (
+                    *("attempt", "worker", "threads", "lease_until"),
+                    *("resumed_at", "resumed_step", "interruptions", "killed_step"),
+                ),
                 "classes": ("collapse",),
             },
         ),

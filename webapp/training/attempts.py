@@ -13,6 +13,7 @@ import hashlib
 import logging
 import os
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,8 +27,9 @@ from typing import TypeVar
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connections
 
+from trainer.files import take_over
 from webapp.training import services
-from webapp.training.events import MAX_LINE_BYTES, Logged, parse_line
+from webapp.training.events import MAX_LINE_BYTES, Logged, Measured, Started, parse_line
 from webapp.training.models import TrainingRun
 
 logger = logging.getLogger(__name__)
@@ -59,6 +61,8 @@ def supervise_run(run_id: int) -> TrainingRun | None:
             _Supervisor(run).supervise()
     except services.LeaseLostError:
         logger.warning("Lost the claim on %s; another worker has it.", run)
+        with contextlib.suppress(OperationalError, InterfaceError):  # for as long as it was away, the claim was lost
+            services.leave_run(run=run)
     return run
 
 
@@ -89,15 +93,37 @@ def trainer_command(run: TrainingRun) -> list[str]:
         str(run.inputs_dir / "run.json"),
         "--out",
         str(run.output_dir),
+        "--threads",
+        str(run.threads),
         "--progress",
         "json",
     ]
 
 
-def _set_aside(directory: Path) -> None:
+def prepare_output(run: TrainingRun) -> None:
+    """Make this attempt's own directory, holding all that the attempt before it has saved.
+
+    Those before it may still be written to, by a trainer whose worker hangs. Nothing here minds: what is taken over
+    is whole, and nobody reads theirs again.
+    """
+    store = Path(settings.CHECKPOINT_DIR)
+    earlier = [store / name for name in run.earlier_directories]
+    _set_aside(run.output_dir)
+    if run.attempt == 1:
+        _set_aside(*earlier)
+    run.output_dir.mkdir(parents=True)
+    for directory in earlier:
+        if take_over(run.output_dir, directory):
+            break
+    for directory in earlier:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _set_aside(*directories: Path) -> None:
     """Move what an earlier database left in a new run's place; nothing of anybody's is deleted."""
-    if directory.exists():
-        directory.rename(directory.with_name(f"{directory.name}.before-{uuid.uuid4().hex[:8]}"))
+    for directory in directories:
+        if directory.exists():
+            directory.rename(directory.with_name(f"{directory.name}.before-{uuid.uuid4().hex[:8]}"))
 
 
 class _Supervisor:
@@ -107,6 +133,8 @@ class _Supervisor:
         self.run = run
         self.errors_path = run.inputs_dir / "stderr.log"
         self.said_error = ""
+        self.step: int | None = None
+        """The last one this attempt has reported; None until it has started."""
         self.stop_wanted = ""
         self.leaving = False
         self.kill_at = float("inf")
@@ -115,9 +143,7 @@ class _Supervisor:
         self.lease_ends = time.monotonic() + settings.RUN_LEASE_S
 
     def supervise(self) -> None:
-        if self.run.attempt == 1:
-            _set_aside(self.run.output_dir)
-        self.run.output_dir.parent.mkdir(parents=True, exist_ok=True)
+        prepare_output(self.run)
         with self.errors_path.open("ab") as errors:
             errors_start = errors.tell()
             self.child = subprocess.Popen(
@@ -174,6 +200,8 @@ class _Supervisor:
         if isinstance(event, Logged) and event.level == "error":
             self.said_error = event.text
         else:
+            if isinstance(event, Started | Measured):
+                self.step = event.step
             self._persist(lambda: services.record_event(run=self.run, event=event))
 
     def _watch(self) -> None:
@@ -236,6 +264,8 @@ class _Supervisor:
         elif code == EXIT_STOPPED or self.leaving:
             reason = "Its worker is being shut down; the run goes on from here when one is back."
             self._persist(lambda: services.release_run(run=self.run, reason=reason))
+        elif code < 0:  # a signal, and not ours
+            self._persist(lambda: services.interrupt_run(run=self.run, step=self.step))
         else:
             error = self.said_error or _last_words(code, self.errors_path, errors_start)
             self._persist(lambda: services.fail_run(run=self.run, error=error))
@@ -276,8 +306,6 @@ def _last_words(code: int, errors_path: Path, start: int) -> str:
     with errors_path.open("rb") as errors:
         errors.seek(max(start, errors_path.stat().st_size - 20_000))
         lines = [line.strip() for line in errors.read().decode(errors="replace").splitlines() if line.strip()]
-    if code == -signal.SIGKILL:
-        return "The trainer was killed, perhaps for lack of memory. It can be resumed from its last save."
     if lines:
         return f"The trainer stopped unexpectedly: {lines[-1][:500]}"
     return f"The trainer stopped unexpectedly (exit code {code}); it can be resumed from its last save."

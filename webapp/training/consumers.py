@@ -8,7 +8,9 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from webapp.live import streams
-from webapp.live.sockets import REFUSED, WorkingConsumer, in_any_thread
+from webapp.live.reader import follow
+from webapp.live.sockets import REFUSED, SOCKETS_PER_ADDRESS, WorkingConsumer, in_any_thread
+from webapp.ops.addresses import party_behind
 from webapp.training.models import TrainingRun
 from webapp.training.services import state_event
 
@@ -25,6 +27,9 @@ class RunConsumer(WorkingConsumer):
 
     async def connect(self) -> None:
         await self.accept()
+        address = (self.scope.get("client") or [""])[0]
+        if not await self.take_place(f"address:{party_behind(address)}", most=SOCKETS_PER_ADDRESS):
+            return
         after = parse_qs(self.scope["query_string"].decode("latin-1")).get("after", ["0"])[0]
         self.work(self._follow, after if streams.is_event_id(after) else "0")
 
@@ -42,7 +47,7 @@ class RunConsumer(WorkingConsumer):
         await self.finish()
 
     async def _pass_on(self, run: TrainingRun, after: str) -> None:
-        async with contextlib.aclosing(streams.follow(run.stream_key, after, wait_s=QUIET_S)) as entries:
+        async with contextlib.aclosing(follow(run.stream_key, after, wait_s=QUIET_S)) as entries:
             async for entry in entries:
                 if entry is None:
                     now = await self._read_run()

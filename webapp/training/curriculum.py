@@ -11,15 +11,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
 from django.db import transaction
 from django.db.models import Q
+from django.db.models.functions import Now
 from django.urls import reverse
-from django.utils import timezone
 
 from trainer.config import GRPO, INIT, PARENT_STAGES, PPO, PRETRAIN, REWARD, SFT, STAGE_TITLES, get_preset
 from trainer.tastes import TASTES
@@ -30,8 +29,7 @@ from webapp.checkpoints.models import Checkpoint
 from webapp.checkpoints.services import register_checkpoint
 from webapp.ops.queues import enqueue
 from webapp.training import services
-from webapp.training.estimates import measure_machine
-from webapp.training.models import Curriculum, TrainingRun
+from webapp.training.models import Curriculum, TrainingRun, seconds_from_now
 
 if TYPE_CHECKING:
     from webapp.accounts.models import User
@@ -323,7 +321,6 @@ def prepare_first_start(*, demo: bool, curriculum: bool) -> None:
     row.save(update_fields=["automatic", "error"])
     resume_voting()
     advance()
-    measure_machine()
 
 
 def _write_init_checkpoint() -> Path:
@@ -393,14 +390,14 @@ def cast_simulated_votes() -> bool:
 
 def resume_voting() -> None:
     """Start a simulated voter again whose worker has gone."""
-    gone = Q(voting_until__lt=timezone.now()) | Q(voting_until=None)
+    gone = Q(voting_until__lt=Now()) | Q(voting_until=None)
     if Curriculum.objects.filter(gone, votes_wanted__gt=0).update(voting_until=_voting_lease()):
         transaction.on_commit(_enqueue_voting)
 
 
-def _voting_lease() -> datetime:
-    return timezone.now() + timedelta(seconds=VOTING_LEASE_S)
+def _voting_lease() -> Any:
+    return seconds_from_now(VOTING_LEASE_S)
 
 
 def _enqueue_voting() -> None:
-    enqueue("webapp.training.tasks.continue_simulated_votes", queue="generate")
+    enqueue("webapp.training.tasks.continue_simulated_votes")

@@ -1,22 +1,31 @@
-"""What a run will cost on this machine: from runs that have finished here, else from a measurement."""
+"""What a run will cost: from runs that have finished here, else from a measurement of where it will be trained.
+
+That is the train worker's machine, which need not be the one that shows the page.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import shutil
+import socket
 import subprocess
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import redis
 from django.conf import settings
+from django.utils import timezone
 
 from trainer.config import get_preset
 from trainer.estimate import estimate
-from webapp.training.models import TrainingRun
+from webapp.live import streams
+from webapp.ops.periodic import alive_key
+from webapp.training.models import Machine, TrainingRun
 
 logger = logging.getLogger(__name__)
 
@@ -35,48 +44,69 @@ class RunEstimate:
     warnings: list[str]
 
 
-def machine_path() -> Path:
-    return Path(settings.DATA_DIR) / "machine.json"
+# -- the machines ----------------------------------------------------------------------------------
 
 
-def measure_machine() -> None:
-    """Measure once, in a process of its own, what estimates are made from."""
-    if machine_path().exists():
-        return
+def introduce_machine(*, node: str) -> None:
+    """Called by a train worker that starts: measure its machine, once, and say what a run is given there."""
+    machine = Machine.objects.filter(node=node).first()
+    figures = (machine.figures if machine else {}) or _measure()
+    values = {"figures": figures, "threads": settings.TRAIN_THREADS, "memory_bytes": _available_memory()}
+    Machine.objects.update_or_create(node=node, defaults=values | {"seen_at": timezone.now()})
+
+
+def see_machine(*, node: str | None) -> None:
+    """Called by a train worker that has just ended a run, and so has its memory back."""
+    Machine.objects.filter(node=node).update(memory_bytes=_available_memory(), seen_at=timezone.now())
+
+
+def _measure() -> dict[str, Any]:
+    """What this machine can do, measured in a process of its own; empty when that fails."""
     command = [*settings.TRAINER_COMMAND, "measure"]
     try:
         finished = subprocess.run(
             command, cwd=settings.BASE_DIR, capture_output=True, check=True, timeout=MEASURE_DEADLINE_S
         )
-        machine = json.loads(finished.stdout)
-    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        return dict(json.loads(finished.stdout))
+    except (OSError, ValueError, TypeError, subprocess.SubprocessError) as error:
         logger.warning("This machine could not be measured (%s); estimates use a stated default.", error)
-        return
-    unfinished = machine_path().with_suffix(".tmp")
-    unfinished.write_text(json.dumps(machine, indent=2))
-    unfinished.replace(machine_path())
+        return {}
 
 
-def read_machine() -> dict[str, Any] | None:
-    """What was measured; None before that."""
-    try:
-        machine = json.loads(machine_path().read_text())
-    except (OSError, ValueError):
-        return None
-    return machine if isinstance(machine, dict) else None
+def _machines() -> list[Machine]:
+    """Where a run may be trained: the machines whose train worker lives, else the one seen last."""
+    known = list(Machine.objects.all())
+    with contextlib.suppress(redis.RedisError):
+        client = streams.client()
+        return [machine for machine in known if client.exists(alive_key("train", machine.node))] or known[:1]
+    return known[:1]
+
+
+# -- a run -----------------------------------------------------------------------------------------
 
 
 def estimate_run(*, stage: str, preset: str, votes: int = 0) -> RunEstimate:
-    """Time, memory and disk of a run here, with a warning for each that does not fit. ValueError as get_preset."""
-    machine = read_machine()
-    figures = estimate(stage, get_preset(preset), machine, votes=votes, threads=settings.TRAIN_THREADS)
-    duration, basis = timedelta(seconds=round(figures.seconds)), "assuming a laptop; this machine was not measured yet"
-    if figures.measured and machine:
-        basis = f"from a measurement of this machine ({machine.get('cpu') or 'unknown processor'})"
+    """Time, memory and disk of a run, with a warning for each that does not fit; of several machines on the slowest.
+
+    ValueError as get_preset.
+    """
+    chosen = get_preset(preset)
+    each = [
+        (estimate(stage, chosen, machine.figures, votes=votes, threads=machine.threads), machine)
+        for machine in _machines()
+    ]
+    if each:
+        figures, machine = max(each, key=lambda one: one[0].seconds)
+        memory = _free_memory(machine)
+    else:
+        figures, memory = estimate(stage, chosen, votes=votes), None
+    duration, basis = timedelta(seconds=round(figures.seconds)), "assuming a laptop; no train worker was measured yet"
+    if figures.measured:
+        basis = f"from a measurement where it will run ({machine.figures.get('cpu') or 'unknown processor'})"
     if past := _last_duration(stage, preset):
         duration, basis = past, "what the last such run took here"
     warnings = []
-    if (memory := _available_memory()) is not None and figures.memory_bytes > memory:
+    if memory is not None and figures.memory_bytes > memory:
         warnings.append(
             f"It needs about {figures.memory_bytes / 1e9:.1f} GB of memory; {memory / 1e9:.1f} GB are free."
         )
@@ -90,6 +120,12 @@ def estimate_run(*, stage: str, preset: str, votes: int = 0) -> RunEstimate:
         disk_bytes=figures.disk_bytes,
         warnings=warnings,
     )
+
+
+def _free_memory(machine: Machine) -> int | None:
+    """What is free there: now, if it is this machine, else when its worker was last idle."""
+    is_here = machine.node.rpartition("@")[2] == socket.gethostname()
+    return _available_memory() if is_here else machine.memory_bytes
 
 
 def _last_duration(stage: str, preset: str) -> timedelta | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 from django.db import models
 from django.db.models import F, Q
+from django.db.models.functions import Now
 from django.urls import reverse
 from django.utils import timezone
 
@@ -17,6 +19,11 @@ CHART_POINTS = 800
 """A chart shows at most about this many steps; more cannot be told apart on a screen."""
 FAILED_FOR_EVERYONE = "It failed; staff can see why."
 """In place of the reason, which may hold paths of this machine and the last words of its programs."""
+
+
+def seconds_from_now(seconds: float) -> Any:
+    """A moment by the database's clock, for an UPDATE: hosts whose clocks differ must agree on when a lease ends."""
+    return models.ExpressionWrapper(Now() + timedelta(seconds=seconds), output_field=models.DateTimeField())
 
 
 class TrainingRunQuerySet(models.QuerySet["TrainingRun"]):
@@ -29,14 +36,14 @@ class TrainingRunQuerySet(models.QuerySet["TrainingRun"]):
         waiting = self.filter(state__in=(TrainingRun.State.QUEUED, TrainingRun.State.INTERRUPTED))
         return waiting.order_by("created_at", "id")
 
-    def abandoned(self, now: datetime) -> TrainingRunQuerySet:
+    def abandoned(self) -> TrainingRunQuerySet:
         """Runs whose worker has not renewed its lease: it is dead or cut off."""
-        return self.filter(state=TrainingRun.State.RUNNING, lease_until__lt=now)
+        return self.filter(state=TrainingRun.State.RUNNING, lease_until__lt=Now())
 
-    def claimable(self, now: datetime) -> TrainingRunQuerySet:
+    def claimable(self) -> TrainingRunQuerySet:
         """Runs a worker may take over right now."""
         waiting = Q(state__in=(TrainingRun.State.QUEUED, TrainingRun.State.INTERRUPTED))
-        return self.filter(waiting | Q(state=TrainingRun.State.RUNNING, lease_until__lt=now))
+        return self.filter(waiting | Q(state=TrainingRun.State.RUNNING, lease_until__lt=Now()))
 
     def held(self, run: TrainingRun) -> TrainingRunQuerySet:
         """`run` itself while the caller's claim on it stands; empty once another attempt has it."""
@@ -93,9 +100,15 @@ class TrainingRun(models.Model):
     stop_request = models.CharField(max_length=8, choices=StopRequest.choices, default="", blank=True)
     attempt = models.PositiveIntegerField(default=0, help_text="Fencing token: grows with every claim.")
     worker = models.CharField(max_length=100, blank=True)
-    lease_until = models.DateTimeField(null=True, blank=True)
+    threads = models.PositiveIntegerField(
+        default=0, help_text="CPU threads: the first worker's choice, kept by later ones because sums depend on it."
+    )
+    lease_until = models.DateTimeField(null=True, blank=True, help_text="By the database's clock.")
     interruptions = models.PositiveIntegerField(default=0, help_text="Workers lost in a row without a new step.")
     interrupted_step = models.PositiveIntegerField(default=0, help_text="Furthest step at which a worker was lost.")
+    killed_step = models.PositiveIntegerField(
+        null=True, blank=True, help_text="The last step before its trainer was killed; empty when it never was."
+    )
     step = models.PositiveIntegerField(default=0)
     total_steps = models.PositiveIntegerField(default=0)
     error = models.TextField(blank=True, help_text="One sentence: what went wrong and what to do.")
@@ -139,7 +152,16 @@ class TrainingRun(models.Model):
 
     @property
     def directory(self) -> str:
-        """Name of its checkpoint directory; a resumed run goes on in the same one."""
+        """Name of this attempt's checkpoint directory. Each has its own: one thought dead may still write to its."""
+        return f"{self._name}-{self.attempt}"
+
+    @property
+    def earlier_directories(self) -> list[str]:
+        """Of the attempts before this one, the newest first; last the one that older versions wrote to every time."""
+        return [*(f"{self._name}-{attempt}" for attempt in range(self.attempt - 1, 0, -1)), self._name]
+
+    @property
+    def _name(self) -> str:
         return f"{self.stage}-{self.pk:04d}"
 
     @property
@@ -266,6 +288,22 @@ class LogLine(models.Model):
     def public_text(self) -> str:
         """What everyone may read of it."""
         return FAILED_FOR_EVERYONE if self.level == self.Level.ERROR else self.text
+
+
+class Machine(models.Model):
+    """What a train worker runs on, as that worker has measured it: estimates of runs are made from this."""
+
+    node = models.CharField(max_length=255, unique=True, help_text="The worker's name, train@host.")
+    figures = models.JSONField(default=dict, help_text="What `python -m trainer measure` printed there.")
+    threads = models.PositiveIntegerField(help_text="What a run that begins there is given.")
+    memory_bytes = models.PositiveBigIntegerField(null=True, blank=True, help_text="Free when it was last idle.")
+    seen_at = models.DateTimeField()
+
+    class Meta:
+        ordering = ["-seen_at"]
+
+    def __str__(self) -> str:
+        return self.node
 
 
 class Curriculum(models.Model):

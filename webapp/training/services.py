@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
 import uuid
 from collections.abc import Mapping
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,9 +22,8 @@ from typing import TYPE_CHECKING, Any
 import redis
 from django.conf import settings
 from django.db import IntegrityError, transaction
-from django.db.models import F, Max, Q, Value
-from django.db.models.functions import Coalesce
-from django.utils import timezone
+from django.db.models import Case, F, IntegerField, Max, Q, When
+from django.db.models.functions import Coalesce, Now
 
 from trainer import config as stages
 from trainer.alarms import doubts_about
@@ -33,11 +32,11 @@ from webapp.arena.exchange import learnt_votes, mark_learnt, write_votes
 from webapp.arena.models import Pair, Prompt, Vote, VoteQuerySet
 from webapp.chat.models import Message
 from webapp.checkpoints.models import Checkpoint
-from webapp.checkpoints.services import register_checkpoint
+from webapp.checkpoints.services import inspect_finished, record_checkpoint
 from webapp.live import streams
 from webapp.ops.queues import enqueue
 from webapp.training.events import Logged, Measured, Sampled, Started, TrainerEvent
-from webapp.training.models import LogLine, Metric, Sample, TrainingRun
+from webapp.training.models import LogLine, Metric, Sample, TrainingRun, seconds_from_now
 
 if TYPE_CHECKING:
     from webapp.accounts.models import User
@@ -254,25 +253,34 @@ def _is_double_start(error: IntegrityError) -> bool:
 
 
 def _write_run_json(staging: Path, run: TrainingRun) -> str:
-    """What the trainer is given; see `python -m trainer run`. The paths are where things will be."""
+    """What the trainer is given; see `python -m trainer run`. The paths are where things will be.
+
+    They start from DATA_DIR, so that a backup goes on wherever it is restored. How many threads it runs on is not
+    for the web server's machine to say.
+    """
     content = json.dumps(
         {
+            "root": os.path.relpath(settings.DATA_DIR, run.inputs_dir),
             "stage": run.stage,
             "preset": run.preset,
             "seed": run.seed,
-            "parent": str(run.parent.path) if run.parent else None,
-            "reward_model": str(run.reward_model.path) if run.reward_model else None,
-            "votes": str(run.inputs_dir / "votes.jsonl") if run.votes_used else None,
+            "parent": _in_data_dir(run.parent.path) if run.parent else None,
+            "parent_sha256": run.parent.weights_sha256 if run.parent else None,
+            "reward_model": _in_data_dir(run.reward_model.path) if run.reward_model else None,
+            "reward_model_sha256": run.reward_model.weights_sha256 if run.reward_model else None,
+            "votes": _in_data_dir(run.inputs_dir / "votes.jsonl") if run.votes_used else None,
             "data": None,
             "config": run.config,
             "overrule_doubts": bool(run.overruled),
-            # Another number of threads would sum in another order: a resumed run would not be exact.
-            "threads": settings.TRAIN_THREADS,
         },
         indent=2,
     )
     (staging / "run.json").write_text(content)
     return content
+
+
+def _in_data_dir(path: Path) -> str:
+    return os.path.relpath(path, settings.DATA_DIR)
 
 
 def _without_none(**values: Any) -> dict[str, Any]:
@@ -292,16 +300,18 @@ def claim_run(*, run_id: int, worker: str) -> TrainingRun | None:
 
     `worker` must be unique to the claim; the returned row carries the attempt that fences its writes.
     """
-    now = timezone.now()
     claimed = (
         TrainingRun.objects.filter(pk=run_id)
-        .claimable(now)
+        .claimable()
         .update(
             state=State.RUNNING,
             attempt=F("attempt") + 1,
             worker=worker,
-            lease_until=now + timedelta(seconds=settings.RUN_LEASE_S),
-            started_at=Coalesce(F("started_at"), Value(now)),
+            threads=Case(
+                When(threads=0, then=settings.TRAIN_THREADS), default=F("threads"), output_field=IntegerField()
+            ),
+            lease_until=seconds_from_now(settings.RUN_LEASE_S),
+            started_at=Coalesce(F("started_at"), Now()),
             resumed_at=None,
             error="",
         )
@@ -317,8 +327,7 @@ def claim_run(*, run_id: int, worker: str) -> TrainingRun | None:
 
 def renew_lease(run: TrainingRun) -> str:
     """Keep the claim for another lease; returns the stop request, if any. Raises LeaseLostError."""
-    until = timezone.now() + timedelta(seconds=settings.RUN_LEASE_S)
-    if not TrainingRun.objects.held(run).update(lease_until=until):
+    if not TrainingRun.objects.held(run).update(lease_until=seconds_from_now(settings.RUN_LEASE_S)):
         raise LeaseLostError
     return wanted_stop(run)
 
@@ -354,9 +363,8 @@ def _update_held(run: TrainingRun, **values: Any) -> None:
 
 
 def _record_start(run: TrainingRun, event: Started) -> None:
-    now = timezone.now()
-    _update_held(run, step=event.step, total_steps=event.total_steps, resumed_at=now, resumed_step=event.step)
-    run.step, run.total_steps, run.resumed_at, run.resumed_step = event.step, event.total_steps, now, event.step
+    _update_held(run, step=event.step, total_steps=event.total_steps, resumed_at=Now(), resumed_step=event.step)
+    run.refresh_from_db(fields=["step", "total_steps", "resumed_at", "resumed_step"])
     publish_state(run)
     add_log(run=run, text=f"Resumed at step {event.step}." if event.step else "Training started.", step=event.step)
 
@@ -447,14 +455,19 @@ def state_event(run: TrainingRun) -> streams.Event:
 def finish_run(*, run: TrainingRun) -> TrainingRun:
     """Register what a trainer that ended well has written, and link it.
 
-    Raises ValueError when the directory is not a good checkpoint, LeaseLostError when the claim is gone.
+    Raises ValueError when the directory is not a good checkpoint, LeaseLostError when the claim is gone; nothing
+    is registered then.
     """
     renew_lease(run)
-    # It hashes the weights, so no transaction is open; after a take-over here it returns the row made now.
-    checkpoint = register_checkpoint(directory=run.output_dir, parent=run.parent)
-    if run.stage == stages.REWARD:
-        mark_learnt(learnt_votes(run.inputs_dir / "votes.jsonl"), by=checkpoint)
-    _end(run, State.DONE, log=f"Done: {checkpoint.name}.", checkpoint=checkpoint, step=F("total_steps"))
+    files = inspect_finished(run.output_dir)  # it hashes the weights, so no transaction is open
+    learnt = learnt_votes(run.inputs_dir / "votes.jsonl") if run.stage == stages.REWARD else []
+    with transaction.atomic():
+        checkpoint = record_checkpoint(files=files, parent=run.parent)
+        mark_learnt(learnt, by=checkpoint)
+        _give_up(run, State.DONE, checkpoint=checkpoint, step=F("total_steps"))
+    _tell_end(run, log=f"Done: {checkpoint.name}.")
+    for directory in run.earlier_directories:
+        shutil.rmtree(Path(settings.CHECKPOINT_DIR) / directory, ignore_errors=True)
     return run
 
 
@@ -480,18 +493,58 @@ def release_run(*, run: TrainingRun, reason: str) -> None:
     transaction.on_commit(partial(enqueue_run, run.pk))
 
 
+def interrupt_run(*, run: TrainingRun, step: int | None) -> None:
+    """Something killed the trainer after `step` (None: while it was starting). The run resumes, as after its worker's
+    death; but it has failed when it died at the same step again, or too often without getting on.
+    """
+    values = _one_more_interruption(run)
+    if step is not None:
+        values["killed_step"] = step
+    if step is not None and step == run.killed_step:
+        error = f"The trainer was killed after step {step} again, perhaps for lack of memory."
+    elif values["interruptions"] >= MAX_INTERRUPTIONS:
+        error = (
+            f"The trainer was killed {values['interruptions']} times before step {values['interrupted_step'] + 1}, "
+            "perhaps for lack of memory."
+        )
+    else:
+        where = "while it was starting" if step is None else f"after step {step}"
+        log = f"The trainer was killed {where}, perhaps for lack of memory; the run goes on from its last save."
+        _end(run, State.INTERRUPTED, log=log, finished_at=None, **values)
+        transaction.on_commit(partial(enqueue_run, run.pk))
+        return
+    error += " Free some, or take a smaller preset; it can be resumed from its last save."
+    _end(run, State.FAILED, log=error, level=LogLine.Level.ERROR, error=error, **values)
+
+
+def leave_run(*, run: TrainingRun) -> None:
+    """After the claim was lost: what this attempt went on writing is removed, unless it may still be gone on from."""
+    over = Q(state=State.DISCARDED) | Q(state=State.DONE, attempt__gt=run.attempt)
+    if TrainingRun.objects.filter(over, pk=run.pk).exists():
+        shutil.rmtree(run.output_dir, ignore_errors=True)
+
+
 def _end(
     run: TrainingRun, state: TrainingRun.State, *, log: str, level: str = LogLine.Level.INFO, **values: Any
 ) -> None:
     """Give up the claim into `state`, database first and then the live log. Raises LeaseLostError."""
-    _update_held(run, **{"finished_at": timezone.now(), **values}, state=state, stop_request="", lease_until=None)
+    _give_up(run, state, **values)
+    _tell_end(run, log=log, level=level)
+
+
+def _give_up(run: TrainingRun, state: TrainingRun.State, **values: Any) -> None:
+    _update_held(run, **{"finished_at": Now(), **values}, state=state, stop_request="", lease_until=None)
+
+
+def _tell_end(run: TrainingRun, *, log: str, level: str = LogLine.Level.INFO) -> None:
     run.refresh_from_db()
     add_log(run=run, text=log, level=level)
     publish_state(run)
 
 
 def _remove_output(run: TrainingRun) -> None:
-    shutil.rmtree(run.output_dir, ignore_errors=True)
+    for directory in (run.directory, *run.earlier_directories):
+        shutil.rmtree(Path(settings.CHECKPOINT_DIR) / directory, ignore_errors=True)
 
 
 # -- what people ask for -------------------------------------------------------------------------
@@ -508,11 +561,11 @@ def request_stop(*, run: TrainingRun, how: str) -> None:
         return
     if how == StopRequest.DISCARD:
         without_worker = (State.QUEUED, State.INTERRUPTED, State.STOPPED, State.FAILED)
-        ended = _move(run, without_worker, state=State.DISCARDED, finished_at=timezone.now(), error="")
+        ended = _move(run, without_worker, state=State.DISCARDED, finished_at=Now(), error="")
         if ended:
             _remove_output(run)
     else:
-        ended = _move(run, (State.QUEUED, State.INTERRUPTED), state=State.STOPPED, finished_at=timezone.now())
+        ended = _move(run, (State.QUEUED, State.INTERRUPTED), state=State.STOPPED, finished_at=Now())
     if not ended and not _ask_worker(run, how):  # again: a worker may have claimed it between the two looks
         run.refresh_from_db()
         if not run.stop_request:  # else it was asked before, and is on its way
@@ -543,6 +596,7 @@ def resume_run(*, run: TrainingRun) -> None:
                 error="",
                 finished_at=None,
                 interruptions=0,
+                killed_step=None,
             )
     except IntegrityError as error:
         if _is_double_start(error):
@@ -601,8 +655,7 @@ def reap_runs() -> int:
 
     Safe to call from any number of processes at any time: a live or finished run is never touched.
     """
-    abandoned = list(TrainingRun.objects.abandoned(timezone.now()))
-    freed = sum(_reap(run) for run in abandoned)
+    freed = sum(_reap(run) for run in list(TrainingRun.objects.abandoned()))
     if not _broker_has_runs():
         for run in TrainingRun.objects.waiting():
             enqueue_run(run.pk)
@@ -610,27 +663,20 @@ def reap_runs() -> int:
 
 
 def _reap(run: TrainingRun) -> bool:
-    progressed = run.step > run.interrupted_step
-    interruptions = 1 if progressed else run.interruptions + 1
-    values: dict[str, Any] = {
-        "interruptions": interruptions,
-        "interrupted_step": max(run.step, run.interrupted_step),
-        "lease_until": None,
-        "stop_request": "",
-    }
-    over = {"finished_at": timezone.now()}
+    values = _one_more_interruption(run) | {"lease_until": None, "stop_request": ""}
+    over = {"finished_at": Now()}
     if run.stop_request == StopRequest.SAVE:
         values |= over | {"state": State.STOPPED, "error": "Its worker died; it goes on from the last saved step."}
     elif run.stop_request == StopRequest.DISCARD:
         values |= over | {"state": State.DISCARDED}
-    elif interruptions >= MAX_INTERRUPTIONS:
-        reason = f"Its worker died {interruptions} times at step {run.step}, perhaps for lack of memory."
+    elif values["interruptions"] >= MAX_INTERRUPTIONS:
+        reason = f"Its worker died {values['interruptions']} times at step {run.step}, perhaps for lack of memory."
         values |= over | {"state": State.FAILED, "error": reason}
     else:
         values |= {"state": State.INTERRUPTED}
-    # The lease is compared with what was read: a worker that has just renewed it keeps its run.
-    held = TrainingRun.objects.held(run).filter(Q(lease_until=run.lease_until), stop_request=run.stop_request)
-    if not held.update(**values):
+    # The lease is looked at again: a worker that has just renewed it keeps its run.
+    still = TrainingRun.objects.held(run).abandoned().filter(stop_request=run.stop_request)
+    if not still.update(**values):
         return False
     run.refresh_from_db()
     if run.state == State.DISCARDED:
@@ -638,6 +684,15 @@ def _reap(run: TrainingRun) -> bool:
     add_log(run=run, text=run.error or "Its worker was lost; the run goes on from the last saved step.")
     publish_state(run)
     return True
+
+
+def _one_more_interruption(run: TrainingRun) -> dict[str, Any]:
+    """How often it was interrupted in a row without a new step, and the furthest step at which it was."""
+    progressed = run.step > run.interrupted_step
+    return {
+        "interruptions": 1 if progressed else run.interruptions + 1,
+        "interrupted_step": max(run.step, run.interrupted_step),
+    }
 
 
 def _broker_has_runs() -> bool:

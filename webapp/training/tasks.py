@@ -5,25 +5,27 @@ from __future__ import annotations
 from typing import Any
 
 from celery import shared_task
-from celery.signals import worker_shutting_down
+from celery.signals import worker_ready, worker_shutting_down
 
-from webapp.training import attempts, curriculum, services
+from webapp.training import attempts, curriculum, estimates, services
 
 VOTING_PAUSE_S = 1
 
 
-@shared_task(acks_late=False)  # acknowledged at once: the row, not the message, says that a run has to be done
-def execute_run(run_id: int) -> None:
+# Acknowledged at once: the row, not the message, says that a run has to be done.
+@shared_task(bind=True, acks_late=False)
+def execute_run(self: Any, run_id: int) -> None:
     """Train one run, if it is still waiting; a second copy of the message finds nothing to do."""
     if attempts.supervise_run(run_id):
         curriculum.advance()
+        estimates.see_machine(node=self.request.hostname)
 
 
 @shared_task
 def continue_simulated_votes() -> None:
     """One turn of the simulated voter; it comes back until its votes are cast."""
     if curriculum.cast_simulated_votes():
-        continue_simulated_votes.apply_async(queue="generate", countdown=VOTING_PAUSE_S)
+        continue_simulated_votes.apply_async(countdown=VOTING_PAUSE_S)
 
 
 @shared_task
@@ -32,6 +34,13 @@ def look_after_runs() -> None:
     services.reap_runs()
     curriculum.resume_voting()
     curriculum.advance()
+
+
+@worker_ready.connect
+def introduce(sender: Any, **_: Any) -> None:
+    """A train worker says what its machine can do, before its first run."""
+    if "train" in sender.app.amqp.queues.consume_from:
+        estimates.introduce_machine(node=sender.hostname)
 
 
 @worker_shutting_down.connect

@@ -134,7 +134,7 @@ def count_voters(apps, schema_editor):
 
 
 class Migration(migrations.Migration):
-    dependencies = [("arena", "0005_tally_of_votes"), ("answers", "0002_answers_by_time")]
+    dependencies = [("arena", "0005_tally_of_votes"), ("answers", "0003_answers_by_time")]
 
     operations = [
         migrations.RunPython(function, migrations.RunPython.noop)

@@ -14,6 +14,7 @@ from django.core.management.base import BaseCommand, CommandError
 from trainer.config import GRPO, STAGES
 from webapp.checkpoints.models import Checkpoint
 from webapp.live import streams
+from webapp.live.reader import follow
 from webapp.training import curriculum, services
 from webapp.training.models import TrainingRun
 
@@ -85,7 +86,7 @@ class Command(BaseCommand):
 
     async def watch(self, key: str, run_id: int) -> None:
         """Print what the run reports until it is over, also when its log is lost."""
-        async with contextlib.aclosing(streams.follow(key, wait_s=WATCH_S)) as entries:
+        async with contextlib.aclosing(follow(key, wait_s=WATCH_S)) as entries:
             async for entry in entries:
                 if entry:
                     self.show(entry[1])

@@ -7,7 +7,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('accounts', '0001_initial'),
-        ('answers', '0001_initial'),
+        ('answers', '0002_claims_and_queues'),
         ('checkpoints', '0005_delete_generation'),
     ]
 
