@@ -8,7 +8,7 @@ class Migration(migrations.Migration):
 
     dependencies = [
         ('accounts', '0001_initial'),
-        ('answers', '0002_answers_by_time'),
+        ('answers', '0003_answers_by_time'),
         ('arena', '0007_exports_of_votes'),
     ]
 
