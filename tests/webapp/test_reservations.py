@@ -14,7 +14,7 @@ from django.urls import reverse
 from tests.webapp.arena_factory import make_pair
 from tests.webapp.test_vote import HTMX, VOTE, cast
 from webapp.accounts.models import Visitor
-from webapp.arena import reservations, voting
+from webapp.arena import exchange, reservations, voting
 from webapp.arena.models import Pair, Vote
 from webapp.arena.voting import next_pair, record_vote, undo_vote
 from webapp.checkpoints.models import Checkpoint
@@ -33,11 +33,17 @@ def visitors(count: int) -> list[Visitor]:
     return Visitor.objects.bulk_create(Visitor() for _ in range(count))
 
 
+def make_pairs(sft: Checkpoint, count: int) -> None:
+    """So many, and PostgreSQL told of it: it plans for the few rows of a moment ago, and so many times over."""
+    for _ in range(count):
+        make_pair(sft)
+    exchange._refresh_statistics()
+
+
 def test_a_class_of_32_labels_no_pair_twice(sft: Checkpoint) -> None:
     """Each is shown a pair, thinks for as long as the others, and votes; three rounds of it."""
     rng, voters = random.Random(0), visitors(32)
-    for _ in range(96):
-        make_pair(sft)
+    make_pairs(sft, 96)
     refused = 0
     for _ in range(3):
         shown = {voter: next_pair(voter) for voter in voters}
@@ -54,8 +60,7 @@ def test_a_class_of_32_labels_no_pair_twice(sft: Checkpoint) -> None:
 
 def test_a_class_of_32_newcomers_is_shown_32_pairs(sft: Checkpoint) -> None:
     """Nobody has voted yet, so there is nothing to know them by but the cookie their form came with."""
-    for _ in range(64):
-        make_pair(sft)
+    make_pairs(sft, 64)
     browsers = [Client() for _ in range(32)]
     shown = [shown_on(browser) for browser in browsers]
     assert len(set(shown)) == 32
@@ -70,15 +75,13 @@ def shown_on(browser: Client) -> str:
 
 
 def test_300_viewers_see_all_of_200_pairs(sft: Checkpoint) -> None:
-    for _ in range(200):
-        make_pair(sft)
+    make_pairs(sft, 200)
     seen = {pair.pk for viewer in visitors(300) if (pair := next_pair(viewer))}
     assert len(seen) == 200
 
 
 def test_browsers_without_cookies_keep_half_of_the_stock_at_most(sft: Checkpoint) -> None:
-    for _ in range(20):
-        make_pair(sft)
+    make_pairs(sft, 20)
     for _ in range(100):
         assert Client().get(VOTE).context["pair"]  # each without a cookie, and served all the same
     free = {pair.pk for voter in visitors(10) if (pair := next_pair(voter))}
