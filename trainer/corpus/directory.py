@@ -39,8 +39,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from trainer.corpus.conversations import Message, Question, exchange, problem_conversation
+from trainer.numbers import extract_answer, normalise_number, stated_answer
 from trainer.preferences import Comparison, numbered_values, parse_json, whole_characters
-from trainer.problems import Problem, extract_answer, normalise_number, stated_answer
+from trainer.problems import Problem
 
 log = logging.getLogger(__name__)
 
