@@ -36,4 +36,4 @@ USER stagecraft
 VOLUME /data
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-CMD ["python", "-m", "webapp.web", "--host", "0.0.0.0", "--port", "8000"]
+CMD ["python", "-m", "webapp.ops.web", "--host", "0.0.0.0", "--port", "8000"]

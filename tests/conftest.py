@@ -21,7 +21,7 @@ import pytest
 from django.conf import settings
 from django.test import Client
 
-from webapp import embedded_redis
+from webapp.ops import embedded_redis
 
 PASSWORD = "correct horse battery staple"
 
@@ -77,7 +77,7 @@ def redis_url() -> Iterator[str]:
 @pytest.fixture(autouse=True)
 def _empty_redis(redis_url: str) -> None:
     """Every test starts with an empty Redis."""
-    from webapp import streams
+    from webapp.live import streams
 
     streams.client().flushdb()
 
@@ -85,7 +85,7 @@ def _empty_redis(redis_url: str) -> None:
 @pytest.fixture
 def redis_server(redis_url: str) -> Any:
     """A client of the suite's Redis, for tests that look inside it."""
-    from webapp import streams
+    from webapp.live import streams
 
     return streams.client()
 
@@ -245,7 +245,7 @@ def make_checkpoint(db: None) -> Callable[..., Any]:
 
 @dataclass
 class EnqueuedTask:
-    """One captured `.delay()` or `.apply_async()` call."""
+    """One captured message."""
 
     name: str
     args: tuple[Any, ...]
@@ -277,12 +277,12 @@ def enqueued(monkeypatch: pytest.MonkeyPatch) -> Enqueued:
     Services enqueue after commit: in a test without real transactions wrap the call in
     `django_capture_on_commit_callbacks(execute=True)`.
     """
-    from celery.app.task import Task
+    from celery import Celery
 
     captured = Enqueued()
 
-    def apply_async(self: Any, args: Any = None, kwargs: Any = None, *positional: Any, **options: Any) -> None:
-        captured.tasks.append(EnqueuedTask(self.name, tuple(args or ()), dict(kwargs or {}), options))
+    def send_task(self: Any, name: str, args: Any = None, kwargs: Any = None, *positional: Any, **options: Any) -> None:
+        captured.tasks.append(EnqueuedTask(name, tuple(args or ()), dict(kwargs or {}), options))
 
-    monkeypatch.setattr(Task, "apply_async", apply_async)
+    monkeypatch.setattr(Celery, "send_task", send_task)  # `delay` and `apply_async` end there too
     return captured

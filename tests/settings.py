@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from webapp import embedded_redis
+from webapp.ops import embedded_redis
 
 _scratch = tempfile.mkdtemp(prefix="stagecraft-test-")
 atexit.register(shutil.rmtree, _scratch, ignore_errors=True)
@@ -26,7 +26,7 @@ if not os.environ.get("REDIS_URL"):
 from webapp.settings import *  # noqa: E402, F403
 from webapp.settings import DATA_DIR, DATABASES  # noqa: E402
 
-if DATABASES["default"]["ENGINE"] == "webapp.sqlite":
+if DATABASES["default"]["ENGINE"] == "webapp.ops.sqlite":
     # A file, as in real life: threads and other processes share it under the same locking rules.
     DATABASES["default"]["TEST"] = {"NAME": str(DATA_DIR / "test.sqlite3")}
 

@@ -1,7 +1,8 @@
 """Who may import whom, and who may enqueue: the rules of the design, read from the syntax trees.
 
 trainer                 imports nothing of webapp, Django, Celery or Redis
-webapp                  stages -> training -> arena -> chat -> checkpoints -> accounts, never back
+webapp                  stages -> training -> arena -> chat -> answers -> checkpoints -> accounts -> ops -> live
+                        never back; templates include only what stands below them
 the web process         never imports torch
 trainer/stages/*.py     never import one another
 tasks                   are enqueued after commit
@@ -10,6 +11,7 @@ tasks                   are enqueued after commit
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,20 +21,23 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-APPS = ("accounts", "checkpoints", "chat", "arena", "training", "stages")
-"""Lowest first: an app imports itself and what stands before it."""
-SHARED = (
-    *("webapp.streams", "webapp.celery", "webapp.settings", "webapp.periodic", "webapp.embedded_redis", "webapp.htmx"),
-    "webapp.sockets",
-    "webapp.formats",
+LAYERS = (
+    ("live",),
+    ("ops",),
+    ("accounts",),
+    ("checkpoints",),
+    ("answers",),
+    ("chat",),
+    ("arena",),
+    ("training",),
+    ("stages",),
 )
-SHARED_PATHS = {ROOT / (name.replace(".", "/") + ".py") for name in SHARED} | {
-    ROOT / "webapp/supervisor.py",
-    ROOT / "webapp/web.py",
-}
+"""Lowest first: a package of the site imports itself and what stands below it. Neighbours do not know each other."""
+APPS = tuple(app for layer in LAYERS for app in layer)
+LOWEST = {ROOT / f"webapp/{name}.py" for name in ("celery", "settings", "htmx", "formats")}
 """Modules every app may use, so they use none."""
-TORCH_USERS = {"webapp/checkpoints/engines.py"}
-"""The one module of the site that loads a model; only the generate worker imports it."""
+TORCH_USERS = {"webapp/answers/engines.py", "webapp/checkpoints/loading.py"}
+"""The modules of the site that load a model: for the generate worker, and for the command that imports one."""
 TORCH_PACKAGES = {"torch", "numpy", "tokenizers", "safetensors"}
 SITE_PACKAGES = {"webapp", "django", "celery", "kombu", "redis", "channels"}
 
@@ -92,12 +97,12 @@ def test_it_finds_imports_however_they_are_written(tmp_path: Path, monkeypatch: 
     file = tmp_path / "webapp" / "chat" / "views.py"
     file.parent.mkdir(parents=True)
     file.write_text(
-        "import a.b\nfrom .. import streams\nfrom ..arena.models import Vote\nfrom . import models\n"
+        "import a.b\nfrom ..live import streams\nfrom ..arena.models import Vote\nfrom . import models\n"
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import hidden\n"
         "def f():\n    from webapp import training\n"
     )
     found = {name for _, name in imports(file)}
-    assert {"a.b", "webapp.streams", "webapp.arena.models", "webapp.chat.models", "webapp.training"} <= found
+    assert {"a.b", "webapp.live.streams", "webapp.arena.models", "webapp.chat.models", "webapp.training"} <= found
     assert not any("hidden" in name for name in found)
 
 
@@ -118,30 +123,66 @@ def test_trainer_stages_never_import_one_another() -> None:
     assert wrong == []
 
 
+def not_below(app: str) -> set[str]:
+    """Everything that `app` must not know of: its neighbours and what stands above it."""
+    place = next(number for number, layer in enumerate(LAYERS) if app in layer)
+    return {other for layer in LAYERS[place:] for other in layer} - {app}
+
+
+def test_every_package_of_the_site_has_its_place() -> None:
+    assert {path.parent.name for path in (ROOT / "webapp").glob("*/__init__.py")} == set(APPS)
+
+
 @pytest.mark.parametrize("app", APPS)
 def test_an_app_imports_only_what_stands_below_it(app: str) -> None:
-    above = {f"webapp.{other}" for other in APPS[APPS.index(app) + 1 :]}
+    forbidden = {f"webapp.{other}" for other in not_below(app)}
     wrong = [
         f"{path.relative_to(ROOT)}:{line} imports {name}"
         for path in modules(f"webapp/{app}")
         for line, name in imports(path)
-        if ".".join(name.split(".")[:2]) in above
+        if ".".join(name.split(".")[:2]) in forbidden
     ]
     assert wrong == []
 
 
+@pytest.mark.parametrize("app", APPS)
+def test_an_apps_templates_include_only_what_stands_below_them(app: str) -> None:
+    """A link to a page above is a name in the URL conf; an included template is code of another app."""
+    wrong = [
+        f"{path.relative_to(ROOT)} includes {name}"
+        for path in sorted((ROOT / "templates" / app).glob("**/*.html"))
+        for name in re.findall(r"""{%\s*(?:include|extends)\s+["']([^"']+)""", path.read_text())
+        if name.partition("/")[0] in not_below(app)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("app", APPS)
+def test_the_modules_of_an_app_go_round_in_no_circle(app: str) -> None:
+    """Imports inside a function count: a circle that only some calls close is one all the same."""
+    paths = modules(f"webapp/{app}")
+    names = {dotted(path) for path in paths}
+    arrows = {
+        dotted(path): {name for _, name in imports(path) if name in names and name != dotted(path)} for path in paths
+    }
+    while free := [name for name, targets in arrows.items() if not targets & arrows.keys()]:
+        for name in free:
+            del arrows[name]
+    assert arrows == {}
+
+
 def test_shared_modules_import_no_app() -> None:
-    apps = {f"webapp.{app}" for app in APPS}
+    apps = {f"webapp.{app}" for app in APPS} - {"webapp.ops"}
     wrong = [
         f"{path.name}:{line} imports {name}"
-        for path in SHARED_PATHS
+        for path in LOWEST
         for line, name in imports(path)
         if ".".join(name.split(".")[:2]) in apps
     ]
     assert wrong == []
 
 
-def test_the_site_loads_a_model_in_one_place() -> None:
+def test_the_site_loads_models_in_two_places() -> None:
     paths = [path for path in modules("webapp") if str(path.relative_to(ROOT)) not in TORCH_USERS]
     assert offences(paths, TORCH_PACKAGES) == []
 
@@ -150,9 +191,9 @@ def test_the_site_loads_a_model_in_one_place() -> None:
     "module",
     [
         "webapp.asgi",
-        "webapp.web",
+        "webapp.ops.web",
         "webapp.urls",
-        "webapp.stages.management.commands.up",
+        "webapp.ops.management.commands.up",
         "webapp.stages.management.commands.bench_site",
         "webapp.training.tasks",
     ],
@@ -181,7 +222,7 @@ def test_what_the_web_process_uses_of_the_trainer_is_free_of_torch(module: str) 
 
 
 def bare_enqueues(path: Path) -> list[str]:
-    """Calls of `.delay()` or `.apply_async()` that do not wait for the commit.
+    """Calls of `enqueue()`, `.delay()` or `.apply_async()` that do not wait for the commit.
 
     Fine are: a call inside `on_commit(...)`, and one inside a function this module hands to
     `on_commit`. (`partial(task.delay, …)` is no call.)
@@ -201,7 +242,7 @@ def bare_enqueues(path: Path) -> list[str]:
             function, waits = node.name, waits or node.name in handed_over
         elif isinstance(node, ast.Call):
             waits = waits or _name(node.func) == "on_commit"
-            if _name(node.func) in ("delay", "apply_async") and not waits:
+            if _name(node.func) in ("enqueue", "delay", "apply_async") and not waits:
                 found.append(f"{path.relative_to(ROOT)}:{node.lineno} in {function}")
         for child in ast.iter_child_nodes(node):
             visit(child, function, waits)
@@ -223,11 +264,28 @@ def test_it_finds_bare_enqueues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         "    transaction.on_commit(partial(later, pk))\n"
         "    transaction.on_commit(partial(task.delay, pk))\n"
         "def later(pk):\n    task.apply_async([pk])\n"
+        "def worse(pk):\n    enqueue('task', pk)\n"
     )
-    assert bare_enqueues(file) == ["services.py:2 in bad"]
+    assert bare_enqueues(file) == ["services.py:2 in bad", "services.py:10 in worse"]
 
 
 def test_tasks_are_enqueued_after_commit() -> None:
     """A worker must find the row; tasks themselves run outside any request's transaction."""
     wrong = [found for path in modules("webapp") if path.name != "tasks.py" for found in bare_enqueues(path)]
     assert wrong == []
+
+
+def test_tasks_sent_by_name_are_there() -> None:
+    from webapp.celery import app
+
+    app.loader.import_default_modules()
+    named = {
+        node.value
+        for path in modules("webapp")
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Constant)
+        and isinstance(node.value, str)
+        and re.fullmatch(r"webapp\.\w+\.tasks\.\w+", node.value)
+    }
+    assert len(named) >= 5
+    assert named <= set(app.tasks)

@@ -8,7 +8,7 @@ import warnings
 
 from celery import Celery
 
-from webapp.periodic import Periodic
+from webapp.ops.periodic import Periodic
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
 

@@ -100,8 +100,10 @@ INSTALLED_APPS = [
     "django_htmx",
     "axes",
     "channels",
+    "webapp.ops",
     "webapp.accounts",
     "webapp.checkpoints",
+    "webapp.answers",
     "webapp.chat",
     "webapp.arena",
     "webapp.training",
@@ -159,7 +161,7 @@ try:
 except (dj_database_url.ParseError, dj_database_url.UnknownSchemeError) as error:
     raise ImproperlyConfigured("DATABASE_URL is not understood: write postgres://user:password@host/name.") from error
 if DATABASES["default"]["ENGINE"] == "django.db.backends.sqlite3":
-    DATABASES["default"] |= {"ENGINE": "webapp.sqlite", "OPTIONS": _SQLITE}
+    DATABASES["default"] |= {"ENGINE": "webapp.ops.sqlite", "OPTIONS": _SQLITE}
 else:
     DATABASES["default"].setdefault("OPTIONS", {})["pool"] = {
         "min_size": 1,
@@ -220,10 +222,10 @@ CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_TASK_DEFAULT_QUEUE = "generate"
 CELERY_TASK_ROUTES = {"webapp.training.tasks.*": {"queue": "train"}}
 CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
-    # Sent by the workers themselves (webapp/periodic.py). Never to the train queue, where a chore
+    # Sent by the workers themselves (webapp/ops/periodic.py). Never to the train queue, where a chore
     # would wait behind a run of an hour.
     "keep-pairs-ready": {"task": "webapp.arena.tasks.keep_pairs_ready", "schedule": 5.0},
-    "look-after-answers": {"task": "webapp.checkpoints.tasks.look_after_answers", "schedule": 30.0},
+    "look-after-answers": {"task": "webapp.answers.tasks.look_after_answers", "schedule": 30.0},
     "look-after-runs": {
         "task": "webapp.training.tasks.look_after_runs",
         "schedule": 20.0,

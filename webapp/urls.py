@@ -5,7 +5,8 @@ from django.urls import include, path
 
 urlpatterns = [
     path("", include("webapp.stages.urls")),  # / · /stages/<slug>/ · /compare/
-    path("", include("webapp.accounts.urls")),  # /setup/<token>/ · /login/ · /logout/ · /healthz · /metrics
+    path("", include("webapp.accounts.urls")),  # /setup/<token>/ · /login/ · /logout/
+    path("", include("webapp.ops.urls")),  # /healthz · /metrics
     path("chat/", include("webapp.chat.urls")),
     path("", include("webapp.arena.urls")),  # /vote/ · /leaderboard/
     path("runs/", include("webapp.training.urls")),

@@ -9,9 +9,10 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 
 from trainer.config import CHAT_STAGES, STAGES
+from webapp.answers.models import Generation
 from webapp.arena.models import Pair, Prompt
 from webapp.chat.models import Conversation, Message
-from webapp.checkpoints.models import Checkpoint, Generation
+from webapp.checkpoints.models import Checkpoint
 from webapp.stages.models import SiteAnswer
 from webapp.training.models import TrainingRun
 

@@ -11,9 +11,9 @@ import pytest
 from asgiref.sync import sync_to_async
 from playwright.async_api import expect
 
+from webapp.answers.models import Generation
 from webapp.chat import services
 from webapp.chat.models import Conversation, Message
-from webapp.checkpoints.models import Generation
 
 pytestmark = [
     pytest.mark.browser,

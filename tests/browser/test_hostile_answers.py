@@ -11,10 +11,10 @@ import pytest
 from playwright.async_api import Page, expect
 
 from tests.webapp.test_chat_rendering import PAYLOADS, WRAPPERS
+from webapp.answers.models import Generation
+from webapp.answers.rendering import render_answer
 from webapp.chat import services
 from webapp.chat.models import Conversation, Message
-from webapp.checkpoints.models import Generation
-from webapp.checkpoints.rendering import render_answer
 
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("enqueued")]
 

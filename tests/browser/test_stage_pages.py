@@ -11,7 +11,8 @@ from asgiref.sync import sync_to_async
 from playwright.async_api import expect
 
 from trainer.corpus import SAMPLE_PROMPTS
-from webapp.checkpoints.models import Checkpoint, Generation
+from webapp.answers.models import Generation
+from webapp.checkpoints.models import Checkpoint
 from webapp.stages.models import SiteAnswer
 from webapp.stages.services import HOME_SAMPLING
 

@@ -8,8 +8,9 @@ from typing import Any
 from django.utils import timezone
 
 from webapp.accounts.models import Visitor
+from webapp.answers.models import Generation
 from webapp.arena.models import Pair, Prompt, Vote
-from webapp.checkpoints.models import Checkpoint, Generation
+from webapp.checkpoints.models import Checkpoint
 
 _numbers = itertools.count(1)
 

@@ -18,9 +18,10 @@ from tests.conftest import PASSWORD
 from tests.threads import database_thread
 from webapp.accounts.models import User, Visitor
 from webapp.accounts.services import merge_session_visitor, visitor_for, visitor_for_scope
+from webapp.answers.models import Generation
 from webapp.arena.models import Pair, Vote
 from webapp.chat.models import Conversation
-from webapp.checkpoints.models import Checkpoint, Generation
+from webapp.checkpoints.models import Checkpoint
 
 SessionStore = import_module(settings.SESSION_ENGINE).SessionStore
 

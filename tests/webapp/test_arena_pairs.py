@@ -17,11 +17,13 @@ from django.utils import timezone
 from tests.webapp.arena_factory import finish, make_answer, make_pair, make_prompts, make_vote
 from webapp.accounts import limits
 from webapp.accounts.models import Visitor
-from webapp.arena import services, tasks
+from webapp.answers.models import Generation
+from webapp.arena import publishing, stock, tasks, voting
 from webapp.arena.models import Pair, Prompt
-from webapp.arena.services import next_pair, prepare_pairs, seed_prompts, settle_pairs
+from webapp.arena.publishing import seed_prompts
+from webapp.arena.stock import prepare_pairs, settle_pairs
+from webapp.arena.voting import next_pair
 from webapp.chat.models import Conversation, Message
-from webapp.checkpoints.models import Generation
 
 pytestmark = pytest.mark.django_db
 
@@ -167,7 +169,7 @@ def test_couples_take_turns_and_a_child_meets_its_parent_most(make_checkpoint: A
 def test_a_second_ppo_run_is_compared_with_the_first_it_came_from(make_checkpoint: Any) -> None:
     first = make_checkpoint("ppo")
     second = make_checkpoint("ppo", parent=first)
-    assert [{one.pk, other.pk} for one, other in services.versus_couples()] == [{first.pk, second.pk}]
+    assert [{one.pk, other.pk} for one, other in stock.versus_couples()] == [{first.pk, second.pk}]
 
 
 def test_sides_are_a_coin_flip(make_checkpoint: Any, enqueued: Any) -> None:
@@ -176,7 +178,7 @@ def test_sides_are_a_coin_flip(make_checkpoint: Any, enqueued: Any) -> None:
     prompt = make_prompts(1)[0]
     rng = random.Random(11)
     for _ in range(400):
-        services._make_pair(couple=(sft, ppo), prompt=prompt, rng=rng)
+        stock.make_pair(couple=(sft, ppo), prompt=prompt, rng=rng)
     as_a = Pair.objects.filter(a__checkpoint=ppo).count()
     assert 160 < as_a < 240  # 200 ± 4 standard deviations
     # Neither does who was asked first say who is A.
@@ -228,7 +230,7 @@ def test_visitors_questions_are_a_quarter_of_the_pairs_started_one_by_one() -> N
     make_prompts(2)
     share_questions(30)
     rng = random.Random(3)
-    asked = [services._least_used_prompts(count=1, rng=rng)[0].source for _ in range(200)]
+    asked = [stock.least_used_prompts(count=1, rng=rng)[0].source for _ in range(200)]
     assert 26 < asked.count("chat") < 74  # 50 ± 4 standard deviations
 
 
@@ -236,7 +238,7 @@ def test_a_visitors_question_asked_often_waits_for_the_others(make_checkpoint: A
     make_prompts(4)
     share_questions(1)
     make_pair(make_checkpoint("sft"), prompt=Prompt.objects.get(source="chat"))
-    asked = services._least_used_prompts(count=4, rng=random.Random(3))
+    asked = stock.least_used_prompts(count=4, rng=random.Random(3))
     assert {prompt.source for prompt in asked} == {"staff"}
 
 
@@ -253,18 +255,18 @@ def test_it_seeds_the_shipped_prompts_once() -> None:
 
 
 def test_the_stock_grows_with_the_number_of_voters(make_checkpoint: Any) -> None:
-    assert services.wanted_stock() == services.SMALLEST_STOCK
+    assert stock.wanted_stock() == stock.SMALLEST_STOCK
     sft = make_checkpoint("sft")
     for _ in range(20):
         make_vote(make_pair(sft))
-    assert services.wanted_stock() == 20
+    assert stock.wanted_stock() == 20
 
 
 def test_the_periodic_task_seeds_prepares_and_settles(make_checkpoint: Any, enqueued: Any) -> None:
     make_checkpoint("sft")
     tasks.keep_pairs_ready()
     pairs = list(Pair.objects.select_related("a", "b"))
-    assert len(pairs) == services.SMALLEST_STOCK
+    assert len(pairs) == stock.SMALLEST_STOCK
     for answer in (pairs[0].a, pairs[0].b):
         finish(answer, f"text {answer.pk}")
     tasks.keep_pairs_ready()
@@ -313,11 +315,11 @@ def test_a_shower_of_shared_questions_is_held_back_and_each_can_be_taken_back(
 
 def test_a_shared_question_leaves_a_shipped_one_and_a_long_one_alone(chat: Conversation) -> None:
     Prompt.objects.create(text="Why is the sea salt?", source=Prompt.Source.SHIPPED)
-    services.share_opening(conversation=chat, agreed=True)
-    services.share_opening(conversation=chat, agreed=False)
+    publishing.share_opening(conversation=chat, agreed=True)
+    publishing.share_opening(conversation=chat, agreed=False)
     assert Prompt.objects.get().active
     chat.messages.filter(parent=None).update(text="x" * 301)
-    services.share_opening(conversation=chat, agreed=True)
+    publishing.share_opening(conversation=chat, agreed=True)
     assert Prompt.objects.count() == 1
 
 
@@ -357,7 +359,7 @@ def test_it_settles_a_pair_by_its_answers(
 def test_it_gives_up_a_pair_whose_answers_never_come(make_checkpoint: Any) -> None:
     sft = make_checkpoint("sft")
     pair = Pair.objects.create(kind="self", a=make_answer(sft, state="queued"), b=make_answer(sft))
-    Pair.objects.update(created_at=timezone.now() - services.PENDING_LIMIT - timedelta(seconds=1))
+    Pair.objects.update(created_at=timezone.now() - stock.PENDING_LIMIT - timedelta(seconds=1))
     assert settle_pairs() == 1
     pair.refresh_from_db()
     assert pair.state == Pair.State.REJECTED
@@ -406,10 +408,10 @@ def test_it_serves_the_same_pair_until_it_is_voted_on(make_checkpoint: Any, visi
 
 def test_different_people_are_spread_over_the_pairs(make_checkpoint: Any) -> None:
     sft = make_checkpoint("sft")
-    for _ in range(services.SERVED_WINDOW):
+    for _ in range(voting.SERVED_WINDOW):
         make_pair(sft)
     served = {pair.pk for _ in range(30) if (pair := next_pair(Visitor.objects.create()))}
-    assert len(served) > services.SERVED_WINDOW / 2
+    assert len(served) > voting.SERVED_WINDOW / 2
 
 
 def test_a_pair_with_its_vote_is_not_served_to_others_but_a_skipped_one_is(
@@ -417,9 +419,9 @@ def test_a_pair_with_its_vote_is_not_served_to_others_but_a_skipped_one_is(
 ) -> None:
     sft = make_checkpoint("sft")
     pair = make_pair(sft)
-    services.record_vote(pair=pair, visitor=Visitor.objects.create(), choice="skip")
+    voting.record_vote(pair=pair, visitor=Visitor.objects.create(), choice="skip")
     assert next_pair(visitor) == pair
-    services.record_vote(pair=pair, visitor=Visitor.objects.create(), choice="tie")
+    voting.record_vote(pair=pair, visitor=Visitor.objects.create(), choice="tie")
     assert next_pair(visitor) is None
 
 
@@ -431,28 +433,28 @@ def test_a_pair_everyone_skips_is_asked_of_nobody_else(
     for _ in range(3):
         assert next_pair(visitor) == pair
         last = Visitor.objects.create()
-        services.record_vote(pair=pair, visitor=last, choice="skip")
+        voting.record_vote(pair=pair, visitor=last, choice="skip")
     assert next_pair(visitor) is None
-    services.undo_vote(pair=pair, visitor=last)
+    voting.undo_vote(pair=pair, visitor=last)
     assert next_pair(visitor) == pair
 
 
 def test_a_pair_somebody_decided_on_stays_whoever_skips_it(make_checkpoint: Any, visitor: Visitor) -> None:
     pair = make_pair(make_checkpoint("sft"), wanted_votes=3)
     for choice in ("skip", "a", "skip", "skip"):
-        services.record_vote(pair=pair, visitor=Visitor.objects.create(), choice=choice)
+        voting.record_vote(pair=pair, visitor=Visitor.objects.create(), choice=choice)
     assert next_pair(visitor) == pair
 
 
 def test_a_pair_that_wants_three_voters_comes_first_until_it_has_them(
     make_checkpoint: Any, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(services, "SERVED_WINDOW", 1)
+    monkeypatch.setattr(voting, "SERVED_WINDOW", 1)
     sft = make_checkpoint("sft")
     plain, wanting = make_pair(sft), make_pair(sft, wanted_votes=3)
     for _ in range(3):
         assert next_pair(visitor) == wanting
-        services.record_vote(pair=wanting, visitor=Visitor.objects.create(), choice="a")
+        voting.record_vote(pair=wanting, visitor=Visitor.objects.create(), choice="a")
     assert next_pair(visitor) == plain
 
 

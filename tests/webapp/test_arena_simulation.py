@@ -10,13 +10,14 @@ import redis
 from django.core.management import CommandError, call_command
 
 from tests.webapp.arena_factory import finish, make_pair, make_prompts
-from webapp import streams
 from webapp.accounts.models import Visitor
-from webapp.arena import services
+from webapp.answers.models import Generation
+from webapp.arena import simulation, stock
 from webapp.arena.management.commands import simulate_votes as command
 from webapp.arena.models import Pair, Prompt, Vote
-from webapp.arena.services import next_pair, simulate_votes, simulated_visitor
-from webapp.checkpoints.models import Generation
+from webapp.arena.simulation import simulate_votes, simulated_visitor
+from webapp.arena.voting import next_pair
+from webapp.live import streams
 
 pytestmark = pytest.mark.django_db
 
@@ -62,7 +63,7 @@ def test_doing_it_again_adds_nothing(sft: Any) -> None:
 
 def test_it_keeps_a_bounded_number_under_way(sft: Any) -> None:
     simulate_votes(taste="shorter", count=400, checkpoint=sft)
-    assert Pair.objects.count() == services.SIMULATED_AT_ONCE
+    assert Pair.objects.count() == simulation.SIMULATED_AT_ONCE
 
 
 def test_it_replaces_pairs_that_were_rejected(sft: Any) -> None:
@@ -100,9 +101,9 @@ def test_its_vote_on_a_pair_is_always_the_same(sft: Any) -> None:
 def test_people_and_simulated_voters_do_not_take_each_others_pairs(sft: Any, visitor: Visitor) -> None:
     simulate_votes(taste="shorter", count=5, checkpoint=sft)
     write_answers()
-    services.settle_pairs()
+    stock.settle_pairs()
     assert next_pair(visitor) is None
-    services.prepare_pairs(count=5)
+    stock.prepare_pairs(count=5)
     assert Pair.objects.of_stock().count() == 5
 
 

@@ -10,20 +10,22 @@ from typing import Any
 
 import pytest
 import redis
+from celery import Celery
 from django.db import connection
 from django.http import HttpResponse
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
+from kombu.exceptions import OperationalError
 
 from tests.conftest import Enqueued
 from webapp.accounts.models import Visitor
+from webapp.answers.models import Generation
+from webapp.answers.services import UNREACHABLE
 from webapp.chat import services
 from webapp.chat.models import Conversation, Message
 from webapp.chat.views import TOO_FAST, TOO_MANY_SEARCHES
-from webapp.checkpoints.models import Checkpoint, Generation
-from webapp.checkpoints.services import UNREACHABLE
-from webapp.checkpoints.tasks import generate_answer
+from webapp.checkpoints.models import Checkpoint
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("enqueued")]
 
@@ -367,7 +369,7 @@ def test_stop_says_so_when_the_model_cannot_be_told(
     answer = services.send_message(conversation=chat, text="One?", offer_two=False).children.get()
     finish(answer, "", state="running", reason="")
     address = reverse("chat:stop", args=[answer.pk])
-    monkeypatch.setattr("webapp.streams.client", away)
+    monkeypatch.setattr("webapp.live.streams.client", away)
     fragment = visitor_client.post(address, headers=HTMX)
     assert (fragment.status_code, fragment.content.decode()) == (503, UNREACHABLE)
     assert visitor_client.post(address).status_code == 302
@@ -378,9 +380,9 @@ def test_a_message_is_taken_while_the_broker_is_away(
     client: Client, sft: Checkpoint, monkeypatch: pytest.MonkeyPatch, django_capture_on_commit_callbacks: Any
 ) -> None:
     def away(*_: Any, **__: Any) -> None:
-        raise generate_answer.OperationalError("connection refused")
+        raise OperationalError("connection refused")
 
-    monkeypatch.setattr(generate_answer, "apply_async", away)
+    monkeypatch.setattr(Celery, "send_task", away)
     with django_capture_on_commit_callbacks(execute=True):
         response = client.post(reverse("chat:new"), fields(sft, text="Hello"))
     assert response.status_code == 302

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from webapp.checkpoints.rendering import MAX_CHARS, TAGS, render_answer
+from webapp.answers.rendering import MAX_CHARS, TAGS, render_answer
 
 SAFE = TAGS | {"details", "summary", "div"}
 

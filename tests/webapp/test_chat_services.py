@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from tests.conftest import Enqueued
-from webapp import streams
 from webapp.accounts.models import Visitor
+from webapp.answers.models import Generation
 from webapp.chat import services
 from webapp.chat.models import Conversation, Message
 from webapp.chat.services import ChatRefused
 from webapp.chat.threads import Answer, Tree
-from webapp.checkpoints.models import Checkpoint, Generation
+from webapp.checkpoints.models import Checkpoint
+from webapp.live import streams
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("enqueued")]
 

@@ -18,14 +18,14 @@ from django.db import OperationalError
 from django.test import Client
 from django.utils import timezone
 
-from webapp import streams
 from webapp.accounts.models import Visitor
+from webapp.answers.models import Generation
+from webapp.answers.services import finish_generation, stop_key
 from webapp.asgi import application
 from webapp.chat import consumers, services
 from webapp.chat.models import Conversation, Message
-from webapp.checkpoints.models import Generation
-from webapp.checkpoints.services import finish_generation, stop_key
-from webapp.sockets import TRY_AGAIN
+from webapp.live import streams
+from webapp.live.sockets import TRY_AGAIN
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("enqueued")]
 

@@ -17,12 +17,7 @@ from django.urls import reverse
 from tests.conftest import write_checkpoint_files
 from webapp.checkpoints.files import check_safetensors, inspect_directory
 from webapp.checkpoints.models import Checkpoint
-from webapp.checkpoints.services import (
-    archive_checkpoints,
-    export_checkpoint,
-    import_checkpoint,
-    register_checkpoint,
-)
+from webapp.checkpoints.services import archive_checkpoints, export_checkpoint, import_checkpoint, register_checkpoint
 
 pytestmark = pytest.mark.django_db
 

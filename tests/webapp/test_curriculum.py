@@ -13,9 +13,10 @@ from django.core.management import CommandError, call_command
 
 from trainer.config import STAGES
 from trainer.tastes import SimulatedVoter
+from webapp.answers.models import Generation
 from webapp.arena.models import Pair, Prompt, Vote
-from webapp.arena.services import seed_prompts
-from webapp.checkpoints.models import Checkpoint, Generation
+from webapp.arena.publishing import seed_prompts
+from webapp.checkpoints.models import Checkpoint
 from webapp.training import curriculum, services
 from webapp.training.estimates import read_machine
 from webapp.training.models import Curriculum, TrainingRun

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from django.core.management import get_commands
 
-from webapp import web, worker
+from webapp.ops import web, worker
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -64,7 +64,7 @@ def test_long_lived_services_have_health_checks(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(worker.THREADS))
 def test_there_is_a_worker_for_every_queue(name: str) -> None:
-    assert SERVICES[name]["command"] == f"python -m webapp.worker {name}"
+    assert SERVICES[name]["command"] == f"python -m webapp.ops.worker {name}"
 
 
 def test_only_the_web_port_is_published() -> None:

@@ -22,9 +22,10 @@ from trainer.config import shape
 from trainer.engine import Sampling
 from trainer.model import LanguageModel
 from trainer.tokenizer import Tokenizer
-from webapp.checkpoints import answering, services
-from webapp.checkpoints.engines import Engines, LoadedEngine, NotWaitedFor, load, memory_bytes, render_prompt
-from webapp.checkpoints.models import Checkpoint, Generation
+from webapp.answers import services, writing
+from webapp.answers.engines import Engines, LoadedEngine, NotWaitedFor, load, memory_bytes, render_prompt
+from webapp.answers.models import Generation
+from webapp.checkpoints.models import Checkpoint
 
 pytestmark = pytest.mark.django_db
 
@@ -61,9 +62,9 @@ def checkpoint(directory: Path, tmp_path: Path) -> Callable[[], Checkpoint]:
 
 @pytest.fixture
 def engines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engines]:
-    monkeypatch.setattr("webapp.checkpoints.engines.MAX_BATCH", 4)  # an engine's size is then the same in any budget
+    monkeypatch.setattr("webapp.answers.engines.MAX_BATCH", 4)  # an engine's size is then the same in any budget
     cache = Engines()
-    monkeypatch.setattr(answering, "engines", cache)
+    monkeypatch.setattr(writing, "engines", cache)
     yield cache
     cache.close()
 
@@ -240,7 +241,7 @@ def test_an_answer_that_fills_the_context_is_kept_and_not_continued(
         messages=[{"role": "user", "content": "Hi"}, {"role": "assistant", "content": written}],
         sampling=services.clean_sampling({"max_new_tokens": 20}),
     )
-    answering.write_answer(generation_id=str(generation.pk))
+    writing.write_answer(generation_id=str(generation.pk))
     generation.refresh_from_db()
     assert generation.text == written
     assert generation.error == "This answer fills all the 64 tokens the model can take in."
@@ -264,12 +265,12 @@ def answer_alone(engine: LoadedEngine, generation: Generation) -> str:
 def test_the_stored_answer_is_what_the_engine_sampled(engines: Engines, checkpoint: Callable[[], Checkpoint]) -> None:
     one = checkpoint()
     generation = ask(one, max_new_tokens=20)
-    answering.write_answer(generation_id=str(generation.pk))
+    writing.write_answer(generation_id=str(generation.pk))
     generation.refresh_from_db()
     assert generation.state == Generation.State.DONE
     assert generation.error == ""
     with engines.borrow(one) as engine:
-        assert generation.text == answer_alone(engine, generation).translate(answering.UNSTORABLE)
+        assert generation.text == answer_alone(engine, generation).translate(writing.UNSTORABLE)
 
 
 def test_the_same_seed_repeats_and_another_differs(engines: Engines, checkpoint: Callable[[], Checkpoint]) -> None:
@@ -277,7 +278,7 @@ def test_the_same_seed_repeats_and_another_differs(engines: Engines, checkpoint:
     texts = []
     for seed in (1, 1, 2):
         generation = ask(one, max_new_tokens=20, seed=seed)
-        answering.write_answer(generation_id=str(generation.pk))
+        writing.write_answer(generation_id=str(generation.pk))
         generation.refresh_from_db()
         texts.append(generation.text)
     assert texts[0] == texts[1] != texts[2]
@@ -289,7 +290,7 @@ def test_many_answers_at_once_share_the_engine_and_do_not_mix(
 ) -> None:
     one = checkpoint()
     generations = [ask(one, max_new_tokens=24, seed=seed) for seed in range(8)]
-    threads = [database_thread(answering.write_answer, generation_id=str(generation.pk)) for generation in generations]
+    threads = [database_thread(writing.write_answer, generation_id=str(generation.pk)) for generation in generations]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -298,7 +299,7 @@ def test_many_answers_at_once_share_the_engine_and_do_not_mix(
         for generation in generations:
             generation.refresh_from_db()
             assert generation.state == Generation.State.DONE
-            assert generation.text == answer_alone(engine, generation).translate(answering.UNSTORABLE)
+            assert generation.text == answer_alone(engine, generation).translate(writing.UNSTORABLE)
     assert engines.loaded() == [one.pk]
 
 
@@ -309,7 +310,7 @@ def test_damaged_weights_fail_the_answer_with_a_reason_for_visitors(
     weights = one.path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4])
     generation = ask(one)
-    answering.write_answer(generation_id=str(generation.pk))
+    writing.write_answer(generation_id=str(generation.pk))
     generation.refresh_from_db()
     assert generation.state == Generation.State.FAILED
     assert generation.error == f"{one.name} cannot be loaded; choose another model."
@@ -322,7 +323,7 @@ def test_a_checkpoint_that_cannot_be_loaded_does_not_stop_the_worker(
     good, bad = checkpoint(), checkpoint()
     (bad.path / "config.json").unlink()
     Checkpoint.objects.filter(pk=good.pk).update(stage="ppo")
-    answering.prepare()
+    writing.prepare()
     assert engines.loaded() == [good.pk]
     assert "cannot be loaded" in caplog.text
 
@@ -352,7 +353,7 @@ def test_the_command_refuses_what_the_trainer_cannot_load(directory: Path, tmp_p
 def test_the_web_process_never_imports_torch() -> None:
     """Everything the web server imports, in a process of its own."""
     code = (
-        "import sys, webapp.asgi, webapp.urls, webapp.checkpoints.tasks\n"
+        "import sys, webapp.asgi, webapp.urls, webapp.answers.tasks\n"
         "from django.urls import get_resolver\n"
         "get_resolver().url_patterns\n"
         "sys.exit('torch' in sys.modules)"

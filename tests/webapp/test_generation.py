@@ -11,15 +11,17 @@ from typing import Any
 
 import pytest
 import redis
+from celery import Celery
 from django.db import connection
+from kombu.exceptions import OperationalError
 
 from tests.conftest import Enqueued
 from tests.threads import database_thread
-from webapp import streams
-from webapp.checkpoints import answering, services
-from webapp.checkpoints.engines import NotWaitedFor
-from webapp.checkpoints.models import Generation
-from webapp.checkpoints.tasks import generate_answer, look_after_answers
+from webapp.answers import services, writing
+from webapp.answers.engines import NotWaitedFor
+from webapp.answers.models import Generation
+from webapp.answers.tasks import generate_answer, look_after_answers
+from webapp.live import streams
 
 State = Generation.State
 QUESTION = [{"role": "user", "content": "What does a fox eat?"}]
@@ -86,7 +88,7 @@ def says(monkeypatch: pytest.MonkeyPatch) -> Callable[..., FakeEngines]:
         engines = FakeEngines(FakeRequest(text, **options))
         if ready:
             engines.ready.set()
-        monkeypatch.setattr(answering, "engines", engines)
+        monkeypatch.setattr(writing, "engines", engines)
         return engines
 
     return prepare
@@ -130,16 +132,16 @@ def test_a_broker_that_is_away_costs_only_time(
     sent: list[str] = []
 
     def away(*_: Any, **__: Any) -> None:
-        raise generate_answer.OperationalError("connection refused")
+        raise OperationalError("connection refused")
 
-    monkeypatch.setattr(generate_answer, "apply_async", away)
+    monkeypatch.setattr(Celery, "send_task", away)
     with django_capture_on_commit_callbacks(execute=True) as hooks:
         checkpoint = make_checkpoint("sft")
         waiting = [services.start_generation(checkpoint=checkpoint, messages=QUESTION, sampling={}) for _ in range(2)]
     assert len(hooks) == 2
-    assert caplog.text.count("will be enqueued later") == 2
+    assert caplog.text.count("will be sent later") == 2
 
-    monkeypatch.setattr(generate_answer, "apply_async", lambda args, *_, **__: sent.extend(args))
+    monkeypatch.setattr(Celery, "send_task", lambda self, name, args, **__: sent.extend(args))
     monkeypatch.setattr(services, "ASK_AGAIN_S", 0)
     monkeypatch.setattr(services.streams.client().__class__, "set", _set_without_expiry)
     look_after_answers()
@@ -180,7 +182,7 @@ def test_it_draws_a_seed_when_none_is_given() -> None:
     assert all(0 <= seed < 2**31 for seed in seeds)
 
 
-# -- answering -------------------------------------------------------------------------------------
+# -- writing -------------------------------------------------------------------------------------
 
 
 def test_the_log_adds_up_to_the_stored_text(queued: Generation, says: Callable[..., FakeEngines]) -> None:
@@ -211,30 +213,30 @@ def test_the_text_is_in_the_database_before_the_end_event(
 
     monkeypatch.setattr(streams, "append", watching)
     says("Mice.")
-    answering.write_answer(generation_id=str(queued.pk))
+    writing.write_answer(generation_id=str(queued.pk))
     assert seen == ["Mice."]
 
 
 def test_no_piece_splits_a_character() -> None:
-    decoder = answering.TextDecoder(Bytes())
+    decoder = writing.TextDecoder(Bytes())
     pieces = [decoder.push(token) for token in "a🍓é".encode()]
     assert pieces == ["a", "", "", "", "🍓", "", "é"]
     assert decoder.finish() == ""
 
 
 def test_broken_bytes_end_as_replacement_characters() -> None:
-    decoder = answering.TextDecoder(Bytes())
+    decoder = writing.TextDecoder(Bytes())
     pieces = [decoder.push(token) for token in b"ok\r\xff\x00"]
     assert "".join(pieces) + decoder.finish() == "ok\n\ufffd\ufffd"
 
-    decoder = answering.TextDecoder(Bytes())
+    decoder = writing.TextDecoder(Bytes())
     assert "".join(decoder.push(0x9F) for _ in range(20)) + decoder.finish() == "\ufffd" * 20
 
 
 def test_tokens_that_come_together_travel_together(queued: Generation, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(answering.time, "monotonic", lambda: now)
-    draft = answering.Draft(queued.stream_key)
+    monkeypatch.setattr(writing.time, "monotonic", lambda: now)
+    draft = writing.Draft(queued.stream_key)
     for moment, piece in [(1.0, "a"), (1.01, "b"), (1.03, "c"), (1.05, "d"), (1.06, "e")]:
         now = moment
         draft.add(piece)
@@ -245,16 +247,16 @@ def test_tokens_that_come_together_travel_together(queued: Generation, monkeypat
 
 def test_a_second_delivery_touches_nothing(queued: Generation, says: Callable[..., FakeEngines]) -> None:
     engines = says("Mice.")
-    answering.write_answer(generation_id=str(queued.pk))
+    writing.write_answer(generation_id=str(queued.pk))
     before = log_of(queued)
-    answering.write_answer(generation_id=str(queued.pk))
+    writing.write_answer(generation_id=str(queued.pk))
     assert len(engines.asked) == 1
     assert log_of(queued) == before
 
 
 def test_an_unknown_id_is_ignored(db: None, says: Callable[..., FakeEngines]) -> None:
     engines = says("Mice.")
-    answering.write_answer(generation_id="00000000-0000-0000-0000-000000000000")
+    writing.write_answer(generation_id="00000000-0000-0000-0000-000000000000")
     assert engines.asked == []
 
 
@@ -262,7 +264,7 @@ def test_a_question_the_model_cannot_take_fails_with_its_reason(
     queued: Generation, says: Callable[..., FakeEngines]
 ) -> None:
     says("", error=ValueError("The message is too long for this model."))
-    answering.write_answer(generation_id=str(queued.pk))
+    writing.write_answer(generation_id=str(queued.pk))
     queued.refresh_from_db()
     assert (queued.state, queued.error) == (State.FAILED, "The message is too long for this model.")
     assert log_of(queued)[-1]["state"] == "failed"
@@ -272,10 +274,10 @@ def test_a_crash_keeps_the_text_and_hides_the_details(
     queued: Generation, says: Callable[..., FakeEngines], caplog: pytest.LogCaptureFixture
 ) -> None:
     says("A fox", error=RuntimeError("secret internals"))
-    answering.write_answer(generation_id=str(queued.pk))
+    writing.write_answer(generation_id=str(queued.pk))
     queued.refresh_from_db()
     assert (queued.state, queued.text) == (State.FAILED, "A fox")
-    assert queued.error == "The model failed while answering; ask again."
+    assert queued.error == "The model failed while writing; ask again."
     assert "secret internals" in caplog.text
 
 
@@ -287,7 +289,7 @@ def test_an_answer_survives_the_loss_of_redis(
 
     monkeypatch.setattr(streams, "append", gone)
     says("Mice.")
-    answering.write_answer(generation_id=str(queued.pk))
+    writing.write_answer(generation_id=str(queued.pk))
     queued.refresh_from_db()
     assert (queued.state, queued.text) == (State.DONE, "Mice.")
 
@@ -296,7 +298,7 @@ def test_a_continuation_begins_with_the_text_it_continues(queued: Generation, sa
     queued.messages = [*QUESTION, {"role": "assistant", "content": "A fox"}]
     queued.save(update_fields=["messages"])
     says(" eats mice.")
-    answering.write_answer(generation_id=str(queued.pk))
+    writing.write_answer(generation_id=str(queued.pk))
     queued.refresh_from_db()
     assert queued.text == "A fox eats mice."
     assert "".join(event["text"] for event in log_of(queued)[:-1]) == queued.text
@@ -309,7 +311,7 @@ def test_a_continuation_begins_with_the_text_it_continues(queued: Generation, sa
 def test_stopping_a_queued_answer_ends_it_at_once(queued: Generation, says: Callable[..., FakeEngines]) -> None:
     engines = says("Mice.")
     services.stop_generation(queued)
-    answering.write_answer(generation_id=str(queued.pk))
+    writing.write_answer(generation_id=str(queued.pk))
     queued.refresh_from_db()
     assert (queued.state, queued.text) == (State.STOPPED, "")
     assert log_of(queued)[-1]["state"] == "stopped"
@@ -321,13 +323,13 @@ def test_stopping_a_running_answer_stops_the_engine_and_keeps_the_text(
     queued: Generation, says: Callable[..., FakeEngines]
 ) -> None:
     engines = says("A fox eats mice.", pause_at=5)
-    writing = database_thread(answering.write_answer, generation_id=str(queued.pk))
-    writing.start()
+    at_work = database_thread(writing.write_answer, generation_id=str(queued.pk))
+    at_work.start()
     first = streams.client().xread({queued.stream_key: "0"}, block=20_000)
     assert first, "the answer did not begin"
     services.stop_generation(queued)
-    writing.join(timeout=20)
-    assert not writing.is_alive()
+    at_work.join(timeout=20)
+    assert not at_work.is_alive()
 
     queued.refresh_from_db()
     assert engines.request.stopped.is_set()
@@ -338,13 +340,13 @@ def test_stopping_a_running_answer_stops_the_engine_and_keeps_the_text(
 def test_an_answer_that_waits_for_its_model_is_alive_and_can_be_stopped(
     queued: Generation, says: Callable[..., FakeEngines], monkeypatch: pytest.MonkeyPatch, redis_server: Any
 ) -> None:
-    monkeypatch.setattr(answering, "ALIVE_S", 1)
-    monkeypatch.setattr(answering, "WATCH_S", 0.05)
+    monkeypatch.setattr(writing, "ALIVE_S", 1)
+    monkeypatch.setattr(writing, "WATCH_S", 0.05)
     engines = says("Mice.", ready=False)
     queued.messages = [*QUESTION, {"role": "assistant", "content": "A fox"}]
     queued.save(update_fields=["messages"])
-    writing = database_thread(answering.write_answer, generation_id=str(queued.pk))
-    writing.start()
+    at_work = database_thread(writing.write_answer, generation_id=str(queued.pk))
+    at_work.start()
     assert redis_server.xread({queued.stream_key: "0"}, block=20_000), "the answer was not taken"
     time.sleep(1.2)  # longer than a claim lives by itself
     services.revive_generations()
@@ -352,8 +354,8 @@ def test_an_answer_that_waits_for_its_model_is_alive_and_can_be_stopped(
     assert queued.state == State.RUNNING
 
     services.stop_generation(queued)
-    writing.join(timeout=20)
-    assert not writing.is_alive()
+    at_work.join(timeout=20)
+    assert not at_work.is_alive()
     queued.refresh_from_db()
     assert (queued.state, queued.finish_reason, queued.text) == (State.STOPPED, "stopped", "A fox")
     assert engines.asked == []
@@ -370,7 +372,7 @@ def test_unfinished_answers_are_found_without_reading_all_of_them() -> None:
 
 @pytest.mark.parametrize("stopped_first", [True, False])
 def test_a_stop_reaches_the_request_whichever_comes_first(stopped_first: bool) -> None:
-    stopper, request = answering.Stopper(), FakeRequest("")
+    stopper, request = writing.Stopper(), FakeRequest("")
     steps = [stopper.stop, lambda: stopper.attach(request)]
     for step in steps if stopped_first else steps[::-1]:
         assert not request.stopped.is_set()
@@ -380,7 +382,7 @@ def test_a_stop_reaches_the_request_whichever_comes_first(stopped_first: bool) -
 
 def test_stopping_a_finished_answer_changes_nothing(queued: Generation, says: Callable[..., FakeEngines]) -> None:
     says("Mice.")
-    answering.write_answer(generation_id=str(queued.pk))
+    writing.write_answer(generation_id=str(queued.pk))
     services.stop_generation(queued)
     queued.refresh_from_db()
     assert (queued.state, queued.text) == (State.DONE, "Mice.")
@@ -415,7 +417,7 @@ def test_a_redelivered_task_ends_the_answer_of_a_dead_worker(
     running: Generation, says: Callable[..., FakeEngines]
 ) -> None:
     engines = says("Mice.")
-    answering.write_answer(generation_id=str(running.pk))
+    writing.write_answer(generation_id=str(running.pk))
     running.refresh_from_db()
     assert running.state == State.FAILED
     assert engines.asked == []
@@ -426,7 +428,7 @@ def test_a_redelivered_task_leaves_a_living_worker_alone(
 ) -> None:
     redis_server.set(services.alive_key(running.pk), 1)
     says("Mice.")
-    answering.write_answer(generation_id=str(running.pk))
+    writing.write_answer(generation_id=str(running.pk))
     running.refresh_from_db()
     assert running.state == State.RUNNING
     assert redis_server.exists(services.alive_key(running.pk))

@@ -12,8 +12,9 @@ from django.db import DatabaseError, connection
 from django.test import Client
 
 from tests.threads import database_thread
-from webapp.accounts import health
-from webapp.checkpoints.models import Checkpoint, Generation
+from webapp.answers.models import Generation
+from webapp.checkpoints.models import Checkpoint
+from webapp.ops import health
 
 pytestmark = pytest.mark.django_db
 

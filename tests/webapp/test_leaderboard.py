@@ -12,7 +12,7 @@ from django.urls import reverse
 
 from tests.webapp.arena_factory import make_pair, make_vote
 from webapp.accounts.models import Visitor
-from webapp.arena import reports
+from webapp.arena import standings
 from webapp.arena.models import Pair, Vote
 from webapp.checkpoints.models import Checkpoint
 
@@ -51,7 +51,7 @@ def ppo(make_checkpoint: Any, sft: Checkpoint) -> Checkpoint:
 def test_it_ranks_the_winner_first_with_its_rate_over_its_parent(sft: Checkpoint, ppo: Checkpoint) -> None:
     duel(ppo, sft, 9)
     duel(sft, ppo, 3)
-    first, second = reports.leaderboard()
+    first, second = standings.leaderboard()
     assert (first.checkpoint, second.checkpoint) == (ppo, sft)
     assert first.standing.score > 1000 > second.standing.score
     assert first.standing.duels == second.standing.duels == 12
@@ -68,7 +68,7 @@ def test_it_ranks_the_winner_first_with_its_rate_over_its_parent(sft: Checkpoint
 @pytest.mark.parametrize("choice", ["tie", "both_bad"])
 def test_a_tie_is_half_a_win_for_both(sft: Checkpoint, ppo: Checkpoint, choice: str) -> None:
     make_vote(make_pair(ppo, sft), choice=choice)
-    rows = reports.leaderboard()
+    rows = standings.leaderboard()
     assert [row.standing.score for row in rows] == pytest.approx([1000, 1000])
     assert next(row for row in rows if row.checkpoint == ppo).over_parent.share == 0.5  # type: ignore[union-attr]
 
@@ -81,50 +81,50 @@ def test_it_counts_only_decided_first_looks_between_listed_checkpoints(sft: Chec
     make_vote(
         Pair.objects.create(kind="versus", state="ready", a=original.b, b=original.a, repeat_of=original), choice="a"
     )
-    assert reports.leaderboard() == []
+    assert standings.leaderboard() == []
     duel(ppo, sft)
-    assert len(reports.leaderboard()) == 2
+    assert len(standings.leaderboard()) == 2
     sft.archived = True
     sft.save()
-    assert reports.leaderboard() == []
+    assert standings.leaderboard() == []
 
 
 def test_it_follows_every_new_vote(sft: Checkpoint, ppo: Checkpoint) -> None:
     duel(ppo, sft)
-    before = reports.leaderboard()[0].standing.score
+    before = standings.leaderboard()[0].standing.score
     duel(ppo, sft, 5)
-    assert reports.leaderboard()[0].standing.score > before
+    assert standings.leaderboard()[0].standing.score > before
 
 
 def test_it_counts_the_votes_once_and_then_only_asks_whether_there_are_more(
     sft: Checkpoint, ppo: Checkpoint, django_assert_num_queries: Any
 ) -> None:
     duel(ppo, sft, 4)
-    first = reports.leaderboard()
+    first = standings.leaderboard()
     with django_assert_num_queries(2):  # the aggregate, and the checkpoints that are named
-        assert reports.leaderboard() == first
+        assert standings.leaderboard() == first
 
 
 def test_a_checkpoint_is_promoted_on_a_clear_win_over_its_parent_by_enough_people(
     sft: Checkpoint, ppo: Checkpoint
 ) -> None:
-    duel(ppo, sft, reports.PROMOTED_VOTES - 1)
-    assert not reports.leaderboard()[0].is_promoted
+    duel(ppo, sft, standings.PROMOTED_VOTES - 1)
+    assert not standings.leaderboard()[0].is_promoted
     duel(ppo, sft)
-    assert reports.leaderboard()[0].is_promoted
-    duel(sft, ppo, reports.PROMOTED_VOTES)
-    assert not any(row.is_promoted for row in reports.leaderboard())
+    assert standings.leaderboard()[0].is_promoted
+    duel(sft, ppo, standings.PROMOTED_VOTES)
+    assert not any(row.is_promoted for row in standings.leaderboard())
 
 
 def test_simulated_votes_promote_nobody(sft: Checkpoint, ppo: Checkpoint) -> None:
     duel(ppo, sft, 30, source=Vote.Source.SIMULATED)
-    assert reports.leaderboard()[0].over_parent is None
+    assert standings.leaderboard()[0].over_parent is None
 
 
 def test_the_figure_puts_every_mark_inside_and_in_order(sft: Checkpoint, ppo: Checkpoint) -> None:
     duel(ppo, sft, 30)
-    rows = reports.leaderboard()
-    plot = reports.interval_plot(rows)
+    rows = standings.leaderboard()
+    plot = standings.interval_plot(rows)
     for item in plot.rows:
         assert 3 <= item.low <= item.score <= item.high <= 97
         assert item.label_y < item.y < plot.axis_y < plot.height
@@ -165,7 +165,7 @@ def test_agreement_of_people_over_shared_pairs(sft: Checkpoint) -> None:
             make_vote(pair, choice=choice)
     make_vote(pair, choice="b", source=Vote.Source.SIMULATED)
     make_vote(pair, choice="skip")
-    quality = reports.vote_quality()
+    quality = standings.vote_quality()
     assert quality.alpha == pytest.approx(4 / 9)
     assert (quality.votes, quality.voters, quality.overlapping) == (7, 7, 3)
     assert quality.chose_a is not None
@@ -187,7 +187,7 @@ def test_consistency_compares_each_voters_second_look_with_their_first(sft: Chec
             kind="self", state="ready", a=original.b, b=original.a, owner=voter, repeat_of=original
         )
         make_vote(repeat, voter, second)
-    own, all_of_them = reports.consistency(visitor), reports.consistency()
+    own, all_of_them = standings.consistency(visitor), standings.consistency()
     assert own is not None
     assert all_of_them is not None
     assert (own.share, own.count) == (pytest.approx(2 / 3), 3)
@@ -195,5 +195,5 @@ def test_consistency_compares_each_voters_second_look_with_their_first(sft: Chec
 
 
 def test_nothing_is_claimed_without_votes() -> None:
-    quality = reports.vote_quality()
+    quality = standings.vote_quality()
     assert (quality.alpha, quality.chose_a, quality.consistency, quality.votes) == (None, None, None, 0)

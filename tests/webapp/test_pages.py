@@ -12,7 +12,8 @@ from django.test import Client
 from django.urls import reverse
 
 from trainer.config import CHAT_STAGES, STAGES
-from webapp.checkpoints.models import Checkpoint, Generation
+from webapp.answers.models import Generation
+from webapp.checkpoints.models import Checkpoint
 from webapp.stages.models import SiteAnswer
 from webapp.training.models import TrainingRun
 

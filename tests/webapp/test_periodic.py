@@ -9,8 +9,9 @@ import pytest
 from django.conf import settings
 from django.utils.module_loading import import_string
 
-from webapp import periodic, streams, worker
 from webapp.celery import app
+from webapp.live import streams
+from webapp.ops import periodic, worker
 
 
 class Sender:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from webapp import embedded_redis
+from webapp.ops import embedded_redis
 
 
 def test_it_starts_a_private_server_and_removes_it() -> None:

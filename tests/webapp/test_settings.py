@@ -101,7 +101,7 @@ def test_sqlite_waits_for_its_turn_and_postgres_pools(tmp_path: Path) -> None:
         "timeout": 20,
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
     }
-    assert sqlite == ["webapp.sqlite", options]
+    assert sqlite == ["webapp.ops.sqlite", options]
     pooled = value(
         tmp_path,
         "[settings.DATABASES['default'][name] for name in ('OPTIONS', 'CONN_HEALTH_CHECKS')]",

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from django.db import OperationalError, connections, transaction
 
+from webapp.ops.sqlite import base
 from webapp.settings import _SQLITE
-from webapp.sqlite import base
 
 OTHER = "other"
 
@@ -22,7 +22,7 @@ OTHER = "other"
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, django_db_blocker: Any) -> Iterator[Path]:
     """A database with one counter, known to Django as `OTHER`, beside the suite's own."""
     path = tmp_path / "other.sqlite3"
-    settings = {"ENGINE": "webapp.sqlite", "NAME": str(path), "OPTIONS": {**_SQLITE, "timeout": 0.3}}
+    settings = {"ENGINE": "webapp.ops.sqlite", "NAME": str(path), "OPTIONS": {**_SQLITE, "timeout": 0.3}}
     monkeypatch.setitem(connections.settings, OTHER, connections.configure_settings({"default": settings})["default"])
     with django_db_blocker.unblock():
         execute("CREATE TABLE counter (value integer)")

@@ -16,14 +16,15 @@ from tests.webapp.fake_trainer import DOUBTFUL
 from trainer.config import CHAT_STAGES, STAGES
 from trainer.corpus import SAMPLE_PROMPTS
 from webapp.accounts.models import Visitor
+from webapp.answers.models import Generation
 from webapp.arena.models import Pair, Prompt, Vote
 from webapp.chat.models import Conversation
-from webapp.checkpoints.models import Checkpoint, Generation
+from webapp.checkpoints.models import Checkpoint
 from webapp.stages.context import RailItem, build_rail
 from webapp.stages.models import SiteAnswer
 from webapp.stages.queries import home_answers, home_page
-from webapp.stages.reports import masked_conversation, measured, stage_report
 from webapp.stages.services import HOME_SAMPLING, ask_home_prompt
+from webapp.stages.stage_report import masked_conversation, measured, stage_report
 from webapp.training.curriculum import next_step
 from webapp.training.models import Metric, TrainingRun
 

@@ -17,9 +17,9 @@ from django.urls import reverse
 
 from tests.webapp.arena_factory import make_pair, make_vote
 from tests.webapp.fake_trainer import DOUBTFUL
-from webapp import streams
 from webapp.asgi import application
-from webapp.sockets import REFUSED, TRY_AGAIN
+from webapp.live import streams
+from webapp.live.sockets import REFUSED, TRY_AGAIN
 from webapp.training import consumers, services
 from webapp.training.events import Logged, Measured, Sampled, Started
 from webapp.training.models import LogLine, TrainingRun

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from webapp.training import services, supervisor
+from webapp.training import attempts, services
 from webapp.training.events import Measured, TrainerEvent
 from webapp.training.models import Metric, Sample, TrainingRun
 from webapp.training.tasks import execute_run
@@ -36,7 +36,7 @@ def test_a_stopped_and_resumed_run_ends_in_the_same_bytes(
     assert (undisturbed.state, undisturbed.step) == (State.DONE, undisturbed.total_steps)
 
     disturbed = services.queue_run(stage="pretrain", preset="smoke", parent=init.checkpoint)
-    record_event, popen = services.record_event, supervisor.subprocess.Popen
+    record_event, popen = services.record_event, attempts.subprocess.Popen
     children: list[Any] = []
 
     def start(*args: Any, **kwargs: Any) -> Any:
@@ -49,7 +49,7 @@ def test_a_stopped_and_resumed_run_ends_in_the_same_bytes(
             services.request_stop(run=run, how="save")
             children[-1].terminate()  # now: a smoke run could be over before the supervisor looks
 
-    monkeypatch.setattr(supervisor.subprocess, "Popen", start)
+    monkeypatch.setattr(attempts.subprocess, "Popen", start)
     monkeypatch.setattr(services, "record_event", stop_at_step_seven)
     stopped = train(disturbed)
     assert stopped.state == State.STOPPED

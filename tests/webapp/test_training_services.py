@@ -18,9 +18,9 @@ from tests.threads import database_thread
 from tests.webapp import fake_trainer
 from tests.webapp.arena_factory import make_pair, make_vote
 from trainer.config import get_preset, to_dict
-from webapp import streams
 from webapp.arena.models import Prompt, Vote
 from webapp.chat.models import Conversation, Message
+from webapp.live import streams
 from webapp.training import services
 from webapp.training.events import Logged, Measured, Sampled, Started, parse_line
 from webapp.training.models import LogLine, Metric, Sample, TrainingRun

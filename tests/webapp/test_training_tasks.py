@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from django.utils import timezone
 
-from webapp import streams
 from webapp.checkpoints.models import Checkpoint
-from webapp.training import services, supervisor
+from webapp.live import streams
+from webapp.training import attempts, services
 from webapp.training.events import Logged, TrainerEvent
 from webapp.training.models import LogLine, Metric, Sample, TrainingRun
 from webapp.training.tasks import execute_run, look_after_runs
@@ -100,7 +100,7 @@ def test_a_second_copy_leaves_a_running_run_alone(
     copies: list[TrainingRun | None] = []
 
     def redeliver_then_stop() -> None:
-        copies.append(supervisor.supervise_run(queued.pk))
+        copies.append(attempts.supervise_run(queued.pk))
         services.request_stop(run=queued, how="save")
 
     when_it_says("waiting", redeliver_then_stop)
@@ -218,12 +218,12 @@ def test_a_leaving_worker_saves_the_run_and_gives_it_back(
     django_capture_on_commit_callbacks: Any,
 ) -> None:
     trainer("wait")
-    when_it_says("waiting", supervisor.shutting_down.set)
+    when_it_says("waiting", attempts.shutting_down.set)
     try:
         with django_capture_on_commit_callbacks(execute=True):
             execute_run(queued.pk)
     finally:
-        supervisor.shutting_down.clear()
+        attempts.shutting_down.clear()
     assert fresh(queued).state == State.INTERRUPTED
     assert [task.args for task in enqueued.of("execute_run")] == [(queued.pk,)]
     execute_run(queued.pk)
@@ -234,7 +234,7 @@ def test_it_renews_its_lease_while_it_trains(
     queued: TrainingRun, trainer: Any, when_it_says: Any, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.RUN_HEARTBEAT_S = 0
-    monkeypatch.setattr(supervisor, "POLL_S", 0.01)
+    monkeypatch.setattr(attempts, "POLL_S", 0.01)
     trainer("wait")
     expired = timezone.now() - timedelta(seconds=1)
     renewed: list[bool] = []
@@ -282,8 +282,8 @@ def test_it_waits_for_a_database_that_is_away(queued: TrainingRun, monkeypatch: 
     from django.db import OperationalError
 
     record_event, failures = services.record_event, iter([True, True])
-    monkeypatch.setattr(supervisor.connections, "close_all", lambda: None)  # this test's transaction lives there
-    monkeypatch.setattr(supervisor.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(attempts.connections, "close_all", lambda: None)  # this test's transaction lives there
+    monkeypatch.setattr(attempts.time, "sleep", lambda seconds: None)
 
     def record_or_fail(*, run: TrainingRun, event: TrainerEvent) -> None:
         if next(failures, False):

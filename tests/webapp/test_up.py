@@ -17,7 +17,7 @@ import pytest
 from django.urls import reverse
 
 from tests.processes import ROOT, Watched, environment, gone, start
-from webapp.stages.management.commands import up
+from webapp.ops.management.commands import up
 
 CHILDREN = {"web", "generate", "train", "redis"}
 Site = Callable[..., Watched]
@@ -66,9 +66,9 @@ def get(url: str) -> tuple[int, str]:
 def children(run: Watched) -> dict[str, psutil.Process]:
     """Name -> process of the site's long-lived children."""
     marks = {
-        "web": "webapp.web",
-        "generate": "webapp.worker generate",
-        "train": "webapp.worker train",
+        "web": "webapp.ops.web",
+        "generate": "webapp.ops.worker generate",
+        "train": "webapp.ops.worker train",
         "redis": "redis.sock",
     }
     lines = {process: " ".join(process.cmdline()) for process in psutil.Process(run.process.pid).children()}
@@ -92,7 +92,7 @@ def test_it_starts_serves_restarts_and_stops(site: Site, data_dir: Path) -> None
     # Some process always has the database open, so nothing is folded away between requests.
     assert (data_dir / "db.sqlite3-wal").exists()
 
-    web_check = [sys.executable, "-m", "webapp.web", "--port", address.rpartition(":")[2], "--check"]
+    web_check = [sys.executable, "-m", "webapp.ops.web", "--port", address.rpartition(":")[2], "--check"]
     assert subprocess.run(web_check, cwd=ROOT).returncode == 0
 
     family["web"].kill()
@@ -112,7 +112,7 @@ def test_several_web_servers_share_the_port_and_one_may_die(site: Site) -> None:
     run = site(WEB_PROCESSES="2")
     address = address_of(run)
     assert get(f"{address}/healthz")[0] == 200
-    servers = [p for p in psutil.Process(run.process.pid).children() if "webapp.web" in p.cmdline()]
+    servers = [p for p in psutil.Process(run.process.pid).children() if "webapp.ops.web" in p.cmdline()]
     assert len(servers) == 2
     servers[0].kill()
     run.wait_for(r"web[12] +\| ended \(killed by SIGKILL\); starting it again")

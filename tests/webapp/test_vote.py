@@ -19,9 +19,9 @@ from tests.threads import database_thread
 from tests.webapp.arena_factory import make_pair, make_vote
 from webapp.accounts import limits
 from webapp.accounts.models import Visitor
-from webapp.arena import services
+from webapp.arena import exchange, voting
 from webapp.arena.models import Pair, Vote
-from webapp.arena.services import next_pair, record_vote, reveal_vote, undo_vote
+from webapp.arena.voting import next_pair, record_vote, reveal_vote, undo_vote
 
 pytestmark = pytest.mark.django_db
 
@@ -97,7 +97,7 @@ def test_it_refuses_a_pair_reserved_for_somebody_else(pair: Pair, visitor: Visit
 def test_it_refuses_more_votes_in_a_day_than_anyone_reads(
     pair: Pair, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(services, "DAILY_VOTES", 2)
+    monkeypatch.setattr(voting, "DAILY_VOTES", 2)
     for age in (1, 2, 30):
         other = make_pair(pair.a.checkpoint)
         make_vote(other, visitor, created_at=timezone.now() - timedelta(hours=age))
@@ -193,7 +193,7 @@ def test_every_tenth_vote_brings_an_earlier_pair_back_with_its_sides_swapped(
     original = repeat.repeat_of
     assert original is not None
     assert (repeat.a_id, repeat.b_id) == (original.b_id, original.a_id)
-    newest = visitor.votes.order_by("-created_at").values_list("pair", flat=True)[: services.REPEAT_DISTANCE]
+    newest = visitor.votes.order_by("-created_at").values_list("pair", flat=True)[: voting.REPEAT_DISTANCE]
     assert original.pk not in newest
     stranger = Visitor.objects.create()
     assert next_pair(stranger) is None
@@ -228,10 +228,10 @@ def test_progress_starts_anew_with_every_reward_model(make_checkpoint: Any, tmp_
     first, second = (make_vote(make_pair(sft)) for _ in range(2))
     fresh = Vote.objects.for_training().since_last_reward_model
     assert fresh().count() == 2
-    services.write_votes(tmp_path / "votes.jsonl", Vote.objects.filter(pk=first.pk))
+    exchange.write_votes(tmp_path / "votes.jsonl", Vote.objects.filter(pk=first.pk))
     third = make_vote(make_pair(sft))
     reward = make_checkpoint("reward")
-    assert services.mark_learnt(tmp_path / "votes.jsonl", by=reward) == 1
+    assert exchange.mark_learnt(tmp_path / "votes.jsonl", by=reward) == 1
     assert set(fresh()) == {second, third}
     make_checkpoint("reward")  # one from elsewhere has learnt from none of them
     assert fresh().count() == 3
@@ -387,7 +387,7 @@ def test_a_reveal_that_an_undo_overtakes_finds_no_vote(
         assert undo_vote(**arguments)
         return reveal_vote(**arguments)
 
-    monkeypatch.setattr(services, "reveal_vote", undone_meanwhile)
+    monkeypatch.setattr(voting, "reveal_vote", undone_meanwhile)
     assert visitor_client.post(reverse("arena:reveal", args=[pair.pk]), headers=headers).status_code == 404
 
 

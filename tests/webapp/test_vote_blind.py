@@ -14,7 +14,7 @@ from django.urls import reverse
 from tests.webapp.arena_factory import make_answer, make_pair
 from trainer.config import STAGE_TITLES, STAGES
 from webapp.arena.models import Pair
-from webapp.arena.services import record_vote, reveal_vote
+from webapp.arena.voting import record_vote, reveal_vote
 from webapp.chat.models import Conversation, Message
 from webapp.checkpoints.models import Checkpoint
 

@@ -11,12 +11,13 @@ from django.urls import reverse
 
 from tests.webapp.arena_factory import make_answer
 from webapp.accounts.models import Visitor
-from webapp.arena import services
+from webapp.answers.models import Generation
+from webapp.answers.services import clean_sampling
+from webapp.arena import voting
 from webapp.arena.models import Pair, Vote
-from webapp.arena.services import next_pair, record_chat_choice, record_vote, settle_pairs
+from webapp.arena.stock import settle_pairs
+from webapp.arena.voting import next_pair, record_chat_choice, record_vote
 from webapp.chat.models import Conversation, Message
-from webapp.checkpoints.models import Generation
-from webapp.checkpoints.services import clean_sampling
 
 HTMX = {"HX-Request": "true"}
 
@@ -70,7 +71,7 @@ def test_two_answers_that_came_out_the_same_are_not_voted_on(question: Message, 
 def test_the_chat_goes_on_after_a_days_votes_and_says_why_none_counts(
     question: Message, visitor: Visitor, visitor_client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(services, "DAILY_VOTES", 0)
+    monkeypatch.setattr(voting, "DAILY_VOTES", 0)
     address = reverse("arena:vote_in_chat", args=[question.pk])
     page = visitor_client.post(address, {"choice": "b"}, follow=True).content.decode()
     assert "That was 0 votes in a day." in page

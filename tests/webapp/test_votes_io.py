@@ -18,9 +18,11 @@ from django.test.utils import CaptureQueriesContext
 from tests.webapp.arena_factory import make_answer, make_pair, make_vote
 from trainer.preferences import read_comparisons
 from webapp.accounts.models import Visitor
+from webapp.answers.models import Generation
+from webapp.arena.exchange import import_votes, write_votes
 from webapp.arena.models import Pair, Vote
-from webapp.arena.services import import_votes, next_pair, write_votes
-from webapp.checkpoints.models import Checkpoint, Generation
+from webapp.arena.voting import next_pair
+from webapp.checkpoints.models import Checkpoint
 
 pytestmark = pytest.mark.django_db
 

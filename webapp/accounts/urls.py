@@ -9,6 +9,4 @@ urlpatterns = [
     path("signup/", views.sign_up, name="signup"),
     path("setup/<str:token>/", views.set_up, name="setup"),
     path("theme/", views.set_theme, name="theme"),
-    path("healthz", views.healthz, name="healthz"),
-    path("metrics", views.metrics, name="metrics"),
 ]

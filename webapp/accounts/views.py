@@ -1,18 +1,18 @@
-"""Accounts, the owner's first visit, the theme, and what machines ask: health and metrics."""
+"""Accounts, the owner's first visit and the theme."""
 
 from __future__ import annotations
 
 from django.conf import settings
 from django.contrib.auth import login
 from django.contrib.auth.views import LoginView, LogoutView
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.debug import sensitive_post_parameters
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_POST
 
-from . import health, limits, services
+from . import limits, services
 from .context import THEME_COOKIE, THEMES
 from .forms import AccountForm
 from .models import User
@@ -90,21 +90,6 @@ def set_theme(request: HttpRequest) -> HttpResponse:
 def refuse_stale_form(request: HttpRequest, reason: str = "") -> HttpResponse:
     """What Django answers to a form without a good CSRF token: mostly a page from before somebody logged in or out."""
     return render(request, "403.html", {"form_is_stale": True}, status=403)
-
-
-@never_cache
-@require_GET
-def healthz(request: HttpRequest) -> JsonResponse:
-    checks = health.check_health()
-    well = all(outcome == "ok" for outcome in checks.values())
-    return JsonResponse({"status": "ok" if well else "failing", "checks": checks}, status=200 if well else 503)
-
-
-@never_cache
-@require_GET
-def metrics(request: HttpRequest) -> HttpResponse:
-    text = "\n".join(health.metrics()) + "\n"
-    return HttpResponse(text, content_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 def _next(request: HttpRequest) -> str:

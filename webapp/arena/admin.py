@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils.text import Truncator
 
-from webapp.arena import reports
+from webapp.arena import standings
 from webapp.arena.models import Pair, Prompt, Vote
 from webapp.checkpoints.admin import ReadOnlyAdmin
 
@@ -90,5 +90,5 @@ class VoteAdmin(ReadOnlyAdmin):
     def changelist_view(
         self, request: HttpRequest, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse | TemplateResponse:
-        quality = {"quality": reports.vote_quality(), "progress": reports.progress()}
+        quality = {"quality": standings.vote_quality(), "progress": standings.progress()}
         return super().changelist_view(request, {**(extra_context or {}), **quality})

@@ -27,8 +27,9 @@ from django.utils import timezone
 from trainer.config import CHAT_STAGES, SFT
 from trainer.preferences import Comparison, numbered_comparisons, read_comparisons, write_comparisons
 from webapp.accounts.models import Visitor
+from webapp.answers.models import Generation
 from webapp.arena.models import Pair, Vote, VoteQuerySet
-from webapp.checkpoints.models import Checkpoint, Generation
+from webapp.checkpoints.models import Checkpoint
 
 _IMPORTED = uuid.UUID("0f8b2c66-3c0d-4f8e-8f39-1f0a7f4f5a10")
 """Namespace of the ids given to voters and pairs of files that do not name theirs by UUID."""

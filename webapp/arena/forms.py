@@ -5,7 +5,7 @@ from __future__ import annotations
 from django import forms
 
 from webapp.arena.models import Vote
-from webapp.arena.services import REASONS
+from webapp.arena.voting import REASONS
 
 
 class VoteForm(forms.Form):

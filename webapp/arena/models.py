@@ -103,8 +103,8 @@ class Pair(models.Model):
     prompt = models.ForeignKey(Prompt, models.PROTECT, null=True, blank=True, related_name="pairs")
     kind = models.CharField(max_length=6, choices=Kind.choices)
     state = models.CharField(max_length=8, choices=State.choices, default=State.PENDING, db_index=True)
-    a = models.ForeignKey("checkpoints.Generation", models.PROTECT, related_name="pairs_as_a")
-    b = models.ForeignKey("checkpoints.Generation", models.PROTECT, related_name="pairs_as_b")
+    a = models.ForeignKey("answers.Generation", models.PROTECT, related_name="pairs_as_a")
+    b = models.ForeignKey("answers.Generation", models.PROTECT, related_name="pairs_as_b")
     from_chat = models.BooleanField(default=False, help_text="Offered in a conversation; never served at /vote/.")
     owner = models.ForeignKey(
         "accounts.Visitor", models.SET_NULL, null=True, blank=True, related_name="own_pairs",

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from celery import shared_task
 
-from webapp.arena import services
+from webapp.arena import stock
 
 
 @shared_task
 def keep_pairs_ready() -> None:
     """Settle what has been written and ask for what will be wanted; runs every few seconds."""
-    services.settle_pairs()
-    services.prepare_pairs(count=services.wanted_stock())
+    stock.settle_pairs()
+    stock.prepare_pairs(count=stock.wanted_stock())

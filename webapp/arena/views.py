@@ -21,11 +21,11 @@ from django_htmx.http import HttpResponseClientRedirect
 from webapp.accounts import limits
 from webapp.accounts.models import Visitor
 from webapp.accounts.services import visitor_for
-from webapp.arena import reports, services
+from webapp.answers.rendering import render_answer
+from webapp.arena import publishing, standings, stock, voting
 from webapp.arena.forms import VoteForm
 from webapp.arena.models import Pair, Vote
 from webapp.chat.models import Conversation
-from webapp.checkpoints.rendering import render_answer
 from webapp.htmx import is_htmx
 
 
@@ -56,7 +56,7 @@ def _page(
     said: str = "",
 ) -> HttpResponse:
     """The voting page with this pair, or, for htmx, its inner part. `said` is what screen readers hear."""
-    learner = services.current_learner()
+    learner = stock.current_learner()
     made = Vote.objects.with_answers().filter(visitor=visitor, pair__from_chat=False).order_by("-created_at", "-pk")
     context = {
         "base_template": "arena/fragment.html" if is_htmx(request) else "base.html",
@@ -64,9 +64,9 @@ def _page(
         "answers": [(side, render_answer(one.text)) for side, one in (("A", pair.a), ("B", pair.b))] if pair else [],
         "recent": list(made[:4]) if visitor else [],
         "own_votes": visitor.votes.decided().count() if visitor else 0,
-        "consistency": reports.consistency(visitor) if visitor else None,
-        "progress": reports.progress(),
-        "reasons": services.REASONS.items(),
+        "consistency": standings.consistency(visitor) if visitor else None,
+        "progress": standings.progress(),
+        "reasons": voting.REASONS.items(),
         "learner": learner,
         "pairs_are_rare": pair is None
         and learner is not None
@@ -82,7 +82,7 @@ def _page(
 def vote(request: HttpRequest) -> HttpResponse:
     """The next pair for this person. A page that waits for one asks by htmx, and is left as it is until there is."""
     visitor = visitor_for(request, create=False)
-    pair = services.next_pair(visitor)
+    pair = voting.next_pair(visitor)
     if is_htmx(request) and pair is None:
         return HttpResponse(status=204)
     return _page(request, visitor=visitor, pair=pair, said="A pair is ready." if is_htmx(request) else "")
@@ -107,26 +107,26 @@ def cast(request: HttpRequest, pair_id: uuid.UUID) -> HttpResponse:
     voter = visitor or visitor_for(request, create=True)
     assert voter is not None
     try:
-        recorded = services.record_vote(pair=pair, visitor=voter, **form.cleaned_data)
+        recorded = voting.record_vote(pair=pair, visitor=voter, **form.cleaned_data)
     except PermissionDenied as error:
         return again(error=str(error), status=403)
     if not is_htmx(request):
         return redirect("arena:vote")
     said = f"Recorded: {recorded.get_choice_display()}."
-    return _page(request, visitor=voter, pair=services.next_pair(voter), said=said)
+    return _page(request, visitor=voter, pair=voting.next_pair(voter), said=said)
 
 
 @require_POST
 def undo(request: HttpRequest, pair_id: uuid.UUID) -> HttpResponse:
     """Take the last vote back and show its pair again, unless it was revealed already."""
     voter, pair = _voted_pair(request, pair_id)
-    undone = services.undo_vote(pair=pair, visitor=voter)
+    undone = voting.undo_vote(pair=pair, visitor=voter)
     late = "" if undone else "Too late to undo: you have been told which model wrote which."
     if not is_htmx(request):
         if late:
             messages.warning(request, late)
         return redirect("arena:cast", pair_id=pair.pk)
-    shown = pair if undone else services.next_pair(voter)
+    shown = pair if undone else voting.next_pair(voter)
     return _page(request, visitor=voter, pair=shown, error=late, said="Vote taken back." if undone else "")
 
 
@@ -134,7 +134,7 @@ def undo(request: HttpRequest, pair_id: uuid.UUID) -> HttpResponse:
 def reveal(request: HttpRequest, pair_id: uuid.UUID) -> HttpResponse:
     """Lock the vote and say which checkpoint wrote which answer."""
     voter, pair = _voted_pair(request, pair_id)
-    revealed = services.reveal_vote(pair=pair, visitor=voter)
+    revealed = voting.reveal_vote(pair=pair, visitor=voter)
     if revealed is None:  # taken back at the same moment, from here or from another tab
         raise Http404("There is no such vote.")
     if not is_htmx(request):
@@ -157,7 +157,7 @@ def vote_in_chat(request: HttpRequest, message_id: uuid.UUID) -> HttpResponse:
     if not form.is_valid():
         return HttpResponse("Please choose one of the buttons.", status=400)
     try:
-        made = services.record_chat_choice(question_id=message_id, visitor=visitor, choice=form.cleaned_data["choice"])
+        made = voting.record_chat_choice(question_id=message_id, visitor=visitor, choice=form.cleaned_data["choice"])
     except PermissionDenied as error:
         raise Http404("There is no such question.") from error
     page = redirect("chat:conversation", made.chosen.conversation_id)
@@ -176,19 +176,19 @@ def share(request: HttpRequest, conversation_id: uuid.UUID) -> HttpResponse:
     agreed = "agreed" in request.POST
     if agreed and not limits.allow("share", limits.identity_of(request)):  # taking it back is never refused
         return HttpResponse("That was a lot of sharing at once. Wait an hour, then tick it again.", status=429)
-    services.share_opening(conversation=conversation, agreed=agreed)
+    publishing.share_opening(conversation=conversation, agreed=agreed)
     return HttpResponse(status=204) if is_htmx(request) else redirect("chat:conversation", conversation.pk)
 
 
 @require_GET
 def leaderboard(request: HttpRequest) -> HttpResponse:
     """Checkpoints by the votes between them."""
-    rows = reports.leaderboard()
+    rows = standings.leaderboard()
     context = {
         "rows": rows,
-        "plot": reports.interval_plot(rows),
-        "quality": reports.vote_quality(),
-        "promoted_votes": reports.PROMOTED_VOTES,
+        "plot": standings.interval_plot(rows),
+        "quality": standings.vote_quality(),
+        "promoted_votes": standings.PROMOTED_VOTES,
         "duels": Vote.objects.duels().count(),
         "votes_wanted": settings.VOTES_PER_REWARD_MODEL,
     }

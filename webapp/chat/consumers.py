@@ -27,13 +27,13 @@ from typing import Any
 
 import redis
 
-from webapp import streams
 from webapp.accounts.services import visitor_for_scope
+from webapp.answers.models import Generation
+from webapp.answers.rendering import render_answer
+from webapp.answers.services import UNREACHABLE, revive_generation, stop_generation
 from webapp.chat.models import Conversation, Message
-from webapp.checkpoints.models import Generation
-from webapp.checkpoints.rendering import render_answer
-from webapp.checkpoints.services import UNREACHABLE, revive_generation, stop_generation
-from webapp.sockets import REFUSED, WorkingConsumer, in_any_thread
+from webapp.live import streams
+from webapp.live.sockets import REFUSED, WorkingConsumer, in_any_thread
 
 RECHECK_S = 3.0
 FOLLOW_S = 5.0

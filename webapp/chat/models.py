@@ -74,7 +74,7 @@ class Message(models.Model):
     role = models.CharField(max_length=9, choices=Role.choices)
     text = models.TextField(blank=True, help_text="A user's text; an assistant's is its generation's.")
     generation = models.OneToOneField(
-        "checkpoints.Generation", models.PROTECT, null=True, blank=True, related_name="message"
+        "answers.Generation", models.PROTECT, null=True, blank=True, related_name="message"
     )
     side = models.CharField(max_length=1, blank=True, choices=[("A", "A"), ("B", "B")])
     chosen = models.BooleanField(null=True, blank=True)

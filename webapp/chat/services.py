@@ -13,10 +13,10 @@ from django.utils import timezone
 
 from trainer.config import GRPO, PPO, SFT
 from webapp.accounts.models import Visitor
+from webapp.answers.services import draw_seed, start_generation
 from webapp.chat.models import Conversation, Message
 from webapp.chat.threads import Tree, are_the_same
 from webapp.checkpoints.models import Checkpoint
-from webapp.checkpoints.services import draw_seed, start_generation
 
 DEFAULT_SAMPLING: dict[str, Any] = {
     "temperature": 0.8,

@@ -12,10 +12,10 @@ import redis
 from django.utils.safestring import SafeString
 
 from trainer.config import CHAT_STAGES
-from webapp import streams
+from webapp.answers.models import Generation
+from webapp.answers.rendering import render_answer
 from webapp.chat.models import Conversation, Message
-from webapp.checkpoints.models import Generation
-from webapp.checkpoints.rendering import render_answer
+from webapp.live import streams
 
 
 def are_the_same(answers: Sequence[Message]) -> bool:

@@ -22,12 +22,12 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from webapp.accounts import limits
 from webapp.accounts.services import visitor_for
+from webapp.answers.services import UNREACHABLE, stop_generation
 from webapp.chat import services
 from webapp.chat.forms import ComposerForm, EditForm, SettingsForm, TitleForm
 from webapp.chat.models import Conversation, Message
 from webapp.chat.threads import Answer
 from webapp.checkpoints.models import Checkpoint
-from webapp.checkpoints.services import UNREACHABLE, stop_generation
 from webapp.htmx import is_htmx
 
 TOO_FAST = "That was a lot of messages at once. Wait a minute, then send again."

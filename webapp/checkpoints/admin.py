@@ -1,4 +1,4 @@
-"""Staff pages for checkpoints and the answers written with them. Nothing here is typed in by hand."""
+"""Staff pages for checkpoints."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from webapp.checkpoints.models import Checkpoint, Generation
+from webapp.checkpoints.models import Checkpoint
 from webapp.checkpoints.services import archive_checkpoints
 
 
@@ -78,22 +78,3 @@ class CheckpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def unarchive(self, request: HttpRequest, queryset: QuerySet[Checkpoint]) -> None:
         changed = archive_checkpoints(ids=list(queryset.values_list("pk", flat=True)), archived=False)
         messages.success(request, f"Shown again: {changed}.")
-
-
-@admin.register(Generation)
-class GenerationAdmin(ReadOnlyAdmin):
-    list_display = ["prompt_start", "checkpoint", "state", "tokens", "seconds", "created_at"]
-    list_filter = ["state", "checkpoint__stage"]
-    list_select_related = ["checkpoint"]
-    search_fields = ["text"]
-    date_hierarchy = "created_at"
-
-    @admin.display(description="prompt")
-    def prompt_start(self, generation: Generation) -> str:
-        return generation.prompt[:80]
-
-    @admin.display(description="seconds")
-    def seconds(self, generation: Generation) -> str:
-        if generation.finished_at is None:
-            return "–"
-        return f"{(generation.finished_at - generation.created_at).total_seconds():.2f}"

@@ -1,8 +1,7 @@
-"""Checkpoint rows over checkpoint directories, and the answers generated with them."""
+"""Checkpoint rows over checkpoint directories."""
 
 from __future__ import annotations
 
-import uuid
 from pathlib import Path
 
 from django.conf import settings
@@ -71,65 +70,3 @@ class Checkpoint(models.Model):
             line.append(parent)
             seen.add(parent.pk)
         return line
-
-
-UNFINISHED = models.Q(state="queued") | models.Q(state="running")
-"""No `state__in`: SQLite would not see that the index below has these rows."""
-
-
-class GenerationQuerySet(models.QuerySet["Generation"]):
-    def unfinished(self) -> GenerationQuerySet:
-        """Answers that wait or are being written."""
-        return self.filter(UNFINISHED)
-
-
-class Generation(models.Model):
-    """One answer, from the moment it is asked for. The text is final once `state` is final."""
-
-    class State(models.TextChoices):
-        QUEUED = "queued"
-        RUNNING = "running"
-        DONE = "done"
-        STOPPED = "stopped"
-        FAILED = "failed"
-
-    FINAL = (State.DONE, State.STOPPED, State.FAILED)
-
-    id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    checkpoint = models.ForeignKey(Checkpoint, models.PROTECT, related_name="generations")
-    visitor = models.ForeignKey("accounts.Visitor", models.SET_NULL, null=True, blank=True, related_name="generations")
-    messages = models.JSONField(
-        help_text="The conversation so far: [{role, content}, …]. An assistant's turn at its end is continued."
-    )
-    sampling = models.JSONField(default=dict, help_text="temperature, top_k, top_p, max_new_tokens, seed.")
-    state = models.CharField(max_length=8, choices=State.choices, default=State.QUEUED)
-    text = models.TextField(blank=True)
-    finish_reason = models.CharField(max_length=16, blank=True, help_text="end, length, stopped or error.")
-    error = models.CharField(max_length=300, blank=True)
-    tokens = models.PositiveIntegerField(default=0)
-    created_at = models.DateTimeField(auto_now_add=True)
-    first_token_at = models.DateTimeField(null=True, blank=True)
-    finished_at = models.DateTimeField(null=True, blank=True)
-
-    objects = GenerationQuerySet.as_manager()
-
-    class Meta:
-        # A few rows of very many, looked for every 30 seconds.
-        indexes = [models.Index(fields=["state"], condition=UNFINISHED, name="unfinished_generations")]
-
-    def __str__(self) -> str:
-        return f"generation {self.id} ({self.state})"
-
-    @property
-    def stream_key(self) -> str:
-        """Name of the answer's append-only log (see webapp/streams.py)."""
-        return f"generation:{self.id}"
-
-    @property
-    def is_final(self) -> bool:
-        return self.state in self.FINAL
-
-    @property
-    def prompt(self) -> str:
-        """The last user message."""
-        return next((str(m["content"]) for m in reversed(self.messages) if m["role"] == "user"), "")

@@ -14,7 +14,7 @@ class SiteAnswer(models.Model):
 
     checkpoint = models.ForeignKey("checkpoints.Checkpoint", models.CASCADE, related_name="+")
     prompt = models.CharField(max_length=300)
-    generation = models.OneToOneField("checkpoints.Generation", models.CASCADE, related_name="+")
+    generation = models.OneToOneField("answers.Generation", models.CASCADE, related_name="+")
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["checkpoint", "prompt"], name="one_site_answer_per_question")]

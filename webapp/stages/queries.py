@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trainer.corpus import SAMPLE_PROMPTS
+from webapp.answers.models import Generation
 from webapp.chat.models import Conversation, Message
 from webapp.chat.threads import Answer
-from webapp.checkpoints.models import Checkpoint, Generation
+from webapp.checkpoints.models import Checkpoint
 from webapp.stages.catalog import Stage
 from webapp.stages.context import RailItem, build_rail
 from webapp.stages.models import SiteAnswer

@@ -10,10 +10,11 @@ from django.db import transaction
 from django.utils import timezone
 
 from webapp.accounts.models import Visitor
+from webapp.answers.models import Generation
+from webapp.answers.services import start_generation
 from webapp.chat.models import Conversation
 from webapp.chat.services import ask_checkpoints
-from webapp.checkpoints.models import Checkpoint, Generation
-from webapp.checkpoints.services import start_generation
+from webapp.checkpoints.models import Checkpoint
 from webapp.stages.catalog import CATALOG
 from webapp.stages.models import SiteAnswer
 from webapp.stages.queries import home_generations

@@ -19,8 +19,8 @@ from webapp.chat.models import Conversation
 from webapp.stages.catalog import CATALOG
 from webapp.stages.forms import CompareForm, HomeForm
 from webapp.stages.queries import comparison_columns, home_page
-from webapp.stages.reports import stage_report
 from webapp.stages.services import ask_all_stages, ask_home_prompt
+from webapp.stages.stage_report import stage_report
 
 
 class HtmxRequest(HttpRequest):

@@ -7,8 +7,8 @@ import json
 from typing import Any
 from urllib.parse import parse_qs
 
-from webapp import streams
-from webapp.sockets import REFUSED, WorkingConsumer, in_any_thread
+from webapp.live import streams
+from webapp.live.sockets import REFUSED, WorkingConsumer, in_any_thread
 from webapp.training.models import TrainingRun
 from webapp.training.services import state_event
 

@@ -8,7 +8,6 @@ every start says anew: `up` trains the first two stages, `--demo` all of them, `
 
 from __future__ import annotations
 
-import logging
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -25,9 +24,10 @@ from django.utils import timezone
 from trainer.config import GRPO, INIT, PARENT_STAGES, PPO, PRETRAIN, REWARD, SFT, STAGE_TITLES, get_preset
 from trainer.tastes import TASTES
 from webapp.arena.models import Vote
-from webapp.arena.services import simulate_votes, simulated_visitor
+from webapp.arena.simulation import simulate_votes, simulated_visitor
 from webapp.checkpoints.models import Checkpoint
 from webapp.checkpoints.services import register_checkpoint
+from webapp.ops.queues import enqueue
 from webapp.training import services
 from webapp.training.estimates import measure_machine
 from webapp.training.models import Curriculum, TrainingRun
@@ -40,8 +40,6 @@ STEPS = (PRETRAIN, SFT, REWARD, PPO, GRPO)
 
 VOTING_LEASE_S = 60
 """A simulated voter that has not moved for this long is started again."""
-
-logger = logging.getLogger(__name__)
 
 Automatic = Curriculum.Automatic
 
@@ -404,9 +402,4 @@ def _voting_lease() -> datetime:
 
 
 def _enqueue_voting() -> None:
-    from webapp.training.tasks import continue_simulated_votes
-
-    try:
-        continue_simulated_votes.apply_async(queue="generate")
-    except continue_simulated_votes.OperationalError:
-        logger.warning("The broker does not answer; the simulated voter starts later.")
+    enqueue("webapp.training.tasks.continue_simulated_votes", queue="generate")

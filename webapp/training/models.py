@@ -134,7 +134,7 @@ class TrainingRun(models.Model):
 
     @property
     def stream_key(self) -> str:
-        """Name of the run's live log (see webapp/streams.py); the database keeps everything too."""
+        """Name of the run's live log (see webapp/live/streams.py); the database keeps everything too."""
         return f"run:{self.pk}"
 
     @property

@@ -28,12 +28,13 @@ from django.utils import timezone
 
 from trainer import config as stages
 from trainer.alarms import doubts_about
-from webapp import streams
 from webapp.arena.exchange import mark_learnt, write_votes
 from webapp.arena.models import Pair, Prompt, Vote, VoteQuerySet
 from webapp.chat.models import Message
 from webapp.checkpoints.models import Checkpoint
 from webapp.checkpoints.services import register_checkpoint
+from webapp.live import streams
+from webapp.ops.queues import enqueue
 from webapp.training.events import Logged, Measured, Sampled, Started, TrainerEvent
 from webapp.training.models import LogLine, Metric, Sample, TrainingRun
 
@@ -256,12 +257,7 @@ def _without_none(**values: Any) -> dict[str, Any]:
 
 def enqueue_run(run_id: int) -> None:
     """Tell the train workers. A lost message does no harm: `reap_runs` sends another."""
-    from webapp.training.tasks import execute_run
-
-    try:
-        execute_run.delay(run_id)
-    except execute_run.OperationalError:
-        logger.warning("The broker does not answer; run %s will be enqueued later.", run_id)
+    enqueue("webapp.training.tasks.execute_run", run_id)
 
 
 # -- claiming ------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any
 from celery import shared_task
 from celery.signals import worker_shutting_down
 
-from webapp.training import curriculum, services, supervisor
+from webapp.training import attempts, curriculum, services
 
 VOTING_PAUSE_S = 1
 
@@ -15,7 +15,7 @@ VOTING_PAUSE_S = 1
 @shared_task(acks_late=False)  # acknowledged at once: the row, not the message, says that a run has to be done
 def execute_run(run_id: int) -> None:
     """Train one run, if it is still waiting; a second copy of the message finds nothing to do."""
-    if supervisor.supervise_run(run_id):
+    if attempts.supervise_run(run_id):
         curriculum.advance()
 
 
@@ -37,4 +37,4 @@ def look_after_runs() -> None:
 @worker_shutting_down.connect
 def leave(**kwargs: Any) -> None:
     """Save the run in progress and give it back (this needs a pool in this process: threads or solo)."""
-    supervisor.shutting_down.set()
+    attempts.shutting_down.set()

@@ -14,7 +14,7 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.views.decorators.http import require_GET, require_POST
 
-from webapp import streams
+from webapp.live import streams
 from webapp.training import charts, curriculum, services
 from webapp.training.forms import NextStepForm, StopForm
 from webapp.training.models import LogLine, TrainingRun

@@ -39,9 +39,9 @@ OURS_ONLY: Final = ("REDIS_URL", "DATABASE_URL", "SECRET_KEY", "HOST", "PORT", "
 """Settings of the site this machine may run for real; the measured one has the defaults."""
 FAMILY: Final = {
     "supervisor": "manage.py up",
-    "web": "webapp.web",
-    "generate worker": "webapp.worker generate",
-    "train worker": "webapp.worker train",
+    "web": "webapp.ops.web",
+    "generate worker": "webapp.ops.worker generate",
+    "train worker": "webapp.ops.worker train",
     "training run": "-m trainer run",
     "Redis": "redis.sock",
 }

@@ -8,8 +8,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
+from webapp.arena.exchange import write_votes
 from webapp.arena.models import Vote
-from webapp.arena.services import write_votes
 
 
 class Command(BaseCommand):

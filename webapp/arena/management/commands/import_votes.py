@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from webapp.arena.services import import_votes
+from webapp.arena.exchange import import_votes
 
 
 class Command(BaseCommand):

@@ -10,10 +10,10 @@ import redis
 from django.core.management.base import BaseCommand, CommandError
 
 from trainer.tastes import TASTES
-from webapp import streams
-from webapp.arena import services
+from webapp.arena import simulation, stock
 from webapp.arena.models import Vote
 from webapp.checkpoints.models import Checkpoint
+from webapp.live import streams
 
 POLL_S = 0.5
 
@@ -30,7 +30,7 @@ class Command(BaseCommand):
         if count < 1:
             raise CommandError("-n must be at least 1.")
         learner = self._checkpoint(checkpoint)
-        voter = services.simulated_visitor(taste)
+        voter = simulation.simulated_visitor(taste)
         there = before = Vote.objects.filter(visitor=voter, pair__a__checkpoint=learner).count()
         self.stdout.write(f"{count} votes by the taste {taste!r} on {learner}; Ctrl-C stops and keeps what is there.")
         try:
@@ -44,7 +44,7 @@ class Command(BaseCommand):
 
     def _checkpoint(self, pk: int | None) -> Checkpoint:
         if pk is None:
-            learner = services.current_learner()
+            learner = stock.current_learner()
             if learner is None:
                 raise CommandError("No checkpoint answers yet; train the sft stage first.")
             return learner
@@ -56,7 +56,7 @@ class Command(BaseCommand):
     def _step(self, taste: str, count: int, checkpoint: Checkpoint) -> int:
         try:
             streams.client().ping()  # without it the answers are asked for in vain, and this would wait for ever
-            return services.simulate_votes(taste=taste, count=count, checkpoint=checkpoint)
+            return simulation.simulate_votes(taste=taste, count=count, checkpoint=checkpoint)
         except ValueError as error:
             raise CommandError(str(error)) from error
         except redis.RedisError as error:

@@ -23,7 +23,7 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         # Imported here: it pulls in torch, which `manage.py` needs for nothing else.
-        from webapp.checkpoints.engines import check_loads
+        from webapp.checkpoints.loading import check_loads
 
         try:
             inspect_directory(options["directory"], stage=options["stage"])  # refuses hostile files before torch reads

@@ -12,8 +12,8 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from trainer.config import GRPO, STAGES
-from webapp import streams
 from webapp.checkpoints.models import Checkpoint
+from webapp.live import streams
 from webapp.training import curriculum, services
 from webapp.training.models import TrainingRun
 

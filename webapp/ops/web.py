@@ -1,8 +1,8 @@
 """The web server process: uvicorn around webapp.asgi, with the site's limits.
 
-    python -m webapp.web --host 0.0.0.0 --port 8000
-    python -m webapp.web --fd 5        # a listening socket inherited from `manage.py up`
-    python -m webapp.web --port 8000 --check       # exit code 0 if the site there is well
+    python -m webapp.ops.web --host 0.0.0.0 --port 8000
+    python -m webapp.ops.web --fd 5        # a listening socket inherited from `manage.py up`
+    python -m webapp.ops.web --port 8000 --check       # exit code 0 if the site there is well
 
 With an inherited socket the port stays open while this process is restarted: browsers wait a
 moment instead of being refused.
@@ -25,7 +25,7 @@ MAX_FRAME_BYTES = 64 * 1024
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m webapp.web", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m webapp.ops.web", description=__doc__)
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--fd", type=int, help="listen on this inherited socket instead")

@@ -14,8 +14,9 @@ from typing import Any, TypeGuard
 from django.utils.safestring import SafeString
 
 from trainer.config import GRPO, INIT, PPO, PRESETS, PRETRAIN, REWARD, SFT, get_preset
+from webapp.answers.models import Generation
 from webapp.arena.models import Prompt, Vote
-from webapp.checkpoints.models import Checkpoint, Generation
+from webapp.checkpoints.models import Checkpoint
 from webapp.stages import figures
 from webapp.stages.catalog import CATALOG, Stage
 from webapp.stages.figures import number, percent

@@ -45,7 +45,7 @@ class Periodic(bootsteps.StartStopStep):  # type: ignore[misc]  # celery has no 
 
 def tick(worker: Any) -> None:
     """Say that this worker is alive, and send what is due."""
-    from webapp import streams
+    from webapp.live import streams
 
     try:
         client = streams.client()

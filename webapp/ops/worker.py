@@ -1,8 +1,8 @@
 """A worker process: Celery with the options this site means.
 
-    python -m webapp.worker generate           # writes answers, many at a time
-    python -m webapp.worker train              # runs one training run at a time
-    python -m webapp.worker train --check      # exit code 0 if this machine's worker is alive
+    python -m webapp.ops.worker generate           # writes answers, many at a time
+    python -m webapp.ops.worker train              # runs one training run at a time
+    python -m webapp.ops.worker train --check      # exit code 0 if this machine's worker is alive
 
 Threads, not processes: the generate worker's threads share one engine that batches their requests,
 and the train worker's only watches a subprocess.
@@ -20,7 +20,7 @@ THREADS = {"generate": 64, "train": 1}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m webapp.worker", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m webapp.ops.worker", description=__doc__)
     parser.add_argument("queue", choices=sorted(THREADS))
     parser.add_argument("--check", action="store_true", help="only say, by the exit code, whether one runs here")
     arguments = parser.parse_args()
@@ -43,9 +43,10 @@ def run(queue: str) -> None:
 
 
 def is_alive(queue: str) -> bool:
-    """Whether this machine's worker of the queue has ticked lately (see webapp/periodic.py)."""
+    """Whether this machine's worker of the queue has ticked lately (see webapp/ops/periodic.py)."""
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
-    from webapp import periodic, streams
+    from webapp.live import streams
+    from webapp.ops import periodic
 
     return bool(streams.client().exists(periodic.alive_key(queue, node_name(queue))))
 

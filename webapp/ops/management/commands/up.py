@@ -12,6 +12,7 @@ import contextlib
 import errno
 import fcntl
 import importlib.util
+import io
 import os
 import shutil
 import socket
@@ -27,9 +28,8 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError, connection
 
-from webapp import embedded_redis
-from webapp.accounts.services import create_owner_link
-from webapp.supervisor import Program, Supervisor
+from webapp.ops import embedded_redis
+from webapp.ops.processes import Program, Supervisor
 
 NEEDED_PACKAGES = ("torch", "numpy", "tokenizers", "safetensors", "uvicorn", "websockets")
 """What the children import and this process does not."""
@@ -50,7 +50,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         check_packages()
         with lock_data_directory(), bind(options["host"], parse_port(options["port"])) as listener:
-            owner_token = prepare_database(verbosity=options["verbosity"])
+            owner_path = prepare_database(verbosity=options["verbosity"])
             with (
                 database_held_open(),
                 Supervisor(cwd=settings.BASE_DIR) as supervisor,
@@ -60,17 +60,15 @@ class Command(BaseCommand):
                 for program in site_programs(environment, listener.fileno()):
                     supervisor.start(program)
                 supervisor.start(first_start_program(environment, options))
-                self.greet(listener, owner_token)
+                self.greet(listener, owner_path)
                 supervisor.run()
 
-    def greet(self, listener: socket.socket, owner_token: str | None) -> None:
+    def greet(self, listener: socket.socket, owner_path: str) -> None:
         host, port = listener.getsockname()[:2]
         address = f"http://{_linkable(host)}:{port}/"
         self.stdout.write(f"\nStagecraft is at {self.style.SUCCESS(address)}  (Ctrl-C stops it)")
-        if owner_token:
-            # Written out, not reversed: the URLs would load every page into this process.
-            link = f"{address}setup/{owner_token}/"
-            self.stdout.write(f"Become its owner, once, at {self.style.SUCCESS(link)}")
+        if owner_path:
+            self.stdout.write(f"Become its owner, once, at {self.style.SUCCESS(address + owner_path)}")
         self.stdout.write("")
         self.stdout.flush()
 
@@ -129,14 +127,16 @@ def bind(host: str, port: int) -> socket.socket:
         raise CommandError(reason) from error
 
 
-def prepare_database(*, verbosity: int) -> str | None:
-    """Migrate; returns the token of a fresh owner link while there is no owner.
+def prepare_database(*, verbosity: int) -> str:
+    """Migrate; returns the path of a fresh owner link while there is no owner, else nothing.
 
     Leaves no connection behind: what it locked or changed is let go of before the children start.
     """
     try:
         call_command("migrate", interactive=False, verbosity=max(0, verbosity - 1))
-        return create_owner_link()
+        said = io.StringIO()
+        call_command("owner_link", stdout=said)
+        return said.getvalue().strip()
     except OperationalError as error:
         raise CommandError(f"The database does not answer: {str(error).strip().splitlines()[0]}") from error
     finally:
@@ -250,14 +250,14 @@ def site_programs(environment: dict[str, str], listener: int) -> list[Program]:
         *(
             Program(
                 name=f"web{number}" if count > 1 else "web",
-                command=[sys.executable, "-m", "webapp.web", "--fd", str(listener)],
+                command=[sys.executable, "-m", "webapp.ops.web", "--fd", str(listener)],
                 env=environment,
                 pass_fds=(listener,),
             )
             for number in range(1, count + 1)
         ),
         *(
-            Program(name=queue, command=[sys.executable, "-m", "webapp.worker", queue], env=environment)
+            Program(name=queue, command=[sys.executable, "-m", "webapp.ops.worker", queue], env=environment)
             for queue in ("generate", "train")
         ),
     ]

@@ -1,4 +1,4 @@
-"""Django's SQLite backend for a site that a whole class uses at once: ENGINE = "webapp.sqlite".
+"""Django's SQLite backend for a site that a whole class uses at once: ENGINE = "webapp.ops.sqlite".
 
 Two things are done differently.
 

@@ -12,7 +12,7 @@ from celery.signals import worker_ready
 def generate_answer(generation_id: str) -> None:
     """Write one answer; a message delivered twice finds nothing left to do."""
     # Imported here: it pulls in torch, which the web process (it imports this module) must not load.
-    from webapp.checkpoints.answering import write_answer
+    from webapp.answers.writing import write_answer
 
     write_answer(generation_id=generation_id)
 
@@ -20,7 +20,7 @@ def generate_answer(generation_id: str) -> None:
 @shared_task
 def look_after_answers() -> None:
     """End the answers of dead workers and enqueue forgotten ones; comes round all the time."""
-    from webapp.checkpoints.services import revive_generations
+    from webapp.answers.services import revive_generations
 
     revive_generations()
 
@@ -30,6 +30,6 @@ def prepare_worker(sender: Any, **_: Any) -> None:
     """A generate worker loads torch and the newest checkpoint before the first question comes."""
     if "generate" not in sender.app.amqp.queues.consume_from:
         return
-    from webapp.checkpoints.answering import prepare
+    from webapp.answers.writing import prepare
 
     prepare()

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DRIVER = """
 import sys
 from pathlib import Path
-from webapp.supervisor import Program, Supervisor
+from webapp.ops.processes import Program, Supervisor
 with Supervisor(cwd=Path("."), grace_s=float(sys.argv[1])) as supervisor:
     for number, script in enumerate(sys.argv[2:]):
         supervisor.start(Program(

@@ -20,17 +20,11 @@ import redis
 from django.db import connection
 from django.utils import timezone
 
-from webapp import streams
-from webapp.checkpoints.engines import NotWaitedFor, engines
-from webapp.checkpoints.models import Checkpoint, Generation
-from webapp.checkpoints.services import (
-    ALIVE_S,
-    alive_key,
-    fail_if_dead,
-    finish_generation,
-    recover_generations,
-    stop_key,
-)
+from webapp.answers.engines import NotWaitedFor, engines
+from webapp.answers.models import Generation
+from webapp.answers.services import ALIVE_S, alive_key, fail_if_dead, finish_generation, recover_generations, stop_key
+from webapp.checkpoints.models import Checkpoint
+from webapp.live import streams
 
 logger = logging.getLogger(__name__)
 

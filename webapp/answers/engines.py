@@ -1,6 +1,7 @@
 """Loaded chat models: one batching engine per checkpoint, the least recently used dropped first.
 
-The only module of the site that imports torch, and only the `generate` worker imports this one.
+With webapp/checkpoints/loading.py the only module of the site that imports torch, and only the `generate` worker
+imports this one.
 """
 
 from __future__ import annotations
@@ -206,8 +207,3 @@ def _load_for_visitors(checkpoint: Checkpoint) -> LoadedEngine:
 
 
 engines = Engines()
-
-
-def check_loads(directory: Path) -> None:
-    """ValueError with the reason unless the trainer can read this directory."""
-    load_checkpoint(directory)

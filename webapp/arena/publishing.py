@@ -1,0 +1,38 @@
+"""Which questions everybody may be asked: the shipped ones, and those whose authors agreed."""
+
+from __future__ import annotations
+
+from django.db import transaction
+
+from webapp.arena.models import Prompt
+from webapp.chat.models import Conversation, Message
+
+LONGEST_CHAT_PROMPT = 300
+"""A longer question from a chat is too much to read before two answers."""
+
+
+def seed_prompts() -> int:
+    """Add the shipped corpus's preference prompts that are not there yet; returns how many were added."""
+    from trainer.corpus import shipped  # generating it takes a moment, which only this caller should pay
+
+    before = Prompt.objects.count()
+    texts = shipped(0, size="smoke").preference_prompts
+    Prompt.objects.bulk_create(
+        [Prompt(text=text, source=Prompt.Source.SHIPPED) for text in texts], ignore_conflicts=True
+    )
+    return Prompt.objects.count() - before
+
+
+@transaction.atomic
+def share_opening(*, conversation: Conversation, agreed: bool) -> None:
+    """Keep whether a chat's opening question may be asked of other voters; from then on it is, or no longer.
+
+    What was withdrawn stays so whatever is agreed to later: staff may have switched it off meanwhile.
+    """
+    Conversation.objects.filter(pk=conversation.pk).update(may_serve_votes=agreed)
+    openings = conversation.messages.filter(role=Message.Role.USER, parent=None).values_list("text", flat=True)
+    if not agreed:
+        Prompt.objects.filter(source=Prompt.Source.CHAT, text__in=openings).update(active=False)
+        return
+    short = [text for text in openings if len(text) <= LONGEST_CHAT_PROMPT]
+    Prompt.objects.bulk_create([Prompt(text=text, source=Prompt.Source.CHAT) for text in short], ignore_conflicts=True)

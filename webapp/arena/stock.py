@@ -1,0 +1,224 @@
+"""The stock of pairs: asked for ahead of time, found finished, and made ready or rejected, so that nobody waits.
+
+`prepare_pairs` asks for two answers each, `settle_pairs` finds them finished. What becomes of a ready pair stands in
+webapp/arena/voting.py.
+
+Deliberate simplification: the order in which pairs are served knows nothing of the reward model yet.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from datetime import timedelta
+from itertools import combinations, cycle, islice
+
+from django.db import transaction
+from django.db.models import Count, Q
+from django.utils import timezone
+
+from trainer.config import GRPO, PPO, PRESETS, PRETRAIN, SFT
+from webapp.accounts.models import Visitor
+from webapp.answers.models import Generation
+from webapp.answers.services import start_generation
+from webapp.arena.models import Pair, PairQuerySet, Prompt, Vote
+from webapp.arena.publishing import seed_prompts
+from webapp.checkpoints.models import Checkpoint
+
+ANSWERING_STAGES = (SFT, PPO, GRPO)
+"""Stages that answer; the reward model learns from the newest checkpoint of these."""
+VERSUS_STAGES = (PRETRAIN, *ANSWERING_STAGES)
+"""Stages worth comparing on the leaderboard: noise against anything would waste people's votes."""
+VERSUS_SHARE = 0.25
+"""Share of the stock that compares two checkpoints; the rest trains the next reward model."""
+OVERLAP_SHARE = 0.1
+OVERLAP_VOTES = 3
+"""A tenth of the pairs goes to three voters, so that agreement between people can be measured."""
+PENDING_LIMIT = timedelta(minutes=10)
+"""A pair whose answers have not come by then is given up."""
+SMALLEST_STOCK, LARGEST_STOCK = 16, 200
+"""How many unseen pairs are kept ahead: as many as were used in the last two minutes, within this."""
+RETRY_EVERY = timedelta(minutes=1)
+"""Where nearly all pairs are rejected, one is tried this often."""
+VISITORS_EVERY = 4
+"""At most one in this many new pairs asks a visitor's own question, as long as there are others."""
+
+_coin = random.SystemRandom()
+
+
+def current_learner() -> Checkpoint | None:
+    """The checkpoint whose answers the next reward model learns from: the newest that answers."""
+    return Checkpoint.objects.chattable().filter(stage__in=ANSWERING_STAGES).order_by("-created_at", "-id").first()
+
+
+def versus_couples() -> list[tuple[Checkpoint, Checkpoint]]:
+    """Checkpoints worth comparing: every two current ones, and each current one with its parent."""
+    current = [one for stage, one in Checkpoint.objects.current_by_stage().items() if stage in VERSUS_STAGES]
+    couples = {frozenset((one.pk, other.pk)): (one, other) for one, other in combinations(current, 2)}
+    for child in current:
+        parent = child.parent
+        if parent and not parent.archived and parent.stage in VERSUS_STAGES:
+            couples.setdefault(frozenset((child.pk, parent.pk)), (parent, child))
+    return list(couples.values())
+
+
+def wanted_stock() -> int:
+    """How many unseen pairs to keep ahead, so that nobody waits however many vote at once."""
+    lately = Vote.objects.human().filter(created_at__gt=timezone.now() - timedelta(minutes=2)).count()
+    return min(max(SMALLEST_STOCK, lately), LARGEST_STOCK)
+
+
+def prepare_pairs(*, count: int, rng: random.Random = _coin) -> int:
+    """Ask for answers until `count` unseen pairs are ready or being written; returns how many were started."""
+    learner = current_learner()
+    if learner is None:
+        return 0
+    couples = versus_couples()
+    versus_wanted = round(count * VERSUS_SHARE) if couples else 0
+    stock = Pair.objects.of_stock().worth_asking(learner)
+    plan = [(learner, learner)] * _missing(stock.on(learner), count=count - versus_wanted)
+    plan += _least_compared(couples, count=_missing(stock.filter(kind=Pair.Kind.VERSUS), count=versus_wanted))
+    prompts = least_used_prompts(count=len(plan), rng=rng)
+    for couple, prompt in zip(plan, prompts, strict=False):  # without an active prompt there is nothing to ask
+        wanted = OVERLAP_VOTES if rng.random() < OVERLAP_SHARE else 1
+        make_pair(couple=couple, prompt=prompt, wanted_votes=wanted, rng=rng)
+    return len(prompts)
+
+
+def _missing(stock: PairQuerySet, *, count: int) -> int:
+    """How many pairs to start, so that `count` of this stock wait for their first vote.
+
+    Where nearly all were rejected, more at once would be too, and their rows stay for ever: one is tried now and then,
+    so that the stock fills again as soon as answers can be shown again.
+    """
+    missing = count - stock.unseen().filter(state__in=(Pair.State.PENDING, Pair.State.READY)).count()
+    if missing > 0 and stock.nearly_all_rejected():
+        return 0 if stock.filter(created_at__gt=timezone.now() - RETRY_EVERY).exists() else 1
+    return max(0, missing)
+
+
+def _least_compared(couples: list[tuple[Checkpoint, Checkpoint]], *, count: int) -> list[tuple[Checkpoint, Checkpoint]]:
+    """The couples to compare next. A child and its parent count double: that decides whether it is promoted."""
+    if not count:  # nearly always: this is asked every few seconds, and the pairs of a year are many
+        return []
+    made: Counter[frozenset[int]] = Counter()
+    sides = Pair.objects.filter(kind=Pair.Kind.VERSUS).values_list("a__checkpoint", "b__checkpoint")
+    for a, b, pairs in sides.annotate(pairs=Count("pk")):
+        made[frozenset((a, b))] += pairs
+
+    def compared(couple: tuple[Checkpoint, Checkpoint]) -> float:
+        one, other = couple
+        related = other.parent_id == one.pk or one.parent_id == other.pk
+        return made[frozenset((one.pk, other.pk))] / (2 if related else 1)
+
+    chosen = []
+    for _ in range(count):
+        couple = min(couples, key=compared)
+        made[frozenset(one.pk for one in couple)] += 1
+        chosen.append(couple)
+    return chosen
+
+
+def least_used_prompts(*, count: int, rng: random.Random) -> list[Prompt]:
+    """`count` active prompts, those with the fewest pairs first, repeating when there are not enough.
+
+    Visitors' own are one in VISITORS_EVERY at most: new ones have the fewest pairs, and many would crowd out the rest.
+    """
+    if not count:
+        return []
+    if not Prompt.objects.exists():
+        seed_prompts()
+    prompts = list(Prompt.objects.filter(active=True))
+    pairs: dict[int, int] = dict(Pair.objects.exclude(prompt=None).values_list("prompt").annotate(Count("pk")))
+
+    def used(prompt: Prompt) -> int:
+        return pairs.get(prompt.pk, 0)
+
+    rng.shuffle(prompts)
+    prompts.sort(key=used)
+    if public := [prompt for prompt in prompts if prompt.source in Prompt.PUBLIC]:
+        # Mostly one pair is planned at a time, behind one vote: a share of so few is a matter of chance.
+        share = count // VISITORS_EVERY or int(rng.random() < count / VISITORS_EVERY)
+        visitors = [prompt for prompt in prompts if prompt.source not in Prompt.PUBLIC][:share]
+        prompts = sorted([*visitors, *islice(cycle(public), count)], key=used)
+    return list(islice(cycle(prompts), count))
+
+
+@transaction.atomic
+def make_pair(
+    *,
+    couple: tuple[Checkpoint, Checkpoint],
+    prompt: Prompt,
+    wanted_votes: int = 1,
+    owner: Visitor | None = None,
+    rng: random.Random = _coin,
+) -> Pair:
+    """Ask both checkpoints; a coin decides whose answer is A, whichever was asked first."""
+    answers = [
+        start_generation(
+            checkpoint=checkpoint,
+            messages=[{"role": "user", "content": prompt.text}],
+            sampling=_sampling(checkpoint, seed=rng.getrandbits(31)),
+        )
+        for checkpoint in couple
+    ]
+    if rng.random() < 0.5:
+        answers.reverse()
+    kind = Pair.Kind.SELF if couple[0] == couple[1] else Pair.Kind.VERSUS
+    return Pair.objects.create(
+        prompt=prompt, kind=kind, a=answers[0], b=answers[1], owner=owner, wanted_votes=wanted_votes
+    )
+
+
+def _sampling(checkpoint: Checkpoint, *, seed: int) -> dict[str, float]:
+    """Temperature 1 and no truncation, as PPO samples: votes must be about what training will see."""
+    preset = PRESETS.get(checkpoint.preset)
+    longest = preset.ppo.max_new_tokens if preset else 128
+    return {"temperature": 1.0, "max_new_tokens": longest, "seed": seed}
+
+
+def settle_pairs() -> int:
+    """Make pairs whose answers have come ready, or reject them; returns how many were settled."""
+    ends: dict[int, bool] = {}
+    settled = 0
+    for pair in Pair.objects.filter(state=Pair.State.PENDING).select_related("a", "b").iterator(chunk_size=500):
+        answers = (pair.a, pair.b)
+        if all(answer.is_final for answer in answers):
+            for answer in answers:
+                if answer.checkpoint_id not in ends:
+                    ends[answer.checkpoint_id] = _ends_answers(answer.checkpoint_id)
+            state = Pair.State.READY if _fit_to_show(pair, ends=ends) else Pair.State.REJECTED
+        elif pair.created_at < timezone.now() - PENDING_LIMIT:
+            state = Pair.State.REJECTED
+        else:
+            continue
+        settled += Pair.objects.filter(pk=pair.pk, state=Pair.State.PENDING).update(state=state)
+    return settled
+
+
+def _fit_to_show(pair: Pair, *, ends: dict[int, bool]) -> bool:
+    """Neither answer failed, is empty or was cut off, and they differ."""
+    for answer in (pair.a, pair.b):
+        if answer.state != Generation.State.DONE or not answer.text.strip():
+            return False
+        if answer.finish_reason != "end" and ends[answer.checkpoint_id]:
+            return False
+    return pair.a.text.strip() != pair.b.text.strip()
+
+
+def _ends_answers(checkpoint_id: int) -> bool:
+    """Whether this checkpoint usually ends its answers itself.
+
+    One that hardly ever does (pre-training only continues a text) is shown cut off, or there would
+    be nothing of it to vote on.
+    """
+    reasons = list(
+        Generation.objects.filter(
+            Q(pairs_as_a__from_chat=False) | Q(pairs_as_b__from_chat=False),
+            checkpoint=checkpoint_id,
+            state=Generation.State.DONE,
+        )
+        .order_by("-finished_at")
+        .values_list("finish_reason", flat=True)[:40]
+    )
+    return len(reasons) < 8 or reasons.count("end") > 0.3 * len(reasons)
