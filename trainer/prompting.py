@@ -74,10 +74,11 @@ def _fits(prompt: str, tokenizer: Tokenizer, room: int) -> bool:
 
 
 def greedy_samples(
-    engine: Engine, tokenizer: Tokenizer, prompts: Sequence[str], *, stage: str, max_new_tokens: int = 64
+    engine: Engine, tokenizer: Tokenizer, prompts: Sequence[str], *, stage: str, max_new_tokens: int
 ) -> list[dict[str, str]]:
     """What the model says to fixed prompts, greedily: the samples shown while it trains."""
     room = answer_room(engine.config.context, max_new_tokens)
+    max_new_tokens = engine.config.context - room
     ids = [prompt_ids(tokenizer, [{"role": "user", "content": prompt}], stage=stage, room=room) for prompt in prompts]
     how = Sampling(temperature=0.0, max_new_tokens=max_new_tokens)
     completions = engine.generate(ids, [how] * len(ids))
