@@ -26,6 +26,7 @@ from webapp.answers import services, writing
 from webapp.answers.engines import Engines, LoadedEngine, NotWaitedFor, load, memory_bytes, render_prompt
 from webapp.answers.models import Generation
 from webapp.checkpoints.models import Checkpoint
+from webapp.checkpoints.services import register_checkpoint
 
 pytestmark = pytest.mark.django_db
 
@@ -54,7 +55,7 @@ def checkpoint(directory: Path, tmp_path: Path) -> Callable[[], Checkpoint]:
     def register() -> Checkpoint:
         source = tmp_path / f"source-{len(made)}"
         shutil.copytree(directory, source)
-        made.append(services.register_checkpoint(directory=source))
+        made.append(register_checkpoint(directory=source))
         return made[-1]
 
     return register

@@ -277,7 +277,7 @@ def test_a_crash_keeps_the_text_and_hides_the_details(
     writing.write_answer(generation_id=str(queued.pk))
     queued.refresh_from_db()
     assert (queued.state, queued.text) == (State.FAILED, "A fox")
-    assert queued.error == "The model failed while writing; ask again."
+    assert queued.error == "The model failed while answering; ask again."
     assert "secret internals" in caplog.text
 
 
