@@ -3,24 +3,23 @@
 #   docker build -t stagecraft .
 #   docker build -t stagecraft --build-arg TORCH_INDEX_URL=… .   # torch from an index that offers CPU builds: smaller
 
-ARG PYTHON_VERSION=3.11
+# By digest, so that a build tomorrow is this one's; `make images` moves it on.
+ARG PYTHON_IMAGE=python:3.11-slim@sha256:9c900dea9e8fb7e16277c179b555cc72d29a352dbc33cff48ad5a0412fd5bfc7
 
-FROM python:${PYTHON_VERSION}-slim AS build
+FROM ${PYTHON_IMAGE} AS build
 # Where torch comes from; without it, from where pip takes everything else.
 ARG TORCH_INDEX_URL
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN python -m venv /opt/venv
 WORKDIR /build
-COPY requirements.lock pyproject.toml ./
-# torch first and by itself: pulled in by another package it resolves to another build.
+# What runs, at the versions and hashes of the lock, and nothing of what only tests and lints.
+COPY requirements-run.lock ./
+RUN /opt/venv/bin/pip install --no-deps --require-hashes --requirement requirements-run.lock
+# torch by itself, in the build that was asked for: a hash would name one build. What it needs is there by now.
 RUN /opt/venv/bin/pip install ${TORCH_INDEX_URL:+--index-url "${TORCH_INDEX_URL}"} \
-        "$(sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements.lock)"
-# What runs, at the versions of the lock, and nothing of what only tests and lints.
-RUN python -c "import tomllib; project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-        print(*project['dependencies'], *project['optional-dependencies']['data'], sep='\n')" > run.txt \
-    && /opt/venv/bin/pip install --constraint requirements.lock --requirement run.txt
+        "$(sed -n 's/^# \(torch==[^ ;]*\).*/\1/p' requirements-run.lock)"
 
-FROM python:${PYTHON_VERSION}-slim
+FROM ${PYTHON_IMAGE}
 RUN useradd --uid 10001 --create-home stagecraft \
     && install --directory --owner stagecraft --group stagecraft --mode 0700 /data
 COPY --from=build /opt/venv /opt/venv

@@ -13,15 +13,21 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 
 # Which build of torch: pip's own settings decide, or TORCH_INDEX_URL names an index, for instance one that
 # offers CPU builds.
-TORCH_SPEC ?= $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements.lock)
+TORCH_SPEC ?= $(shell sed -n 's/^\# \(torch==[^ ;]*\).*/\1/p' requirements-run.lock)
 TORCH_INDEX_URL ?=
 PIP_ARGS ?=
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --no-input $(PIP_ARGS)
+# A lock names every package it takes, so nothing is looked for beyond it, and nothing comes unchecked.
+PIP_LOCKED := $(PIP) --quiet --no-deps --require-hashes --requirement
 
 # Passed on: `make run ARGS=--demo`, `make test ARGS="-k votes"`.
 ARGS ?=
 
-.PHONY: help run test test-slow test-postgres lint format bench lock clean
+# The suite in as many processes as there are cores; one that has run out of tests takes over another's.
+# ARGS="-n0" is one process, for a debugger.
+IN_PARALLEL := -n auto --dist worksteal
+
+.PHONY: help run test test-slow attack test-postgres lint format bench lock audit images clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -30,17 +36,21 @@ help:
 run: $(INSTALLED)
 	@exec $(BIN)/python manage.py up $(ARGS)
 
-## make test           the suite (browser tests need Chromium and are skipped without it)
+## make test           the suite, on every core (ARGS="-n0" for one process; without Chromium no browser tests)
 test: $(INSTALLED)
-	@exec $(BIN)/python -m pytest $(ARGS)
+	@exec $(BIN)/python -m pytest $(IN_PARALLEL) $(ARGS)
 
 ## make test-slow      the tests that take minutes: whole training stages, kills at random steps
 test-slow: $(INSTALLED)
 	@exec $(BIN)/python -m pytest -m slow $(ARGS)
 
+## make attack         kills, floods, hostile answers and a full disk, each against a site of its own (minutes)
+attack: $(INSTALLED)
+	@exec $(BIN)/python -m pytest -m attack -rsP $(ARGS)
+
 ## make test-postgres  the site's tests on a real PostgreSQL and a real Redis over TCP
 test-postgres: $(INSTALLED)
-	@exec $(BIN)/python .ci/with_services.py $(BIN)/python -m pytest tests/webapp $(ARGS)
+	@exec $(BIN)/python .ci/with_services.py $(BIN)/python -m pytest tests/webapp $(IN_PARALLEL) $(ARGS)
 
 ## make lint           style, types, templates, forgotten migrations
 # A fresh clone has no SECRET_KEY; these commands start no server.
@@ -64,25 +74,33 @@ bench: $(VENV)/.installed-bench
 	@$(BIN)/python -m trainer bench $(ARGS)
 	@exec $(BIN)/python manage.py bench_site $(ARGS)
 
-## make lock           resolve pyproject.toml into requirements.lock anew
+## make lock           choose versions for pyproject.toml anew (ARGS=--keep: only for what is new in it)
 lock: $(INSTALLED)
-	$(BIN)/python .ci/lock.py
+	$(BIN)/python .ci/lock.py $(ARGS)
+
+## make audit          ask whether a locked version has a known weakness (needs the network)
+audit: $(VENV)/.installed-audit
+	@exec $(BIN)/python .ci/audit.py
+
+## make images         pin the base images to what their tags name today (needs docker and the network)
+images: $(INSTALLED)
+	@exec $(BIN)/python .ci/images.py
 
 ## make clean          remove the virtual environment and caches; DATA_DIR (var/) is never touched
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# torch first and by itself: pulled in by another package it resolves to another build.
-$(INSTALLED): requirements.lock
+# torch by itself, in the build that was asked for: a hash would name one build. What it needs is there by then.
+$(INSTALLED): requirements.lock requirements-run.lock
 	@test -n "$(PYTHON)" || { echo "Stagecraft needs Python 3.11 or newer with its venv module" \
 		"(Debian and Ubuntu: apt install python3-venv), or set PYTHON to one."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing $(TORCH_SPEC) and $$(grep -c == requirements.lock) packages into $(VENV) (once)"
+	@echo "Installing $(TORCH_SPEC) and $$(cat $^ | grep -c '^[^#].*==') packages into $(VENV) (once)"
+	@$(PIP_LOCKED) requirements.lock
 	@$(PIP) --quiet $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) '$(TORCH_SPEC)'
-	@$(PIP) --quiet -r requirements.lock
 	@touch $@
 
-$(VENV)/.installed-bench: requirements-bench.lock $(INSTALLED)
-	@$(PIP) --quiet -r requirements-bench.lock
+$(VENV)/.installed-%: requirements-%.lock $(INSTALLED)
+	@$(PIP_LOCKED) $<
 	@touch $@

@@ -94,6 +94,7 @@ def redis_over_tcp(directory: Path, *, server: str) -> Iterator[str]:
         port = probe.getsockname()[1]
     password = secrets.token_urlsafe(12)
     options = ["--port", str(port), "--bind", "127.0.0.1", "--requirepass", password, "--save", "", "--dir", directory]
+    options += ["--databases", "64"]  # one for each process of the suite
     process = subprocess.Popen([server, *map(str, options)], stdout=subprocess.DEVNULL)
     url = f"redis://:{password}@127.0.0.1:{port}/0"
 

@@ -21,9 +21,31 @@ import pytest
 from django.conf import settings
 from django.test import Client
 
+from trainer.config import available_cores
 from webapp.ops import embedded_redis
 
 PASSWORD = "correct horse battery staple"
+
+
+MOST_PROCESSES = 8
+"""Of the suite at a time: each takes half a gigabyte."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """What `-n auto` means here: the cores this process may use, where a container has fewer than the machine."""
+    return min(MOST_PROCESSES, available_cores())
+
+
+LONGEST = ("test_pipeline.py", "test_training_real.py")
+"""Files of the tests that take longest: begun last, one of them would keep all but one core waiting."""
+
+
+def pytest_unconfigure() -> None:
+    from tests import settings as own
+
+    for directory in own.SCRATCH:
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 # -- browser ---------------------------------------------------------------------------------------
@@ -37,8 +59,10 @@ def find_chromium() -> str | None:
     return found or (mac if Path(mac).exists() else None)
 
 
+@pytest.hookimpl(trylast=True)  # after the order was drawn
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Without a browser its tests are skipped, except in CI, where one is installed."""
+    """The longest first. Without a browser its tests are skipped, except in CI, where one is installed."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     if find_chromium() or os.environ.get("CI") == "true":
         return
     reason = "no Chromium or Chrome found; install one, or set CHROMIUM to its path"

@@ -43,7 +43,8 @@ class Watched:
     def finish(self) -> int:
         """Read to the end; the exit code."""
         assert self.process.stdout is not None
-        self.lines += [line.rstrip("\n") for line in self.process.stdout]
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
         return self.process.wait()
 
     def keep_reading(self) -> None:

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from trainer.statistics import MIN_GROUPS
+
 KL_BLOW_UP: Final = 4.0
 """Times the target at which the KL to the reference is called a blow-up."""
 ENTROPY_COLLAPSE: Final = 0.25
@@ -66,23 +68,36 @@ def doubts_about(metrics: Mapping[str, Any]) -> list[str]:
 
     Empty where they are missing or no figures: a model from elsewhere was judged elsewhere.
     """
-    comparisons, agreement, length_only = (
-        metrics.get(name) for name in ("held_out_comparisons", "agreement", "length_only_agreement")
-    )
-    if comparisons == 0:
+    names = ("held_out_comparisons", "agreement", "length_only_agreement")
+    if metrics.get(names[0]) == 0:
         return ["No held-out vote has a winner, so nobody knows what it learnt."]
-    if not all(isinstance(figure, int | float) for figure in (comparisons, agreement, length_only)):
+    if not all(isinstance(metrics.get(name), int | float) for name in names):
         return []
+    comparisons, agreement, length_only = (float(metrics[name]) for name in names)
+    prompts = metrics.get("held_out_prompts")
+    tested_on = _counted(comparisons, "held-out vote")
+    if isinstance(prompts, int | float):
+        tested_on += f" on {_counted(prompts, 'question')}"
+    else:  # an earlier version recorded none: there are no more of them than votes
+        prompts = comparisons
     texts = []
-    if not metrics.get("beats_chance"):
-        votes = "1 held-out vote" if comparisons == 1 else f"{comparisons} held-out votes"
-        texts.append(f"It agrees with {agreement:.0%} of {votes}, which could be luck.")
+    if prompts < MIN_GROUPS:
+        texts.append(
+            f"It agrees with {agreement:.0%} of {tested_on}: too few to say whether it has learnt anything. "
+            f"The least are votes on {MIN_GROUPS} questions it has not seen."
+        )
+    elif not metrics.get("beats_chance"):
+        texts.append(f"It agrees with {agreement:.0%} of {tested_on}, which could be luck.")
     if not metrics.get("beats_length"):
         texts.append(
             f"The length of the answers alone would reach {length_only:.0%} of the held-out votes, and it reaches "
             f"{agreement:.0%}. Unless the voters' taste is about length, it has not learnt it yet."
         )
     return texts
+
+
+def _counted(count: float, what: str) -> str:
+    return f"{count:.0f} {what}" if count == 1 else f"{count:.0f} {what}s"
 
 
 def repetition(answers: Sequence[Sequence[int]]) -> float:

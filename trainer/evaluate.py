@@ -31,6 +31,7 @@ from trainer.preferences import Comparison
 from trainer.problems import Problem, grade
 from trainer.prompting import prompt_ids
 from trainer.rollout import end_scores, scored_sequence
+from trainer.statistics import MIN_GROUPS, Share, calibration_error, grouped, share_of
 from trainer.tastes import Taste
 from trainer.tokenizer import Message, Tokenizer
 
@@ -50,52 +51,19 @@ PIECES_AT_ONCE: Final = 32
 LOGITS_AT_ONCE: Final = 2**25
 """Logits of one such pass, at most, padding included: 134 MB in float32."""
 
-# --- shares and their intervals -----------------------------------------------------------------
+# --- shares --------------------------------------------------------------------------------------
 
 
-def wilson_interval(successes: float, trials: float, *, z: float = 1.959964) -> tuple[float, float]:
-    """95 % score interval of a share (Wilson 1927); fractions of either are fine. (0, 1) without trials."""
-    if trials == 0:
-        return 0.0, 1.0
-    share, shrink = successes / trials, 1 + z * z / trials
-    centre = (share + z * z / (2 * trials)) / shrink
-    half = z * math.sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials)) / shrink
-    return max(0.0, centre - half), min(1.0, centre + half)
+def win_rate(
+    answers: Sequence[str], parent_answers: Sequence[str], prompts: Sequence[str], prefers: Callable[[str, str], str]
+) -> Share | None:
+    """How often `prefers(answer, parent's answer)` says "a", with ties ("tie") as half a win, over other prompts.
 
-
-def design_effect(values: Tensor, groups: Sequence[str]) -> float:
-    """How many of these N values, [N], tell as much as one independent value would; at least 1.
-
-    Pairs of one prompt are right or wrong together, so the variance of their mean is taken between groups
-    (Kish 1965, Survey Sampling, section 8.2) and divided by what it would be if all were independent.
-    """
-    residuals = (values - values.mean()).tolist()
-    by_group: dict[str, float] = {}
-    for group, residual in zip(groups, residuals, strict=True):
-        by_group[group] = by_group.get(group, 0.0) + residual
-    alone = sum(residual**2 for residual in residuals)
-    return max(1.0, sum(total**2 for total in by_group.values()) / alone) if alone > 0 else 1.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class WinRate:
-    """Share of comparisons won, a tie counting half."""
-
-    rate: float
-    low: float
-    high: float
-    comparisons: int
-
-
-def win_rate(answers: Sequence[str], parent_answers: Sequence[str], prefers: Callable[[str, str], str]) -> WinRate:
-    """How often `prefers(answer, parent's answer)` says "a", with ties ("tie") as half a win.
-
-    Answers are compared place by place: both lists answer the same prompts in the same order.
+    Answers are compared place by place: both lists answer the same prompts, `prompts`, in the same order. None of none.
     """
     points = {"a": 1.0, "tie": 0.5, "b": 0.0}
-    won = sum(points[prefers(ours, theirs)] for ours, theirs in zip(answers, parent_answers, strict=True))
-    low, high = wilson_interval(won, len(answers))
-    return WinRate(rate=won / max(1, len(answers)), low=low, high=high, comparisons=len(answers))
+    won = [points[prefers(ours, theirs)] for ours, theirs in zip(answers, parent_answers, strict=True)]
+    return share_of(grouped(won, prompts))
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
@@ -295,28 +263,40 @@ def comparison_sequences(
     return [scored_sequence(tokenizer, prompt, tokenizer.encode(answer), context=context) for answer in answers]
 
 
+def interval_or_none(figure: Share | Agreement) -> list[float] | None:
+    """Both ends of its interval, as files keep it; None where there are too few prompts to say."""
+    return [figure.low, figure.high] if figure.is_enough else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
     """How a reward model does on comparisons with a winner; ties and both-bad pairs are not asked."""
 
     comparisons: int
+    prompts: int
+    """How many prompts these are on."""
     agreement: float
     """Share of comparisons in which the winner scores higher (equal scores count half)."""
     low: float
     high: float
-    """95 % interval of the agreement over other prompts: Wilson's, with as many trials as these pairs are worth."""
+    """95 % interval of the agreement over other prompts (statistics.share_of); 0 and 1 with too few prompts to say."""
     length_only_agreement: float
     """What the better of the rules "shorter wins" and "longer wins" would score."""
     length_correlation: float
     """Pearson correlation of score and answer length in tokens."""
-    calibration_error: float
-    """Expected calibration error of σ(|Δ|) against being right, five equal-count bins."""
+    calibration_error: float | None
+    """Distance of σ(|Δ|) from the share right (statistics.calibration_error); None with too few comparisons to say."""
     brier: float
     """Mean (1 - σ(Δ))²: 0 is perfect, 0.25 is a coin."""
 
     @property
+    def is_enough(self) -> bool:
+        """Whether there are enough prompts for an interval."""
+        return self.prompts >= MIN_GROUPS
+
+    @property
     def beats_chance(self) -> bool:
-        return self.low > 0.5
+        return self.is_enough and self.low > 0.5
 
     @property
     def beats_length(self) -> bool:
@@ -344,31 +324,30 @@ def reward_agreement(reward_model: ScalarModel, tokenizer: Tokenizer, comparison
 
 def agreement_of(scores: Tensor, lengths: Tensor, prompts: Sequence[str]) -> Agreement:
     """`Agreement` from the scores and lengths of (winner, loser) pairs, [N, 2] each, on these N prompts."""
-    count = len(scores)
-    if count == 0:
+    right = _share_first_larger(scores)
+    share = share_of(grouped(right.tolist(), prompts))
+    if share is None:
         return Agreement(
             comparisons=0,
+            prompts=0,
             agreement=0.5,
             low=0.0,
             high=1.0,
             length_only_agreement=0.5,
             length_correlation=0.0,
-            calibration_error=0.0,
+            calibration_error=None,
             brier=0.25,
         )
-    right = _share_first_larger(scores)
-    agreement = float(right.mean())
-    independent = count / design_effect(right, prompts)
-    low, high = wilson_interval(agreement * independent, independent)
     delta = scores[:, 0] - scores[:, 1]
     return Agreement(
-        comparisons=count,
-        agreement=agreement,
-        low=low,
-        high=high,
+        comparisons=share.count,
+        prompts=share.groups,
+        agreement=float(right.mean()),
+        low=share.low,
+        high=share.high,
         length_only_agreement=max(float(_share_first_larger(by).mean()) for by in (lengths, -lengths)),
         length_correlation=_pearson(scores.flatten(), lengths.flatten()),
-        calibration_error=expected_calibration_error(torch.sigmoid(delta.abs()), right),
+        calibration_error=calibration_error(torch.sigmoid(delta.abs()).tolist(), right.tolist(), prompts),
         brier=float((1.0 - torch.sigmoid(delta)).square().mean()),
     )
 
@@ -383,15 +362,6 @@ def _pearson(x: Tensor, y: Tensor) -> float:
     x, y = x.double() - x.double().mean(), y.double() - y.double().mean()
     scale = float(x.norm() * y.norm())
     return float(x @ y) / scale if scale > 1e-12 else 0.0
-
-
-def expected_calibration_error(confidence: Tensor, right: Tensor, *, bins: int = 5) -> float:
-    """Mean over equal-count bins, by size, of |mean confidence - share right| (Naeini et al. 2015). [N], [N]."""
-    order = confidence.argsort()
-    total = 0.0
-    for index in order.tensor_split(min(bins, len(order))):
-        total += len(index) * abs(float(confidence[index].mean()) - float(right[index].mean()))
-    return total / len(order)
 
 
 def true_comparisons(prompts: Sequence[str], answers: Sequence[Answer], taste: Taste) -> list[Comparison]:
@@ -445,9 +415,12 @@ def evaluate_checkpoint(
 ) -> dict[str, Any]:
     """One checkpoint's entry of the report card: `REPORT_FIELDS`, and where they apply also
 
-    `win_rate_interval`, `win_rate_vs_baseline` (a second opponent, e.g. the SFT model, to see whether a taste
-    outlived the stages after it), and for a reward model `agreement`, `agreement_interval` and
-    `length_only_agreement`, on the taste's own labels of its parent's answers when a taste is given.
+    `win_rate_interval`, `win_rate_vs_baseline` and `win_rate_vs_baseline_interval` (a second opponent, e.g. the SFT
+    model, to see whether a taste outlived the stages after it), and for a reward model `agreement`,
+    `agreement_interval` and `length_only_agreement`, on the taste's own labels of its parent's answers when a taste is
+    given. Intervals are over other prompts, null where there are too few to say. What the shares are of stands beside
+    them: `held_out_questions`, `held_out_problems`, `sampled_answers` to `held_out_prompts`, or
+    `held_out_comparisons` on `held_out_prompts`.
 
     Its answers, and those of its opponents, have `max_new_tokens` at most: by default as many as it was trained with.
     """
@@ -473,6 +446,7 @@ def evaluate_checkpoint(
     asked = [question.prompt for question in questions]
     greedy = ask(engine, tokenizer, asked, stage=stage, max_new_tokens=limit)
     entry["instruction_accuracy"] = share_right(questions, greedy) if questions else None
+    entry["held_out_questions"] = len(questions)
     prompts = corpus.held_out_preference_prompts
     copies = max(1, round(TASTE_ANSWERS / max(1, len(prompts))))
     answers = ask(
@@ -480,22 +454,28 @@ def evaluate_checkpoint(
     )
     entry["ended"] = _mean([answer.ended for answer in (*greedy, *answers)])
     entry["mean_tokens"] = _mean([len(answer.tokens) for answer in answers])
+    entry |= {"held_out_prompts": len(prompts), "sampled_answers": len(answers)}
     if reward_model is not None:
         judge = load_reward_model(reward_model, device=device)
         entry["reward"] = mean_reward(judge.reward_model, judge.tokenizer, answers)
     problems = corpus.held_out_problems[:PROBLEMS]
+    entry["held_out_problems"] = len(problems)
     if problems:
         passes = problem_passes(engine, tokenizer, problems, stage=stage, seed=seed, max_new_tokens=limit)
         entry |= {"pass_at_1": passes["pass_at_1"], "pass_at_8": passes["pass_at_8"]}
     if taste is not None:
-        for opponent, field in ((parent, "win_rate_vs_parent"), (baseline, "win_rate_vs_baseline")):
+        for opponent, field, interval in (
+            (parent, "win_rate_vs_parent", "win_rate_interval"),
+            (baseline, "win_rate_vs_baseline", "win_rate_vs_baseline_interval"),
+        ):
             if opponent is None:
                 continue
             theirs = _opponent_answers(opponent, prompts, copies, seed, limit)
-            result = win_rate([answer.text for answer in answers], theirs, taste.prefers)
-            entry[field] = result.rate
-            if opponent is parent:
-                entry["win_rate_interval"] = [result.low, result.high]
+            asked = [prompt for prompt in prompts for _ in range(copies)]
+            result = win_rate([answer.text for answer in answers], theirs, asked, taste.prefers)
+            if result is not None:
+                entry[field] = result.share
+                entry[interval] = interval_or_none(result)
     return entry
 
 
@@ -530,7 +510,13 @@ def _judge_reward_model(
     """Agreement with the true taste on fresh pairs of the parent's answers, else with held-out votes."""
     if taste is None or parent is None:
         metrics = info.get("metrics", {})
-        fields = ("agreement", "agreement_interval", "length_only_agreement")
+        fields = (
+            "agreement",
+            "agreement_interval",
+            "length_only_agreement",
+            "held_out_comparisons",
+            "held_out_prompts",
+        )
         return {field: metrics.get(field) for field in fields}
     writer = load_checkpoint(parent, device=machine.device())
     engine = Engine(writer.language_model, end_ids=tokenizer.end_ids)
@@ -549,8 +535,10 @@ def _judge_reward_model(
     agreement = reward_agreement(model, tokenizer, true_comparisons(prompts, answers, taste))
     return {
         "agreement": agreement.agreement,
-        "agreement_interval": [agreement.low, agreement.high],
+        "agreement_interval": interval_or_none(agreement),
         "length_only_agreement": agreement.length_only_agreement,
+        "held_out_comparisons": agreement.comparisons,
+        "held_out_prompts": agreement.prompts,
     }
 
 

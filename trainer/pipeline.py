@@ -14,7 +14,7 @@ from typing import Any, Final
 import torch
 
 from trainer import corpus as corpora
-from trainer import machine
+from trainer import machine, scope
 from trainer.checkpoint import load_checkpoint, read_info, write_json
 from trainer.config import (
     GRPO,
@@ -131,6 +131,7 @@ def run_all(
         "corpus": {"name": corpus.name, "sha256": corpus.sha256},
         "xz_bits_per_byte": xz_bits_per_byte(corpus.documents, corpus.held_out_documents),
         "tastes": branches,
+        "scope": _scope(data),
         "checkpoints": judgements,
         "training_seconds": round(sum(entry["seconds"] or 0.0 for entry in judgements), 1),
     }
@@ -218,7 +219,12 @@ def evaluate_directory(checkpoint: Path, data: Path | None) -> dict[str, Any]:
     corpus = corpora.from_directory(data) if data else corpora.shipped(size=info.get("preset") or "tiny")
     limit = answer_tokens_of(info)
     corpus = fit_corpus(corpus, checkpoint, [], max_new_tokens=limit, say=lambda text: print(text, file=sys.stderr))
-    return _rounded(evaluate_checkpoint(checkpoint, corpus=corpus, max_new_tokens=limit))
+    return _rounded(evaluate_checkpoint(checkpoint, corpus=corpus, max_new_tokens=limit)) | {"scope": _scope(data)}
+
+
+def _scope(data: Path | None) -> dict[str, str]:
+    """What the figures on this corpus are a claim about."""
+    return scope.OWN if data else scope.SHIPPED
 
 
 def _checked_configs(preset: str, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -268,7 +274,7 @@ _COLUMNS: Final = (
 
 
 def render_card(card: Mapping[str, Any]) -> str:
-    """The report card as a table in Markdown, so that it can be pasted as it is."""
+    """The report card as a table in Markdown, so that it can be pasted as it is, and what its figures are about."""
     rows = [[title for title, _, _ in _COLUMNS]]
     for entry in card["checkpoints"]:
         values = [(entry.get(field), form) for _, field, form in _COLUMNS]
@@ -282,4 +288,35 @@ def render_card(card: Mapping[str, Any]) -> str:
         f"Report card: preset {card['preset']}, seed {card['seed']}, corpus {card['corpus']['name']}, "
         f"{card['training_seconds']:.0f} s of training; xz needs {card['xz_bits_per_byte']:.3f} bits/byte."
     )
-    return "\n".join([head, "", *lines])
+    return "\n".join([head, "", *lines, "", *_about(card)])
+
+
+def _about(card: Mapping[str, Any]) -> list[str]:
+    """A line for each kind of figure: how much it stands on, and what it is a claim about."""
+    entries = card["checkpoints"]
+
+    def most(field: str) -> int:
+        return max((entry.get(field) or 0 for entry in entries), default=0)
+
+    lines = [f"- bits/byte: {card['scope']['bits_per_byte']}"]
+    if questions := most("held_out_questions"):
+        lines.append(f"- answers right: of {questions} questions. {card['scope']['instruction_accuracy']}")
+    wins = [entry for entry in entries if entry.get("win_rate_vs_parent") is not None]
+    if wins:
+        asked = f"of {most('sampled_answers')} answers to {wins[0]['held_out_prompts']} prompts, over the parent"
+        lines.append(f"- wins: {asked}; {_intervals(wins, 'win_rate_interval')}. {card['scope']['win_rate']}")
+    if problems := most("held_out_problems"):
+        lines.append(f"- pass@1, pass@8: of {problems} problems. {card['scope']['problems']}")
+    judged = [entry for entry in entries if entry.get("agreement") is not None]
+    if judged:
+        asked = f"of {judged[0]['held_out_comparisons']} pairs on {judged[0]['held_out_prompts']} prompts"
+        lines.append(f"- agreement: {asked}; {_intervals(judged, 'agreement_interval')}. {card['scope']['agreement']}")
+    return lines
+
+
+def _intervals(entries: Sequence[Mapping[str, Any]], field: str) -> str:
+    """The 95 % interval of each, as "ppo 72% to 84%"."""
+    known = [(entry["path"], entry[field]) for entry in entries if entry.get(field)]
+    if not known:
+        return "too few prompts to say how sure that is"
+    return "95 % over other prompts: " + ", ".join(f"{path} {low:.0%} to {high:.0%}" for path, (low, high) in known)

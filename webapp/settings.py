@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import os
 import secrets
 import sys
@@ -50,6 +51,18 @@ def _listed(name: str, default: list[str]) -> list[str]:
     return [item.strip() for item in os.environ.get(name, "").split(",") if item.strip()] or default
 
 
+def _networks(name: str) -> list[str]:
+    """Addresses and networks; a typing error there must not pass as nobody, nor "*" as anybody."""
+    listed = _listed(name, [])
+    for item in listed:
+        try:
+            ipaddress.ip_network(item)
+        except ValueError:
+            message = f"{name}: {item!r} is no address or network. Write the proxy's: 10.0.0.5 or 172.18.0.0/16."
+            raise ImproperlyConfigured(message) from None
+    return listed
+
+
 LOCAL = _flag("STAGECRAFT_LOCAL", False)
 """A laptop on its own: `manage.py` says so when SECRET_KEY is unset, and `up` passes it on."""
 DEBUG = _flag("DEBUG", False)
@@ -85,6 +98,8 @@ SECRET_KEY = _secret_key()
 ALLOWED_HOSTS = _listed("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
 if "*" in ALLOWED_HOSTS:
     raise ImproperlyConfigured("ALLOWED_HOSTS=* accepts any name. List the site's own host names instead.")
+TRUSTED_PROXIES = _networks("FORWARDED_ALLOW_IPS")
+"""Whose X-Forwarded-For and X-Forwarded-Proto are believed, and who may hold any number of connections."""
 CSRF_TRUSTED_ORIGINS = _listed("CSRF_TRUSTED_ORIGINS", [])
 CSRF_FAILURE_VIEW = "webapp.accounts.views.refuse_stale_form"
 
@@ -111,13 +126,14 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "webapp.ops.metrics.TimeRequests",
     "django.middleware.security.SecurityMiddleware",
     "servestatic.middleware.ServeStaticMiddleware",
     "csp.middleware.CSPMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
-    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "webapp.accounts.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "django_htmx.middleware.HtmxMiddleware",
@@ -188,6 +204,8 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 SESSION_ENGINE = "webapp.accounts.sessions"
 SESSION_COOKIE_AGE = 60 * 60 * 24 * 365
 SESSION_COOKIE_SAMESITE = "Lax"
+STAFF_SESSION_S = _number("STAFF_SESSION_HOURS", 12) * 3600
+"""Staff type their password again after this long."""
 
 # -- Redis: broker, live logs, limits ------------------------------------------------------------
 REDIS_URL_FILE = DATA_DIR / "redis_url"
@@ -232,6 +250,9 @@ CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {
         "options": {"queue": "generate"},
     },
 }
+PRUNE_AFTER_DAYS = _number("PRUNE_AFTER_DAYS", 30)
+"""A deleted chat can be brought back for this long; then it is deleted for good (`manage.py prune`)."""
+CELERY_BEAT_SCHEDULE["prune"] = {"task": "webapp.chat.tasks.prune", "schedule": 86_400.0}
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600}
@@ -265,13 +286,19 @@ X_FRAME_OPTIONS = "DENY"
 SECURE_REFERRER_POLICY = "same-origin"
 HTTPS = _flag("HTTPS", False)
 """Set behind a TLS proxy: secure cookies, HSTS and the forwarded-protocol header."""
+HSTS = _choice("HSTS", "host", ("host", "subdomains", "preload"))
+"""What browsers may reach by HTTPS only, for a year after a visit. Beyond the host it binds other people's sites."""
+SILENCED_SYSTEM_CHECKS = [
+    *(["security.W005"] if HSTS == "host" else []),
+    *(["security.W021"] if HSTS != "preload" else []),
+]
 if HTTPS:
     SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
     SECURE_SSL_REDIRECT = True
     SECURE_REDIRECT_EXEMPT = [r"^healthz$"]
     SECURE_HSTS_SECONDS = 31_536_000
-    SECURE_HSTS_INCLUDE_SUBDOMAINS = True
-    SECURE_HSTS_PRELOAD = True
+    SECURE_HSTS_INCLUDE_SUBDOMAINS = HSTS != "host"
+    SECURE_HSTS_PRELOAD = HSTS == "preload"
     SESSION_COOKIE_SECURE = True
     CSRF_COOKIE_SECURE = True
 
@@ -299,6 +326,11 @@ RUN_STOP_DEADLINE_S = 120
 """A trainer asked to stop and save is killed after this."""
 ENGINE_MEMORY_MB = _number("ENGINE_MEMORY_MB", 600)
 """Loaded chat models are dropped, least recently used first, above this."""
+
+METRICS_KEY = os.environ.get("METRICS_KEY", "")
+"""What Prometheus sends to read /metrics. Unset: only the owner's browser may."""
+if METRICS_KEY and len(METRICS_KEY) < 16:
+    raise ImproperlyConfigured("METRICS_KEY can be guessed: use at least 16 random characters, or unset it.")
 
 LOGGING = {
     "version": 1,

@@ -3,6 +3,10 @@
 from django.contrib import admin
 from django.urls import include, path
 
+from webapp.accounts.views import unless_guessing
+
+admin.site.login = unless_guessing(admin.site.login)  # type: ignore[method-assign]
+
 urlpatterns = [
     path("", include("webapp.stages.urls")),  # / · /stages/<slug>/ · /compare/
     path("", include("webapp.accounts.urls")),  # /setup/<token>/ · /login/ · /logout/

@@ -3,6 +3,7 @@
 // Text is appended as text nodes while an answer is written and replaced once, by the sanitised
 // HTML the server sends with its end. Everything else on the page is forms.
 
+import { keyOf } from "./keys.js";
 import { announce, hideAndFocus, showErrorIn } from "./site.js";
 import { openStream } from "./stream.js";
 
@@ -140,7 +141,7 @@ window.addEventListener("scroll", () => {
 
 /** What to say of an answer that is no success. 403: the form is from before a log-in or log-out in another tab. */
 function complaint(status, text) {
-  if ([400, 422, 429, 503].includes(status) && !text.startsWith("<")) return text; // a page is some proxy's
+  if ([400, 403, 422, 429, 503].includes(status) && text && !text.startsWith("<")) return text; // a page is some proxy's
   if (status === 403) return "This page is out of date. Copy your text, reload the page, then send it.";
   if (status === 404) return "That is no longer here. Reload the page.";
   return status >= 400 ? "Something went wrong on the site. Your text is still here; try again." : "";
@@ -151,7 +152,7 @@ function showError(text) {
 }
 
 draft?.addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  if (keyOf(event) !== "enter" || event.shiftKey) return;
   event.preventDefault();
   if (liveTurns().length) showError("The answer is still being written. Wait for it, or stop it.");
   else composer.requestSubmit(sendButton);
@@ -247,20 +248,21 @@ if (keysDialog) {
 document.addEventListener("keydown", (event) => {
   if (!draft || event.ctrlKey || event.metaKey || event.altKey || event.repeat || keysDialog?.open) return;
   if (!keysAreOn()) return;
-  if (event.key === "Escape" && liveTurns().length) {
+  const key = keyOf(event);
+  if (key === "escape" && liveTurns().length) {
     event.preventDefault();
     stopAll();
     return;
   }
   if (event.target.closest("input, textarea, select, [contenteditable]")) return;
-  const choice = document.querySelector(`[data-offer] [data-key="${CSS.escape(event.key.toLowerCase())}"]`);
+  const choice = document.querySelector(`[data-offer] [data-key="${CSS.escape(key)}"]`);
   if (choice) {
     event.preventDefault();
     choice.click();
-  } else if (event.key === "/") {
+  } else if (key === "/") {
     event.preventDefault();
     draft.focus();
-  } else if (event.key === "?" && keysDialog) {
+  } else if (key === "?" && keysDialog) {
     event.preventDefault();
     keysDialog.showModal();
   }

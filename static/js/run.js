@@ -16,10 +16,13 @@ const FRAGMENTS = ["run-head", "run-facts", "run-table", "run-samples", "run-log
 
 /** Points of every figure by name, each sorted by step. */
 const figures = new Map();
+/** How many cases shares are of, by the name of the figure that says so. */
+const counts = new Map();
 let plan = readPlan(document);
 
 function readPlan(source) {
   const data = JSON.parse(source.getElementById("run-chart-data").textContent);
+  for (const [counted] of Object.values(data.counts)) counts.set(counted, counts.get(counted) ?? null);
   for (const [name, points] of Object.entries(data.series)) {
     for (const [step, value] of points) addPoint(name, step, value);
   }
@@ -27,6 +30,10 @@ function readPlan(source) {
 }
 
 function addPoint(name, step, value) {
+  if (counts.has(name)) {
+    counts.set(name, value); // stands beside the shares; no figure of its own
+    return;
+  }
   if (!figures.has(name)) figures.set(name, { steps: [], values: [] });
   const { steps, values } = figures.get(name);
   let at = steps.length;
@@ -64,7 +71,12 @@ const logScale = document.getElementById("run-log-scale");
 /** Charts on the page by figure name: { element, output, plot }. */
 const charts = new Map();
 
-const titleOf = (name) => plan.titles[name] ?? name.replaceAll("_", " ").replace(/^./, (c) => c.toUpperCase());
+function titleOf(name) {
+  const title = plan.titles[name] ?? name.replaceAll("_", " ").replace(/^./, (c) => c.toUpperCase());
+  const [counted, what] = plan.counts[name] ?? [];
+  const count = counts.get(counted);
+  return count ? `${title}, of ${count} ${count === 1 ? what.replace(/s$/, "") : what}` : title;
+}
 
 function sortedNames() {
   const rank = (name) => (plan.order.indexOf(name) + 1 || plan.order.length + 1);
@@ -319,10 +331,8 @@ function listen() {
 
 function receive(event) {
   if (event.type === "metrics") {
-    for (const [name, value] of Object.entries(event.values)) {
-      addPoint(name, event.step, value);
-      redrawSoon(name);
-    }
+    for (const [name, value] of Object.entries(event.values)) addPoint(name, event.step, value);
+    for (const name of Object.keys(event.values)) if (figures.has(name)) redrawSoon(name);
     showProgress(event.step);
     if (!document.querySelector("#run-table details")) refreshSoon(); // its first rows; more come with every evaluation
   } else if (event.type === "state" || event.type === "end") {

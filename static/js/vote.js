@@ -1,5 +1,6 @@
 // The voting page: keys, what is said aloud after a swap, and errors that must not pass in silence.
 
+import { keyOf } from "./keys.js";
 import { announce, showErrorIn } from "./site.js";
 
 const STORED = "stagecraft.vote.keys";
@@ -55,7 +56,7 @@ document.addEventListener("keydown", (event) => {
   const typing = event.target.closest("input:not([type=checkbox]), textarea, select, [contenteditable]");
   const modified = event.ctrlKey || event.metaKey || event.altKey;
   if (event.repeat || typing || modified || !root.classList.contains("has-keys")) return;
-  const button = document.getElementById(BUTTON_OF_KEY[event.key.toLowerCase()] ?? "");
+  const button = document.getElementById(BUTTON_OF_KEY[keyOf(event)] ?? "");
   if (!button) return;
   event.preventDefault();
   button.click();
@@ -75,7 +76,9 @@ document.addEventListener("htmx:beforeSwap", (event) => {
 document.addEventListener("htmx:sendError", () => showError("Not saved: the site could not be reached. Please try again."));
 document.addEventListener("htmx:responseError", (event) => {
   // Its form is from before a log-in or log-out in another tab: trying again would never help.
-  const stale = event.detail.xhr.status === 403;
+  const { status, responseText } = event.detail.xhr;
+  const stale = status === 403;
+  if (stale && responseText && !responseText.startsWith("<")) return showError(responseText); // not stale, but foreign
   const then = stale ? "this page is out of date. Reload it, then vote." : "something went wrong here. Please try again.";
   showError(`Not saved: ${then}`);
 });

@@ -19,6 +19,8 @@ from webapp.chat.models import Conversation, Message
 pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("enqueued")]
 
 # PostgreSQL stores no NUL, and the worker never writes one.
+WITH_AND_WITHOUT_CSP = [False, pytest.param(True, marks=pytest.mark.attack)]
+"""Whether the browser ignores the CSP: rendering alone must hold, and the CSP would hide where it does not."""
 HOSTILE = [wrapper.format(payload.replace("\0", "")) for wrapper in WRAPPERS for payload in PAYLOADS]
 
 
@@ -70,8 +72,11 @@ async def live_attributes(page: Page) -> list[str]:
     return sorted(set(found) - {"class=drawer", "class=code-box"})
 
 
-async def test_stored_answers_are_text(open_page: Callable[..., Any], live_server: Any, chat: Conversation) -> None:
-    page = await open_page()
+@pytest.mark.parametrize("bypass_csp", WITH_AND_WITHOUT_CSP)
+async def test_stored_answers_are_text(
+    open_page: Callable[..., Any], live_server: Any, chat: Conversation, bypass_csp: bool
+) -> None:
+    page = await open_page(bypass_csp=bypass_csp)
     bad = watch(page, live_server.url)
     await page.goto(f"/chat/{chat.pk}/")
     await expect(page.locator(".turn-answer")).to_have_count(10)
@@ -81,14 +86,15 @@ async def test_stored_answers_are_text(open_page: Callable[..., Any], live_serve
     assert bad == []
 
 
+@pytest.mark.parametrize("bypass_csp", WITH_AND_WITHOUT_CSP)
 async def test_streamed_answers_are_text_at_every_cut(
-    open_page: Callable[..., Any], live_server: Any, chat: Conversation
+    open_page: Callable[..., Any], live_server: Any, chat: Conversation, bypass_csp: bool
 ) -> None:
     """The server's end of the socket is played here: every payload in pieces of three characters."""
     assert chat.leaf is not None
     await Generation.objects.filter(message=chat.leaf).aupdate(state="running", text="")
     text = "\n\n".join(HOSTILE)
-    page = await open_page()
+    page = await open_page(bypass_csp=bypass_csp)
     bad = watch(page, live_server.url)
 
     def serve(socket: Any) -> None:

@@ -117,6 +117,18 @@ async def test_the_table_of_figures_appears_and_follows_while_it_is_open(
         await expect(page.locator("#run-table summary")).to_be_focused()
 
 
+async def test_a_share_that_arrives_live_says_what_it_is_of(open_page: Callable[..., Any], run: TrainingRun) -> None:
+    page = await open_page()
+    sockets = await served(page, "/ws/runs/")
+    await page.goto(run.get_absolute_url())
+    values = {"instruction_accuracy": 0.5, "held_out_questions": 200}
+    sockets[0].send(json.dumps({"type": "metrics", "step": 1, "values": values}))
+    await expect(page.locator("#run-metrics label")).to_have_text(
+        ["Held-out questions answered right, of 200 questions"]
+    )
+    await expect(page.locator("#run-charts h3")).to_contain_text("of 200 questions")
+
+
 async def test_an_alarm_leaves_an_open_confirmation_alone(
     open_page: Callable[..., Any], run: TrainingRun, staff: Any, staff_client: Any, visitor_client: Any
 ) -> None:

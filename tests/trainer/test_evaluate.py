@@ -14,10 +14,7 @@ from trainer.engine import Engine
 from trainer.evaluate import (
     Answer,
     agreement_of,
-    design_effect,
-    expected_calibration_error,
     pass_at_k,
-    wilson_interval,
     win_rate,
 )
 from trainer.model import LanguageModel
@@ -25,30 +22,29 @@ from trainer.tastes import TASTES
 from trainer.tokenizer import Tokenizer
 
 
-def test_it_knows_how_sure_a_share_can_be() -> None:
-    # z = 2 makes it workable by hand: p = 0.8, n = 20, z² / n = 0.2
-    # centre (0.8 + 0.1) / 1.2 = 0.75, half 2 √(0.8 · 0.2 / 20 + 4 / 1600) / 1.2 = 2 √0.0105 / 1.2
-    low, high = wilson_interval(16, 20, z=2.0)
-    assert low == pytest.approx(0.75 - 2 * math.sqrt(0.0105) / 1.2)
-    assert high == pytest.approx(0.75 + 2 * math.sqrt(0.0105) / 1.2)
-    # Newcombe 1998, table 1, method 3: 81 of 263
-    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
-    assert wilson_interval(0, 10)[0] == 0.0
-    assert wilson_interval(10, 10)[1] == pytest.approx(1.0)
-    assert wilson_interval(0, 0) == (0.0, 1.0)
-
-
 def test_it_counts_a_tie_as_half_a_win() -> None:
     verdicts = {("x", "p"): "a", ("y", "q"): "tie", ("z", "r"): "b", ("v", "s"): "a"}
-    result = win_rate(list("xyzv"), list("pqrs"), lambda a, b: verdicts[a, b])
-    assert result.rate == 2.5 / 4
-    assert (result.low, result.high) == wilson_interval(2.5, 4)
-    assert result.comparisons == 4
+    result = win_rate(list("xyzv"), list("pqrs"), list("1234"), lambda a, b: verdicts[a, b])
+    assert result is not None
+    assert result.share == 2.5 / 4
+    assert (result.count, result.groups) == (4, 4)
+    assert win_rate([], [], [], lambda a, b: "tie") is None
+
+
+def test_wins_on_few_prompts_say_little_however_many_answers() -> None:
+    """150 answers to four prompts each: six hundred answers, and too few prompts to say anything."""
+    prompts = [str(number // 150) for number in range(600)]
+    few = win_rate(["x"] * 600, ["y"] * 600, prompts, lambda a, b: "a")
+    assert few is not None
+    assert (few.share, few.low, few.high, few.is_enough) == (1.0, 0.0, 1.0, False)
+    many = win_rate(["x"] * 600, ["y"] * 600, [str(number // 10) for number in range(600)], lambda a, b: "a")
+    assert many is not None
+    assert many.is_above(0.9)
 
 
 def test_it_compares_answers_in_pairs_only() -> None:
     with pytest.raises(ValueError, match="zip"):
-        win_rate(["a"], ["a", "b"], lambda a, b: "tie")
+        win_rate(["a"], ["a", "b"], ["p"], lambda a, b: "tie")
 
 
 def test_it_estimates_pass_at_k_without_bias() -> None:
@@ -202,21 +198,31 @@ def test_a_reward_model_that_is_right_as_often_as_length_does_not_beat_it(count:
 
 
 def test_pairs_of_one_prompt_say_less_than_pairs_of_many() -> None:
-    """Ten prompts of ten pairs each, all right or all wrong: worth ten pairs, not a hundred."""
+    """A hundred pairs, 80 of them right: on a hundred prompts, on ten that are all right or all wrong, on one."""
     right = torch.tensor([1.0] * 80 + [0.0] * 20)
-    assert design_effect(right, [str(number // 10) for number in range(100)]) == pytest.approx(10.0)
-    assert design_effect(right, [str(number) for number in range(100)]) == 1.0
-    assert design_effect(torch.ones(3), ["a", "a", "b"]) == 1.0
     scores = torch.stack([right, 1 - right], dim=1)
-    judged = agreement_of(scores, torch.ones(100, 2), [str(number // 10) for number in range(100)])
-    assert (judged.low, judged.high) == pytest.approx(wilson_interval(8, 10))
+    apart, together, one = (
+        agreement_of(scores, torch.ones(100, 2), [str(number // size) for number in range(100)])
+        for size in (1, 10, 100)
+    )
+    assert [judged.beats_chance for judged in (apart, together, one)] == [True, False, False]
+    assert apart.low == pytest.approx(0.71, abs=0.01)
+    assert together.low < 0.45
+    assert (one.low, one.high, one.prompts, one.comparisons) == (0.0, 1.0, 1, 100)
 
 
-def test_it_measures_calibration() -> None:
-    confidence = torch.tensor([0.9, 0.6, 0.9, 0.6])
-    right = torch.tensor([1.0, 1.0, 1.0, 0.0])
-    # two bins of two: |0.6 - 0.5| and |0.9 - 1.0|
-    assert expected_calibration_error(confidence, right, bins=2) == pytest.approx(0.1, abs=1e-6)
+def test_forty_right_pairs_on_one_prompt_beat_nothing() -> None:
+    scores = torch.tensor([[1.0, 0.0]] * 40)
+    assert not agreement_of(scores, torch.ones(40, 2), ["the same"] * 40).beats_chance
+    assert not agreement_of(scores, torch.ones(40, 2), ["first", "second"] * 20).beats_chance
+    assert agreement_of(scores, torch.ones(40, 2), [str(number) for number in range(40)]).beats_chance
+
+
+def test_it_leaves_calibration_out_where_there_are_too_few_pairs() -> None:
+    scores = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    prompts = [str(number) for number in range(200)]
+    assert agreement_of(scores[:20], torch.ones(20, 2), prompts[:20]).calibration_error is None
+    assert agreement_of(scores, torch.ones(200, 2), prompts).calibration_error is not None
 
 
 def test_it_asks_a_reward_model_about_decided_pairs_only(
@@ -250,7 +256,7 @@ def test_it_fills_in_the_report_card(tmp_path: Path, model: LanguageModel, token
     judge = small.save_judge(tmp_path / "reward", model, tokenizer)
     card = evaluate.evaluate_checkpoint(
         child,
-        corpus=small.corpus(),
+        corpus=small.corpus(held_out_preference_prompts=[f"What is thing {number}?" for number in range(12)]),
         parent=parent,
         baseline=parent,
         reward_model=judge,
@@ -262,9 +268,12 @@ def test_it_fills_in_the_report_card(tmp_path: Path, model: LanguageModel, token
     assert card["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     low, high = card["win_rate_interval"]
     assert low < card["win_rate_vs_parent"] < high
+    assert (card["held_out_questions"], card["held_out_problems"], card["held_out_prompts"]) == (1, 2, 12)
+    assert card["sampled_answers"] == 600
     # the same weights as the parent: neither can win by much
     assert 0.3 < card["win_rate_vs_parent"] < 0.7
     assert card["win_rate_vs_baseline"] == card["win_rate_vs_parent"]
+    assert card["win_rate_vs_baseline_interval"] == card["win_rate_interval"]
 
 
 def test_it_leaves_out_what_does_not_apply(tmp_path: Path, model: LanguageModel, tokenizer: Tokenizer) -> None:
@@ -274,11 +283,16 @@ def test_it_leaves_out_what_does_not_apply(tmp_path: Path, model: LanguageModel,
     assert missing == {"reward", "win_rate_vs_parent", "pass_at_1", "pass_at_8"}
 
 
-def test_it_judges_a_reward_checkpoint_by_the_taste(tmp_path: Path, model: LanguageModel, tokenizer: Tokenizer) -> None:
+def test_it_judges_a_reward_checkpoint_by_the_taste(
+    tmp_path: Path, model: LanguageModel, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate, "TASTE_PAIRS", 400)  # as many as leave an interval well inside 0 and 1
     parent = small.save_parent(tmp_path / "sft", model, tokenizer)
     judge = small.save_judge(tmp_path / "reward", model, tokenizer)
     card = evaluate.evaluate_checkpoint(judge, corpus=small.corpus(), parent=parent, taste=TASTES["shorter"])
-    assert 0.0 < card["agreement_interval"][0] < card["agreement"] < card["agreement_interval"][1] < 1.0
+    assert 0.0 < card["agreement"] < 1.0
+    assert card["agreement_interval"] is None  # two prompts are too few to say
+    assert (card["held_out_comparisons"] > 1000, card["held_out_prompts"]) == (True, 2)
     assert card["length_only_agreement"] > 0.5
     assert card["bits_per_byte"] is None
     assert evaluate.evaluate_checkpoint(judge, corpus=small.corpus())["agreement"] is None  # no taste, no figures kept

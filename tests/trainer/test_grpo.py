@@ -122,7 +122,7 @@ def test_it_counts_no_held_out_answer_that_was_cut_off(
     answers = [Answer(text=text, prompt=[1], tokens=[2], ended=place > 0) for place, text in enumerate(texts)]
     monkeypatch.setattr(grpo, "ask", lambda *_, **__: answers)
     engine = Engine(model, end_ids=[tokenizer.end_id])
-    assert grpo.held_out_figures(engine, tokenizer, inputs, CONFIG, None) == {"pass_at_1": 0.5}
+    assert grpo.held_out_figures(engine, tokenizer, inputs, CONFIG, None) == {"pass_at_1": 0.5, "held_out_problems": 2}
 
 
 def test_it_measures_the_taste_again_with_a_reward_model(

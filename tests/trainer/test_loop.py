@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.trainer import small
 from trainer import loop
+from trainer.__main__ import main
 from trainer.checkpoint import load_checkpoint, read_info
 from trainer.config import PretrainConfig, SFTConfig, get_preset
 from trainer.loop import Diverged, Inputs, Metrics, Stopped, derive_seed, evaluation_steps, run_steps
@@ -217,18 +218,17 @@ def run_spec(tmp_path: Path, **spec: object) -> list[str]:
     return [sys.executable, "-m", "trainer", "run", str(path), "--progress", "json", "--out", str(tmp_path / "out")]
 
 
-def smoke_init(tmp_path: Path) -> Path:
-    out = tmp_path / "init"
-    subprocess.run(
-        [sys.executable, "-m", "trainer", "init", "--preset", "smoke", "--out", str(out)], cwd=ROOT, check=True
-    )
+@pytest.fixture(scope="module")
+def smoke_init(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of the smoke preset, made in this process: torch is loaded here already."""
+    out = tmp_path_factory.mktemp("smoke") / "init"
+    assert main(["init", "--preset", "smoke", "--threads", "1", "--out", str(out)]) == 0
     return out
 
 
-def test_a_killed_worker_command_resumes_to_the_same_bytes(tmp_path: Path) -> None:
-    parent = smoke_init(tmp_path)
+def test_a_killed_worker_command_resumes_to_the_same_bytes(tmp_path: Path, smoke_init: Path) -> None:
     # Long enough that the end is far away when the signal arrives.
-    spec = {"stage": "pretrain", "parent": str(parent), "config": {"tokens": 60 * 1024, "evaluations": 1}}
+    spec = {"stage": "pretrain", "parent": str(smoke_init), "config": {"tokens": 60 * 1024, "evaluations": 1}}
     command = run_spec(tmp_path, **spec)
     for end, code in ((signal.SIGTERM, 3), (signal.SIGKILL, -signal.SIGKILL)):
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
@@ -247,8 +247,8 @@ def test_a_killed_worker_command_resumes_to_the_same_bytes(tmp_path: Path) -> No
     assert small.weights(tmp_path / "out") == small.weights(undisturbed)
 
 
-def test_a_worker_command_whose_reader_is_gone_ends(tmp_path: Path) -> None:
-    command = run_spec(tmp_path, stage="pretrain", parent=str(smoke_init(tmp_path)))
+def test_a_worker_command_whose_reader_is_gone_ends(tmp_path: Path, smoke_init: Path) -> None:
+    command = run_spec(tmp_path, stage="pretrain", parent=str(smoke_init))
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         assert process.stdout is not None
         process.stdout.readline()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,14 @@ def test_it_walks_all_stages_once_and_never_mixes_two_runs(tmp_path: Path, monke
     assert {"agreement", "agreement_interval", "length_only_agreement"} <= entries["reward"].keys()
     assert entries["ppo"]["win_rate_vs_parent"] is not None
     assert all(f"| {stage} " in said[0] for stage in entries)
+    # What its figures are of stands below it: how many, how sure, and of what kind.
+    assert "- answers right: of 4 questions. Questions of the generator" in said[0]
+    assert "- pass@1, pass@8: of 4 problems. Problems of the generator that wrote the practice" in said[0]
+    assert re.search(
+        r"- wins: of 20 answers to 20 prompts, over the parent; 95 % over other prompts: ppo \d+%", said[0]
+    )
+    assert "- agreement: of " in said[0]
+    assert card["scope"]["problems"].endswith("larger numbers.")
     lineage = {stage: read_info(tmp_path / stage) for stage in entries}
     for stage, parent in {"pretrain": "init", "sft": "pretrain", "reward": "sft", "ppo": "sft", "grpo": "ppo"}.items():
         assert lineage[stage]["parent_sha256"] == lineage[parent]["weights_sha256"]

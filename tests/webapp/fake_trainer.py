@@ -26,7 +26,8 @@ def say(**event: Any) -> None:
 
 
 DOUBTFUL = {
-    "held_out_comparisons": 4,
+    "held_out_comparisons": 24,
+    "held_out_prompts": 20,
     "agreement": 0.75,
     "length_only_agreement": 1.0,
     "beats_chance": False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -95,6 +96,46 @@ def test_only_failures_in_a_row_lock_somebody_out(client: Client, alice: User, s
         assert {log_in("wrong") for _ in range(9)} == {200}
         assert log_in(PASSWORD) == 302
         client.logout()
+
+
+@pytest.mark.parametrize("path", ["/login/", "/admin/login/"])
+def test_an_address_that_guesses_names_and_passwords_is_turned_away(client: Client, owner: User, path: str) -> None:
+    """Never twice the same name, always another browser: only the address says that it is one and the same."""
+    for number in range(60):
+        assert Client().post(path, {"username": f"user{number}", "password": "12345678"}).status_code == 200
+    right = {"username": "olga", "password": PASSWORD}
+    refused = client.post(path, right)
+    assert refused.status_code == 429
+    assert "failed from your network" in refused.content.decode()
+    assert client.post(path, right, REMOTE_ADDR="192.0.2.8").status_code == 302
+
+
+def test_right_passwords_of_a_class_are_not_counted(alice: User) -> None:
+    for _ in range(70):
+        assert Client().post("/login/", {"username": "alice", "password": PASSWORD}).status_code == 302
+
+
+def test_staff_type_their_password_again_after_half_a_day(
+    owner_client: Client, alice_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    later = time.time() + 12 * 3600 + 60
+    assert owner_client.get("/admin/").status_code == 200
+    monkeypatch.setattr("webapp.accounts.services.time.time", lambda: later)
+    assert owner_client.get("/admin/").status_code == 302
+    assert "Log in" in owner_client.get("/chat/").content.decode()
+    assert "Log out" in alice_client.get("/chat/").content.decode()
+    owner_client.post("/login/", {"username": "olga", "password": PASSWORD})
+    assert owner_client.get("/admin/").status_code == 200
+
+
+def test_an_account_made_staff_logs_in_again_for_it(alice: User, alice_client: Client) -> None:
+    """Sessions from before there was a time in them have none."""
+    session = alice_client.session
+    del session["logged_in_at"]
+    session.save()
+    assert "Log out" in alice_client.get("/chat/").content.decode()
+    User.objects.filter(pk=alice.pk).update(is_staff=True)
+    assert "Log in" in alice_client.get("/chat/").content.decode()
 
 
 @pytest.mark.parametrize("name", ["login", "signup"])

@@ -56,7 +56,12 @@ def test_the_votes_list_shows_alpha_and_position_bias(make_checkpoint: Any, staf
     page = " ".join(staff_client.get(reverse("admin:arena_vote_changelist")).content.decode().split())
     assert "<strong>0.44</strong> over 3 pairs" in page
     assert "A was chosen in <strong>50 %</strong>" in page
-    assert "no sign of a position bias" in page
+    assert "of 6 decisions: too few to say whether that is a position bias" in page
+    for choice, words in (("b", "no sign of a position bias."), ("a", ": a position bias.")):
+        for _ in range(12):
+            make_vote(make_pair(sft), choice=choice)
+            make_vote(make_pair(sft), choice="a")
+        assert words in " ".join(staff_client.get(reverse("admin:arena_vote_changelist")).content.decode().split())
 
 
 def test_the_votes_list_says_when_one_side_is_favoured(make_checkpoint: Any, staff_client: Client) -> None:

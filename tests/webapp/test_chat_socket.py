@@ -109,7 +109,7 @@ def socket_of(client: Client, conversation_id: uuid.UUID, *, origin: bytes = b"h
         "type": "websocket",
         "path": f"/ws/chat/{conversation_id}/",
         "query_string": b"",
-        "headers": [(b"origin", origin), (b"cookie", session.encode())],
+        "headers": [(b"host", b"localhost"), (b"origin", origin), (b"cookie", session.encode())],
         "subprotocols": [],
     }
     return Socket(application, scope)

@@ -253,6 +253,20 @@ def test_a_doubted_reward_model_is_a_choice_not_a_dead_end(
     assert run.log.filter(text__endswith="a person overruled it.").exists()
 
 
+def test_a_reward_model_right_on_a_handful_of_votes_does_not_go_on_by_itself(make_checkpoint: Any) -> None:
+    parent = None
+    for stage in ("init", "pretrain", "sft"):
+        parent = make_checkpoint(stage, parent=parent)
+    handful = {"held_out_comparisons": 6, "held_out_prompts": 6, "agreement": 1.0, "length_only_agreement": 0.5}
+    make_checkpoint("reward", parent=parent, metrics={**handful, "beats_chance": True, "beats_length": True})
+    step = curriculum.next_step()
+    assert (step.state, step.stage) == ("doubted", "ppo")
+    [doubt] = step.doubts
+    assert "100% of 6 held-out votes on 6 questions: too few to say" in doubt
+    with pytest.raises(services.RewardModelDoubted, match="too few to say"):
+        take_step()
+
+
 def test_a_choice_about_one_reward_model_does_not_overrule_another(
     doubted: None, make_checkpoint: Any, owner: Any
 ) -> None:

@@ -11,9 +11,10 @@ from django.test import Client
 from django.urls import reverse
 
 from tests.webapp.arena_factory import make_pair, make_vote
+from trainer.statistics import share_of
 from webapp.accounts.models import Visitor
 from webapp.arena import standings
-from webapp.arena.models import Pair, Vote
+from webapp.arena.models import Pair, Prompt, Vote
 from webapp.checkpoints.models import Checkpoint
 
 pytestmark = pytest.mark.django_db
@@ -28,12 +29,13 @@ def _empty_cache() -> None:
 
 
 def duel(winner: Checkpoint, loser: Checkpoint, count: int = 1, **fields: Any) -> None:
-    """Votes the first won, on alternating sides."""
+    """Votes the first won, on alternating sides, each on a prompt of its own."""
     for number in range(count):
+        prompt = Prompt.objects.create(text=f"Question {Prompt.objects.count()}?", source=Prompt.Source.STAFF)
         if number % 2:
-            make_vote(make_pair(loser, winner), choice="b", **fields)
+            make_vote(make_pair(loser, winner, prompt=prompt), choice="b", **fields)
         else:
-            make_vote(make_pair(winner, loser), choice="a", **fields)
+            make_vote(make_pair(winner, loser, prompt=prompt), choice="a", **fields)
 
 
 @pytest.fixture
@@ -57,12 +59,22 @@ def test_it_ranks_the_winner_first_with_its_rate_over_its_parent(sft: Checkpoint
     assert first.standing.duels == second.standing.duels == 12
     assert first.over_parent is not None
     assert first.over_parent.share == pytest.approx(0.75)
-    # Wilson's interval of 9 in 12.
-    assert (first.over_parent.low, first.over_parent.high) == (
-        pytest.approx(0.4677, abs=1e-4),
-        pytest.approx(0.9111, abs=1e-4),
-    )
+    assert first.over_parent == share_of([(1.0, 1)] * 9 + [(0.0, 1)] * 3)
+    assert first.over_parent.is_enough
     assert second.over_parent is None
+
+
+def test_votes_on_one_question_rank_and_promote_nobody(sft: Checkpoint, ppo: Checkpoint, client: Client) -> None:
+    """Imported pairs have no prompt of this site's: the question itself says what hangs together."""
+    for _ in range(30):
+        make_vote(make_pair(ppo, sft), choice="a")
+    first, second = standings.leaderboard()
+    assert (first.standing.rank, second.standing.rank, first.standing.prompts) == (1, 1, 1)
+    assert first.over_parent is not None
+    assert (first.over_parent.count, first.over_parent.groups, first.is_promoted) == (30, 1, False)
+    page = client.get(LEADERBOARD).content.decode()
+    assert "too few to say" in page
+    assert "inf" not in re.sub(r"<[^>]*>", "", page).lower().replace("information", "")
 
 
 @pytest.mark.parametrize("choice", ["tie", "both_bad"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -64,3 +65,35 @@ def test_answers_move_to_their_own_app_with_all_that_refers_to_them(migrate: Cal
     # A site that goes back to the version before finds its answers again.
     apps = migrate(before)
     assert apps.get_model("arena", "Pair").objects.get(pk=pair.pk).a.text == "Mice."
+
+
+def test_staff_keep_the_rights_they_had_over_runs(migrate: Callable[[Targets], Apps]) -> None:
+    apps = migrate([("training", "0002_overruled_and_votes_source"), ("accounts", "0001_initial")])
+    content_type, _ = apps.get_model("contenttypes", "ContentType").objects.get_or_create(
+        app_label="training", model="trainingrun"
+    )
+    permissions = apps.get_model("auth", "Permission").objects
+    for action in ("view", "add", "change", "delete"):
+        permissions.get_or_create(
+            codename=f"{action}_trainingrun", content_type=content_type, defaults={"name": action}
+        )
+    users = apps.get_model("accounts", "User").objects
+    stan, alice = users.create(username="stan", is_staff=True), users.create(username="alice")
+
+    apps = migrate([("training", "0003_staff_keep_their_rights")])
+
+    users = apps.get_model("accounts", "User").objects
+    assert users.get(pk=stan.pk).user_permissions.count() == 4
+    assert users.get(pk=alice.pk).user_permissions.count() == 0
+
+
+def test_prompts_get_the_hash_of_their_text(migrate: Callable[[Targets], Apps]) -> None:
+    apps = migrate([("arena", "0003_generation_moved")])
+    prompts = apps.get_model("arena", "Prompt").objects
+    prompts.bulk_create([prompts.model(text=f"What is thing {number}?", source="staff") for number in range(1100)])
+
+    apps = migrate([("arena", "0004_prompts_by_hash")])
+
+    hashes = dict(apps.get_model("arena", "Prompt").objects.values_list("text", "text_sha256"))
+    assert len(set(hashes.values())) == 1100
+    assert hashes["What is thing 7?"] == hashlib.sha256(b"What is thing 7?").hexdigest()

@@ -13,7 +13,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "k" * 50
-OURS = ("SECRET_KEY", "DATA_DIR", "REDIS_URL", "DATABASE_URL", "DEBUG", "ALLOWED_HOSTS", "STAGECRAFT_LOCAL", "HTTPS")
+OURS = (
+    *("SECRET_KEY", "DATA_DIR", "REDIS_URL", "DATABASE_URL", "DEBUG", "ALLOWED_HOSTS", "STAGECRAFT_LOCAL"),
+    *("HTTPS", "HSTS", "FORWARDED_ALLOW_IPS"),
+)
 
 
 def run(data_dir: Path, code: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -51,6 +54,10 @@ def refusal(data_dir: Path, **env: str) -> str:
         ({"SECRET_KEY": KEY, "ENGINE_MEMORY_MB": "-5"}, "ENGINE_MEMORY_MB='-5': write a whole number"),
         ({"SECRET_KEY": KEY, "STAGECRAFT_PRESET": "huge"}, "choose one of smoke, tiny, small, base"),
         ({"SECRET_KEY": KEY, "LOG_LEVEL": "loud"}, "choose one of DEBUG, INFO, WARNING, ERROR"),
+        ({"SECRET_KEY": KEY, "HSTS": "1"}, "HSTS='1': choose one of host, subdomains, preload"),
+        ({"SECRET_KEY": KEY, "FORWARDED_ALLOW_IPS": "*"}, "FORWARDED_ALLOW_IPS: '*' is no address or network"),
+        ({"SECRET_KEY": KEY, "FORWARDED_ALLOW_IPS": "127.0.0.1,proxy"}, "'proxy' is no address or network"),
+        ({"SECRET_KEY": KEY, "FORWARDED_ALLOW_IPS": "10.0.0.1/8"}, "'10.0.0.1/8' is no address or network"),
         ({"SECRET_KEY": KEY, "DATABASE_URL": "here"}, "DATABASE_URL is not understood"),
     ],
 )
@@ -112,8 +119,28 @@ def test_sqlite_waits_for_its_turn_and_postgres_pools(tmp_path: Path) -> None:
     assert pooled == [{"pool": {"min_size": 1, "max_size": 5, "timeout": 20}}, True]
 
 
-def test_a_deployment_passes_djangos_own_check(tmp_path: Path) -> None:
+def test_no_proxy_is_trusted_unless_it_is_named(tmp_path: Path) -> None:
+    assert value(tmp_path, "settings.TRUSTED_PROXIES", SECRET_KEY=KEY) == []
+    named = value(tmp_path, "settings.TRUSTED_PROXIES", SECRET_KEY=KEY, FORWARDED_ALLOW_IPS="10.0.0.5, fd00::/8")
+    assert named == ["10.0.0.5", "fd00::/8"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "subdomains", "preload"), [("", False, False), ("subdomains", True, False), ("preload", True, True)]
+)
+def test_https_speaks_for_this_host_alone_unless_more_is_asked(
+    tmp_path: Path, asked: str, subdomains: bool, preload: bool
+) -> None:
+    names = ("SECURE_HSTS_SECONDS", "SECURE_HSTS_INCLUDE_SUBDOMAINS", "SECURE_HSTS_PRELOAD")
+    expression = f"[getattr(settings, name) for name in {names}]"
+    assert value(tmp_path, expression, SECRET_KEY=KEY, HTTPS="1", HSTS=asked) == [31_536_000, subdomains, preload]
+
+
+@pytest.mark.parametrize(("asked", "silenced"), [("host", 2), ("subdomains", 1), ("preload", 0)])
+def test_a_deployment_passes_djangos_own_check(tmp_path: Path, asked: str, silenced: int) -> None:
+    """But for the warnings that HSTS is the host's alone, where nobody asked for more."""
     code = "from django.core.management import execute_from_command_line as run; run(['x', 'check', '--deploy'])"
-    ran = run(tmp_path, code, SECRET_KEY="aB3" + "k3y!" * 15, HTTPS="1", ALLOWED_HOSTS="stagecraft.example.org")
+    names = {"SECRET_KEY": "aB3" + "k3y!" * 15, "ALLOWED_HOSTS": "stagecraft.example.org"}
+    ran = run(tmp_path, code, HTTPS="1", HSTS=asked, **names)
     assert ran.returncode == 0
-    assert "no issues (0 silenced)" in ran.stdout, ran.stderr
+    assert f"no issues ({silenced} silenced)" in ran.stdout, ran.stderr

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
+from datetime import timedelta
 
 import pytest
 from django.contrib.auth import SESSION_KEY
 from django.test import Client
 from django.urls import reverse
+from django.utils import timezone
 
 from tests.conftest import PASSWORD
 from tests.threads import database_thread
 from webapp.accounts import services
+from webapp.accounts.forms import AccountForm
 from webapp.accounts.models import OwnerLink, User
 
 pytestmark = pytest.mark.django_db
@@ -70,6 +73,50 @@ def test_it_keeps_only_a_hash_of_the_newest_link(client: Client) -> None:
 
 def test_it_gives_no_link_once_there_is_an_owner(owner: User) -> None:
     assert services.create_owner_link() is None
+
+
+def test_it_gives_a_link_again_when_the_only_owner_is_deactivated(owner: User, client: Client) -> None:
+    User.objects.filter(pk=owner.pk).update(is_active=False)
+    assert client.post(link(), FORM | {"username": "otto"}).status_code == 302
+    assert User.objects.get(username="otto").is_superuser
+
+
+def test_an_old_link_opens_nothing_once_there_is_an_owner(client: Client) -> None:
+    """Printed, then `createsuperuser` was used instead: the link in the terminal's history stays a link."""
+    url = link()
+    User.objects.create_superuser("otto", password=PASSWORD)
+    assert client.get(url).status_code == 404
+    assert client.post(url, FORM).status_code == 404
+    token = url.split("/")[-2]
+    with pytest.raises(services.LinkSpent):
+        services.create_owner(token=token, username="mallory", password=PASSWORD)
+    assert User.objects.count() == 1
+
+
+def test_a_link_lives_for_a_day(client: Client) -> None:
+    url = link()
+    OwnerLink.objects.update(created_at=timezone.now() - timedelta(hours=23, minutes=59))
+    assert client.get(url).status_code == 200
+    OwnerLink.objects.update(created_at=timezone.now() - timedelta(hours=24, seconds=1))
+    assert client.get(url).status_code == 404
+    assert client.post(url, FORM).status_code == 404
+    assert User.objects.count() == 0
+
+
+def test_a_name_taken_meanwhile_leaves_the_link_open(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    url = link()
+    is_valid = AccountForm.is_valid
+
+    def looks_then_loses(form: AccountForm) -> bool:
+        valid = is_valid(form)
+        User.objects.create_user("olga", password=PASSWORD)
+        return valid
+
+    monkeypatch.setattr(AccountForm, "is_valid", looks_then_loses)
+    response = client.post(url, FORM)
+    assert "already exists" in response.content.decode()
+    monkeypatch.undo()
+    assert client.post(url, FORM | {"username": "otto"}).status_code == 302
 
 
 @pytest.mark.django_db(transaction=True)

@@ -439,11 +439,15 @@ def test_a_stage_without_data_says_so(client: Client, slug: str) -> None:
     [
         ("init", "pretrain", [{"loss": 6.25}, {"loss": 3.5}], "starts at 6.25; chance is 6.24"),
         ("pretrain", "pretrain", [{"bits_per_byte": 8.1}, {"loss": 3.0}, {"bits_per_byte": 2.5}], "from 8.10 to 2.50"),
-        ("sft", "sft", [{"instruction_accuracy": 0.1}, {"instruction_accuracy": 0.9}], "from 10 % to 90 %"),
+        ("sft", "sft", [{"instruction_accuracy": 0.1}, {"instruction_accuracy": 0.9}], "from 10 % to 90 %."),
+        ("sft", "sft", [{"instruction_accuracy": 0.9, "held_out_questions": 200}], "to 90 % of 200 questions."),
         ("ppo", "ppo", [{"reward": 0.0, "kl": 0.0}, {"reward": 1.0, "kl": 4.0}], "Round by round"),
         ("ppo", "ppo", [{"held_out_win_rate": 0.5}, {"held_out_win_rate": 0.8}], "from 50 % to 80 %"),
+        ("ppo", "ppo", [{"held_out_win_rate": 0.8, "held_out_prompts": 60}], "to 80 % of 60 questions."),
         ("grpo", "grpo", [{"pass_at_1": 0.4}, {"pass_at_1": 0.95}], "from 40 % to 95 %"),
+        ("grpo", "grpo", [{"pass_at_1": 0.95, "held_out_problems": 64}], "to 95 % of 64 problems."),
         ("grpo", "grpo", [{"solved": 0.2}, {"solved": 0.6}], "from 20 % to 60 %"),
+        ("grpo", "grpo", [{"solved": 0.6, "answers": 256}], "to 60 % of 256 attempts."),
         ("grpo", "grpo", [{"taste_reward": 1.5}, {"taste_reward": -0.25}], "from +1.50 to −0.25"),
     ],
 )
@@ -462,6 +466,7 @@ def test_it_draws_what_the_sites_own_run_measured(
     assert words in page
     assert page.count('<svg class="fig"') == 1
     assert "The same as a table" in page
+    assert page.count("What it is about: ") == 1
 
 
 def test_it_draws_the_newest_run_that_has_the_figure(make_checkpoint: MakeCheckpoint) -> None:
@@ -532,13 +537,64 @@ def test_it_forgets_a_discarded_run() -> None:
 def test_it_shows_a_reward_models_agreement_beside_the_ruler(client: Client, make_checkpoint: MakeCheckpoint) -> None:
     make_checkpoint(
         "reward",
-        metrics={"agreement": 0.84, "agreement_interval": [0.72, 0.91], "length_only_agreement": 0.66},
+        metrics={
+            "agreement": 0.84,
+            "agreement_interval": [0.72, 0.91],
+            "length_only_agreement": 0.66,
+            "held_out_comparisons": 50,
+            "held_out_prompts": 40,
+        },
     )
 
     page = read(client, "/stages/reward/")
 
-    assert "agrees with 84 % of the votes it has not seen: between 72 % and 91 %" in page
+    assert "agrees with 84 % of the 50 votes it has not seen, on 40 questions: between 72 % and 91 %" in page
     assert "Length alone" in page
+    assert 'agrees with votes <span class="num">84 % of 50 votes</span>' in page
+    assert "What it is about: Comparisons on questions kept away from training" in page
+
+
+@pytest.mark.parametrize(
+    ("recorded", "words"),
+    [
+        (
+            {"agreement_interval": None, "held_out_prompts": 1},
+            "100 % of the 6 votes it has not seen, on 1 question: too",
+        ),
+        ({"agreement_interval": [0.61, 1.0]}, "100 % of the 6 votes it has not seen: too"),  # by an earlier version
+    ],
+)
+def test_it_states_no_interval_of_a_handful_of_votes(
+    client: Client, make_checkpoint: MakeCheckpoint, recorded: dict[str, object], words: str
+) -> None:
+    metrics = {"agreement": 1.0, "length_only_agreement": 0.5, "held_out_comparisons": 6}
+    make_checkpoint("reward", metrics={**metrics, **recorded})
+
+    page = read(client, "/stages/reward/")
+
+    assert f"{words} few to say how sure that is" in page
+    assert "with 95 % confidence" not in page
+
+
+@pytest.mark.parametrize("path", ["/", "/compare/", "/leaderboard/", *(f"/stages/{slug}/" for slug in STAGES)])
+def test_no_page_claims_more_than_was_measured(client: Client, make_checkpoint: MakeCheckpoint, path: str) -> None:
+    for slug in STAGES:
+        make_checkpoint(slug, metrics={"pass_at_1": 1.0, "held_out_problems": 64})
+
+    page = read(client, path)
+
+    for claim in ("gets sums right", "gets them right", "behaves the way", "knows the voters"):
+        assert claim not in page
+
+
+def test_the_reasoning_page_says_which_problems_its_figure_is_of(client: Client) -> None:
+    run_of("grpo", [{"pass_at_1": 1.0, "held_out_problems": 64}])
+
+    page = read(client, "/stages/grpo/")
+
+    assert "to 100 % of 64 problems." in page
+    assert "What it is about: Problems of the generator that wrote the practice" in page
+    assert "Not sums in other words, with more steps or larger numbers." in page
 
 
 def voted_pair(checkpoint: Checkpoint, visitor: Visitor, *, source: str, from_chat: bool = False) -> Vote:
@@ -636,3 +692,12 @@ def test_it_reads_only_figures_that_are_numbers() -> None:
     metrics = {"bits_per_byte": 1.416, "pass_at_1": None, "ended": "yes", "reward": float("nan"), "agreement": True}
 
     assert [(one.name, one.text) for one in measured(metrics)] == [("bits per byte", "1.42")]
+
+
+def test_a_share_says_what_it_is_of() -> None:
+    metrics = {"instruction_accuracy": 0.91, "held_out_questions": 200, "pass_at_1": 1.0, "held_out_problems": 1}
+
+    assert [(one.name, one.text) for one in measured(metrics)] == [
+        ("questions right", "91\u00a0% of 200 questions"),
+        ("problems solved", "100\u00a0% of 1 problem"),
+    ]

@@ -11,10 +11,14 @@ from typing import Any
 import pytest
 from asgiref.sync import sync_to_async
 from asgiref.testing import ApplicationCommunicator
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Permission
 from django.core.management import CommandError, call_command
 from django.db import DatabaseError
 from django.urls import reverse
 
+from tests.conftest import PASSWORD
 from tests.webapp.arena_factory import make_pair, make_vote
 from tests.webapp.fake_trainer import DOUBTFUL
 from webapp.asgi import application
@@ -117,6 +121,18 @@ def test_the_table_is_a_fragment_that_can_be_fetched_again(client: Any, run: Tra
     assert '<details class="drawer" data-key="table" open>' in text
 
 
+def test_a_share_stands_beside_what_it_is_of(client: Any, run: TrainingRun) -> None:
+    """The count has no column and no chart of its own."""
+    values = {"instruction_accuracy": 0.5, "held_out_questions": 200}
+    services.record_event(run=run, event=Measured(step=2, values=values))
+    text = client.get(run.get_absolute_url()).content.decode()
+    assert '<th scope="col" class="num">Held-out questions answered right, of 200 questions</th>' in text
+    assert "Held out questions" not in text
+    chart = json.loads(re.search(r'id="run-chart-data" type="application/json">(.*?)</script>', text)[1])  # type: ignore[index]
+    assert chart["counts"]["instruction_accuracy"] == ["held_out_questions", "questions"]
+    assert chart["series"]["held_out_questions"] == [[2, 200]]
+
+
 def test_the_table_has_its_place_before_the_first_figures(client: Any, make_checkpoint: Any) -> None:
     run = services.queue_run(stage="sft", preset="smoke", parent=make_checkpoint("pretrain"))
     text = client.get(run.get_absolute_url()).content.decode()
@@ -198,6 +214,64 @@ def test_only_staff_may_take_the_next_step(request: Any, who: str, make_checkpoi
     make_checkpoint("init")
     assert request.getfixturevalue(who).post(reverse("training:next_step")).status_code == 403
     assert not TrainingRun.objects.exists()
+
+
+@pytest.fixture
+def with_rights(client_of: Any, django_user_model: Any) -> Callable[..., Any]:
+    """A member of staff who may do just this with runs."""
+
+    def make(*actions: str) -> Any:
+        user = django_user_model.objects.create_user("una", password=PASSWORD, is_staff=True)
+        names = [f"{action}_trainingrun" for action in actions]
+        user.user_permissions.set(Permission.objects.filter(codename__in=names))
+        return client_of(user)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("action", "form", "needed"),
+    [
+        ("stop", {"how": "save"}, ["change"]),
+        ("stop", {"how": "discard"}, ["change", "delete"]),
+        ("resume", {}, ["add"]),
+    ],
+)
+def test_each_action_needs_its_permission(
+    with_rights: Callable[..., Any], run: TrainingRun, action: str, form: dict[str, str], needed: list[str]
+) -> None:
+    missing = [name for name in ("view", "add", "change", "delete") if name not in needed]
+    browser = with_rights(*missing, *needed[:-1])
+    address = reverse(f"training:{action}", args=[run.pk])
+    assert browser.post(address, form).status_code == 403
+    assert TrainingRun.objects.get().stop_request == ""
+    get_user_model().objects.get(username="una").user_permissions.set(
+        Permission.objects.filter(codename__in=[f"{name}_trainingrun" for name in needed])
+    )
+    assert browser.post(address, form).status_code == 302
+
+
+def test_staff_without_the_permission_are_offered_nothing(with_rights: Callable[..., Any], run: TrainingRun) -> None:
+    browser = with_rights("view")
+    page = browser.get(run.get_absolute_url()).content.decode()
+    assert "Stop and save" not in page
+    assert "Discard" not in page
+    assert browser.get("/admin/training/trainingrun/").status_code == 200
+    assert browser.get("/admin/training/trainingrun/add/").status_code == 403
+    assert browser.post("/admin/training/trainingrun/add/", {"start": "1"}).status_code == 403
+    assert browser.post(reverse("training:next_step")).status_code == 403
+
+
+def test_who_stopped_a_run_is_remembered(
+    staff_client: Any, staff: Any, run: TrainingRun, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="webapp.audit"):
+        staff_client.post(reverse("training:stop", args=[run.pk]), {"how": "save"})
+        staff_client.post(reverse("training:stop", args=[run.pk]), {"how": "explode"})
+    (line,) = LogEntry.objects.all()
+    assert (line.user, line.object_id) == (staff, str(run.pk))
+    assert line.change_message == "asked to stop and save"
+    assert caplog.messages == [f"stan: asked to stop and save (training run {run.pk})"]
 
 
 @pytest.mark.parametrize("name", ["stop", "resume"])

@@ -16,9 +16,11 @@ State = TrainingRun.State
 
 
 @pytest.fixture(autouse=True)
-def _own_directories(settings: Any, tmp_path: Path) -> None:
+def _own_directories(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings.CHECKPOINT_DIR, settings.RUN_DIR = tmp_path / "checkpoints", tmp_path / "runs"
     settings.TRAIN_THREADS = 1
+    # The rest of the suite is no chat, and keeps every core busy: a trainer that stands back would take minutes.
+    monkeypatch.setattr(attempts, "_lower_priority", lambda pid: None)
 
 
 def train(run: TrainingRun) -> TrainingRun:

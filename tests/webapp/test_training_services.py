@@ -123,7 +123,8 @@ def test_it_refuses_ppo_without_a_fitting_reward_model(make_checkpoint: Any) -> 
 
 
 DOUBTED = {
-    "held_out_comparisons": 4,
+    "held_out_comparisons": 24,
+    "held_out_prompts": 20,
     "agreement": 0.75,
     "length_only_agreement": 0.5,
     "beats_chance": False,
@@ -135,12 +136,26 @@ def test_it_refuses_ppo_with_a_doubted_reward_model_unless_a_person_overrules(ma
     sft = make_checkpoint("sft")
     inputs: dict[str, Any] = {"preset": "smoke", "parent": sft}
     inputs["reward_model"] = make_checkpoint("reward", parent=sft, metrics=DOUBTED)
-    with pytest.raises(services.RewardModelDoubted, match="75% of 4 held-out votes, which could be luck"):
+    with pytest.raises(
+        services.RewardModelDoubted, match="75% of 24 held-out votes on 20 questions, which could be luck"
+    ):
         services.queue_run(stage="ppo", **inputs)
     run = services.queue_run(stage="ppo", **inputs, overrule_doubts=True)
     assert "could be luck" in run.overruled
     assert json.loads((run.inputs_dir / "run.json").read_text())["overrule_doubts"] is True
     assert run.log.get().text.endswith("It starts all the same: a person overruled it.")
+
+
+@pytest.mark.parametrize("prompts", [{"held_out_prompts": 6}, {}])
+def test_it_refuses_ppo_with_a_reward_model_tested_on_a_handful_of_votes(make_checkpoint: Any, prompts: Any) -> None:
+    """Right on all six, as the first round of a real site was; and one that an earlier version had let pass."""
+    sft = make_checkpoint("sft")
+    metrics = {"held_out_comparisons": 6, "agreement": 1.0, "beats_chance": True, "beats_length": True}
+    judge = make_checkpoint("reward", parent=sft, metrics={**metrics, "length_only_agreement": 0.5, **prompts})
+    with pytest.raises(services.RewardModelDoubted, match=r"100% of 6 held-out votes.*: too few to say"):
+        services.queue_run(stage="ppo", preset="smoke", parent=sft, reward_model=judge)
+    run = services.queue_run(stage="ppo", preset="smoke", parent=sft, reward_model=judge, overrule_doubts=True)
+    assert "too few to say" in run.overruled
 
 
 def test_it_overrules_only_what_there_is(make_checkpoint: Any) -> None:

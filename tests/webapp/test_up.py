@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from http.cookiejar import CookieJar
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+from urllib.request import HTTPCookieProcessor, build_opener, urlopen
 
 import psutil
 import pytest
@@ -33,8 +38,10 @@ def site(data_dir: Path) -> Iterator[Site]:
     """Starts sites on free ports; ends whatever is left of them."""
     sites: list[Watched] = []
 
-    def begin(*arguments: str, **extra: str) -> Watched:
+    def begin(*arguments: str, files: int | None = None, **extra: str) -> Watched:
         command = [sys.executable, "manage.py", "up", "--no-curriculum", "--port", "0", *arguments]
+        if files is not None:  # may be open in one process
+            command = ["sh", "-c", f'ulimit -n {files} && exec "$@"', "sh", *command]
         sites.append(start(command, cwd=ROOT, env=environment(data_dir, **({"WEB_PROCESSES": "1"} | extra))))
         return sites[-1]
 
@@ -61,6 +68,11 @@ def get(url: str) -> tuple[int, str]:
     """The port is open before the web server is: this waits for the answer."""
     with urlopen(url, timeout=120) as response:
         return response.status, response.read().decode()
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def children(run: Watched) -> dict[str, psutil.Process]:
@@ -159,6 +171,79 @@ def test_it_gives_the_owner_link_only_until_there_is_an_owner(site: Site, data_d
     run.process.terminate()
     assert run.finish() == 0
     assert not any("owner" in line for line in run.lines)
+
+
+def test_the_web_server_by_itself_runs_in_as_many_processes_as_asked(data_dir: Path) -> None:
+    """As in compose, where nothing else looks after it."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "webapp.ops.web", "--port", str(port)]
+    run = start(command, cwd=ROOT, env=environment(data_dir, WEB_PROCESSES="2", STAGECRAFT_LOCAL="1"))
+    try:
+        while not listens(port):
+            assert run.process.poll() is None
+            time.sleep(0.05)
+        assert get(f"http://127.0.0.1:{port}/static/js/keys.js")[0] == 200
+        servers = psutil.Process(run.process.pid).children()
+        assert [server.cmdline()[1:4] for server in servers] == [["-m", "webapp.ops.web", "--fd"]] * 2
+        servers[0].kill()
+        run.wait_for(r"web[12] \| ended \(killed by SIGKILL\); starting it again")
+        assert get(f"http://127.0.0.1:{port}/static/js/keys.js")[0] == 200
+        run.process.terminate()
+        assert run.finish() == 0
+        assert all(gone(server.pid) for server in servers)
+    finally:
+        run.end()
+
+
+# -- strangers -------------------------------------------------------------------------------------
+
+
+class Visitor:
+    """A browser of its own, which says it was forwarded for somebody."""
+
+    def __init__(self, address: str, forwarded_for: str) -> None:
+        self.address = address
+        self.opener = build_opener(HTTPCookieProcessor(CookieJar()))
+        self.opener.addheaders = [("X-Forwarded-For", forwarded_for)]
+
+    def log_in(self, password: str) -> int:
+        """The status of an attempt."""
+        url = f"{self.address}/login/"
+        with self.opener.open(url, timeout=120) as page:
+            token = re.search(r'csrfmiddlewaretoken" value="(\w+)"', page.read().decode())
+        assert token is not None
+        form = {"csrfmiddlewaretoken": token[1], "username": "olga", "password": password}
+        try:
+            with self.opener.open(url, urlencode(form).encode(), timeout=120) as answer:
+                return int(answer.status)
+        except HTTPError as error:
+            with error:
+                return error.code
+
+
+@pytest.mark.parametrize(("trusted", "locked"), [("", True), ("127.0.0.1", False)])
+def test_a_forwarded_address_is_believed_from_a_named_proxy_only(site: Site, trusted: str, locked: bool) -> None:
+    """Wrong passwords under ever other addresses: each is somebody else only if a proxy says so."""
+    address = address_of(site(FORWARDED_ALLOW_IPS=trusted))
+    get(f"{address}/healthz")
+    answers = [Visitor(address, f"192.0.2.{number}").log_in("wrong") for number in range(11)]
+    assert (answers[-1] == 429) is locked
+    assert set(answers[:9]) == {200}
+
+
+def test_thousands_of_half_sent_requests_shut_nobody_out(site: Site) -> None:
+    """Where fewer files may be open than there are halves; those in earnest come from the same address."""
+    run = site(files=512)
+    address = address_of(run)
+    get(f"{address}/healthz")
+    port = int(address.rpartition(":")[2])
+    with contextlib.ExitStack() as crowd:
+        for _ in range(700):
+            half = crowd.enter_context(socket.create_connection(("127.0.0.1", port)))
+            half.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n")
+        assert [get(f"{address}/login/")[0] for _ in range(50)] == [200] * 50
+    run.wait_for("holds 192 connections, all that one address may")
 
 
 # -- refusing --------------------------------------------------------------------------------------

@@ -337,6 +337,7 @@ def describe(
         "entropy": -sum(sampled) / len(sampled),
         "length": len(sampled) / len(rollouts),
         "ended": sum(rollout.is_complete for rollout in rollouts) / len(rollouts),
+        "answers": len(rollouts),
         "repetition": repetition([rollout.response for rollout in rollouts]),
     }
 
@@ -356,7 +357,7 @@ def held_out_figures(
             max_new_tokens=config.max_new_tokens,
         )
         solved = sum(solves(problem, answer) for problem, answer in zip(problems, answers, strict=True))
-        metrics["pass_at_1"] = solved / len(problems)
+        metrics |= {"pass_at_1": solved / len(problems), "held_out_problems": len(problems)}
     prompts = inputs.corpus.held_out_preference_prompts[:EVALUATION_PROMPTS]
     if taste_judge is not None and prompts:
         answers = ask(

@@ -175,7 +175,11 @@ def train(config: PPOConfig, inputs: Inputs, out_dir: Path, report: Report, shou
     def evaluate(done: int) -> tuple[Metrics, list[SampleDict]]:
         answers, rewards = _answer_held_out(engine, models, config, list(held_out.values()), inputs.seed)
         wins = (rewards > parent_rewards).float() + 0.5 * (rewards == parent_rewards).float()
-        metrics = {"held_out_reward": rewards.mean().item(), "held_out_win_rate": wins.mean().item()}
+        metrics = {
+            "held_out_reward": rewards.mean().item(),
+            "held_out_win_rate": wins.mean().item(),
+            "held_out_prompts": len(rewards),
+        }
         reward = state["figures"].get("reward", metrics["held_out_reward"])
         for text in new_evaluation_alarms(reward, metrics["held_out_win_rate"], state["alarms"]):
             report.alarm(done, text)
@@ -350,6 +354,7 @@ def describe(rollouts: Sequence[Rollout], experience: Experience) -> Metrics:
         "entropy": losses.sampled_entropy(batch.old_logprobs, is_response).item(),
         "length": batch.lengths.float().mean().item(),
         "ended": batch.is_complete.float().mean().item(),
+        "answers": len(rollouts),
         "repetition": repetition([rollout.response for rollout in rollouts]),
         "explained_variance": 1.0 - (_variance(errors, is_response) / spread).item(),
     }

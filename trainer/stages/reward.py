@@ -8,7 +8,8 @@ votes were: the corpus's own demonstrations score 0 on average, with a standard 
 https://arxiv.org/abs/1909.08593, section 2). So PPO's penalties and clip ranges mean the same under every reward
 model. What the votes said about probabilities is in the raw scores: the figures of a run are taken on those.
 
-The comparisons are split *by prompt*, so the reported agreement is about prompts the model never saw. It
+The comparisons are split *by prompt*, so the reported agreement is about prompts the model never saw, and its
+interval is over prompts too: on fewer than ten of them nothing is claimed, and PPO asks a person first. It
 stands beside what the length of the answers alone would score, because a reward model that only counts
 words looks fine until PPO optimises against it.
 
@@ -31,6 +32,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -46,7 +48,7 @@ from trainer.alarms import doubts_about
 from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.config import REWARD, RewardConfig
 from trainer.corpus import Corpus
-from trainer.evaluate import Agreement, comparison_sequences, reward_agreement
+from trainer.evaluate import Agreement, comparison_sequences, interval_or_none, reward_agreement
 from trainer.loop import Inputs, Metrics, Report, SampleDict, clear_resume, random_generator, run_steps, stage_info
 from trainer.model import LanguageModel, ScalarModel
 from trainer.optim import adamw, apply_gradients, set_lr_factor, warmup_decay
@@ -100,8 +102,10 @@ def train(config: RewardConfig, inputs: Inputs, out_dir: Path, report: Report, s
             "agreement": judged.agreement,
             "length_only_agreement": judged.length_only_agreement,
             "length_correlation": judged.length_correlation,
-            "calibration_error": judged.calibration_error,
+            "held_out_comparisons": judged.comparisons,
         }
+        if judged.calibration_error is not None:
+            metrics["calibration_error"] = judged.calibration_error
         return metrics, _samples(now, tokenizer, held_out, scale_of(now, yardstick, pad_id=tokenizer.pad_id))
 
     run_steps(
@@ -352,8 +356,9 @@ def figures(judged: Agreement) -> dict[str, Any]:
     """The figures of a reward model as stage.json keeps them."""
     return {
         "agreement": judged.agreement,
-        "agreement_interval": [judged.low, judged.high],
+        "agreement_interval": interval_or_none(judged),
         "held_out_comparisons": judged.comparisons,
+        "held_out_prompts": judged.prompts,
         "length_only_agreement": judged.length_only_agreement,
         "length_correlation": judged.length_correlation,
         "calibration_error": judged.calibration_error,
@@ -364,9 +369,10 @@ def figures(judged: Agreement) -> dict[str, Any]:
 
 
 def by_votes(model: ScalarModel, tokenizer: Tokenizer, held_out: Sequence[Comparison]) -> dict[str, float]:
-    """Agreement on pairs several people voted on, apart for those they agreed on and those they did not.
+    """Agreement with the majority on pairs several people voted on, apart for those they all agreed on and others.
 
-    Empty where no pair got two deciding votes.
+    One vote each way says nothing of which answer is better, so such a pair is asked of nobody. The number of pairs
+    stands beside each share; empty where no pair got two deciding votes and a majority.
     """
     votes: dict[tuple[str, frozenset[str]], list[Comparison]] = {}
     for comparison in held_out:
@@ -374,13 +380,25 @@ def by_votes(model: ScalarModel, tokenizer: Tokenizer, held_out: Sequence[Compar
             votes.setdefault((comparison.prompt, frozenset((comparison.chosen, comparison.rejected))), []).append(
                 comparison
             )
-    shared = [group for group in votes.values() if len(group) > 1]
     result: dict[str, float] = {}
-    for name, unanimous in (("agreement_when_voters_agree", True), ("agreement_when_voters_differ", False)):
-        chosen = [vote for group in shared if (len({v.chosen for v in group}) == 1) is unanimous for vote in group]
-        if chosen:
-            result[name] = reward_agreement(model, tokenizer, chosen).agreement
+    for name, unanimous in (("agree", True), ("differ", False)):
+        settled = [
+            majority
+            for group in votes.values()
+            if len(group) > 1 and (len({vote.chosen for vote in group}) == 1) is unanimous
+            if (majority := _majority(group))
+        ]
+        if settled:
+            judged = reward_agreement(model, tokenizer, settled)
+            result[f"agreement_when_voters_{name}"] = judged.agreement
+            result[f"pairs_voters_{name}_on"] = judged.comparisons
     return result
+
+
+def _majority(votes: Sequence[Comparison]) -> Comparison | None:
+    """A vote for the answer of this one pair that more than half of these chose; None where there is none."""
+    chosen, count = Counter(vote.chosen for vote in votes).most_common(1)[0]
+    return next(vote for vote in votes if vote.chosen == chosen) if 2 * count > len(votes) else None
 
 
 def _encode(tokenizer: Tokenizer, comparison: Comparison, context: int) -> tuple[list[int], list[int]]:

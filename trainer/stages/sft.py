@@ -83,7 +83,7 @@ def train(config: SFTConfig, inputs: Inputs, out_dir: Path, report: Report, shou
         samples = greedy_samples(engine, tokenizer, inputs.corpus.sample_prompts, stage=SFT, max_new_tokens=limit)
         if questions := inputs.corpus.questions:  # own text may have none: no figure then, rather than 0
             right = instruction_accuracy(engine, tokenizer, questions, stage=SFT, max_new_tokens=limit)
-            state["figures"] = {"instruction_accuracy": right}
+            state["figures"] = {"instruction_accuracy": right, "held_out_questions": len(questions)}
         return dict(state["figures"]), [*samples]
 
     run_steps(

@@ -1,12 +1,17 @@
-"""How often one person may do a thing: moving windows in Redis, shared by every web process.
+"""How often one person, and everybody behind one address, may do a thing: moving windows in Redis, shared by every
+web process.
 
-Who has no cookie yet is counted by address, and behind one address may sit a whole class: it gets the
-share of thirty or so.
+The idea: a cookie is thrown away in no time, an address is not, and behind one address may sit a whole class. So each
+action counts twice: against its visitor (or, where there is no cookie yet, against the newcomers of that address), and
+against the address. An address has the share of some thirty people, and no more of it in a few seconds than they would
+use at once.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import logging
+from dataclasses import dataclass
 from functools import cache
 
 import limits
@@ -18,48 +23,75 @@ from .services import visitor_for
 
 logger = logging.getLogger(__name__)
 
-LIMITS = {
-    "chat": limits.parse("20/minute"),
-    "compare": limits.parse("6/minute"),  # each asks every checkpoint
-    "vote": limits.parse("60/minute"),
-    "search": limits.parse("120/minute"),  # asked while somebody types
-    "share": limits.parse("20/hour"),  # each becomes a question for everybody
-    "signup": limits.parse("10/hour"),
-}
-"""The share of a visitor."""
-ADDRESS_LIMITS = {
-    "chat": limits.parse("200/minute"),
-    "compare": limits.parse("60/minute"),
-    "vote": limits.parse("60/minute"),  # as few: everyone's first one fits, and a poll is not stuffed without cookies
-    "search": limits.parse("1200/minute"),
-    "share": limits.parse("600/hour"),
-    "signup": limits.parse("60/hour"),
-}
-"""The share of everybody without a cookie behind one address."""
+
+@dataclass(frozen=True, kw_only=True)
+class Shares:
+    """Windows such as "20/minute", several joined by semicolons: all of them hold."""
+
+    visitor: str
+    newcomers: str
+    """Of everybody without a cookie behind one address."""
+    address: str
+    """Of everybody behind one address."""
 
 
-def allow(kind: str, identity: str) -> bool:
-    """Count one `kind` of action by `identity` ("visitor:…" or "address:…"); False when they have had their share.
+SHARES = {
+    "chat": Shares(visitor="20/minute", newcomers="200/minute", address="400/minute; 60 per 3 seconds"),
+    # Each asks every checkpoint.
+    "compare": Shares(visitor="6/minute", newcomers="60/minute", address="120/minute; 40 per 3 seconds"),
+    # A newcomer's first vote fits, and a poll is not stuffed without cookies, nor with many.
+    "vote": Shares(visitor="60/minute", newcomers="60/minute", address="900/minute; 60 per 3 seconds"),
+    "search": Shares(
+        visitor="120/minute", newcomers="1200/minute", address="2400/minute"
+    ),  # asked while somebody types
+    "share": Shares(visitor="20/hour", newcomers="600/hour", address="600/hour"),  # each becomes everybody's question
+    "signup": Shares(visitor="10/hour", newcomers="60/hour", address="60/hour"),
+    # Counted when a log-in fails: a class may mistype, somebody with a list of names and passwords may not go on.
+    "login": Shares(visitor="60 per 15 minutes", newcomers="60 per 15 minutes", address="60 per 15 minutes"),
+}
+
+
+def allow(kind: str, request: HttpRequest) -> bool:
+    """Count one action of this kind; False when its visitor or its address has had the share of it.
 
     When Redis is away the answer is yes: a vote must not be lost to a broken counter.
     """
-    share = (ADDRESS_LIMITS if identity.startswith("address:") else LIMITS)[kind]
     try:
-        return bool(_limiter(settings.REDIS_URL).hit(share, kind, identity))
+        return all(_limiter(settings.REDIS_URL).hit(window, kind, who) for window, who in _windows(kind, request))
     except RedisError as error:
         logger.warning("rate limits are off: %s", error)
         return True
 
 
-def identity_of(request: HttpRequest) -> str:
-    """Whom to count: the visitor, or for somebody who sends no cookie, the address."""
-    visitor = visitor_for(request, create=False)
-    return f"visitor:{visitor.pk}" if visitor else address_of(request)
+def has_room(kind: str, request: HttpRequest) -> bool:
+    """What `allow` would say, counting nothing."""
+    try:
+        return all(_limiter(settings.REDIS_URL).test(window, kind, who) for window, who in _windows(kind, request))
+    except RedisError as error:
+        logger.warning("rate limits are off: %s", error)
+        return True
+
+
+def _windows(kind: str, request: HttpRequest) -> list[tuple[limits.RateLimitItem, str]]:
+    """(window, whom it counts), the narrower first: what is refused there takes nothing from the neighbours' share."""
+    shares = SHARES[kind]
+    visitor, address = visitor_for(request, create=False), address_of(request)
+    own = (shares.visitor, f"visitor:{visitor.pk}") if visitor else (shares.newcomers, f"newcomers:{address}")
+    return [(window, who) for text, who in (own, (shares.address, address)) for window in limits.parse_many(text)]
 
 
 def address_of(request: HttpRequest) -> str:
-    """Where a request comes from, as an identity to count."""
-    return f"address:{request.META.get('REMOTE_ADDR', '')}"
+    """Where a request comes from, as an identity to count: an IPv6 host has a whole /64 to itself, so that is one."""
+    text = str(request.META.get("REMOTE_ADDR", ""))
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:  # a unix socket has none
+        return f"address:{text}"
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped:
+            return f"address:{address.ipv4_mapped}"
+        return f"address:{ipaddress.ip_network((int(address), 64), strict=False)}"
+    return f"address:{address}"
 
 
 @cache

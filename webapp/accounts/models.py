@@ -17,11 +17,14 @@ class Visitor(models.Model):
     """One person taking part: an account's visitor, or an anonymous browser session's.
 
     Conversations and votes belong to a visitor, never to a user directly, so that people can take
-    part before they sign up and keep everything when they do.
+    part before they sign up and keep everything when they do. When an account is deleted its visitor stays, as
+    nobody's: votes hang on it (see `services.erase_person`).
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)
-    user = models.OneToOneField(settings.AUTH_USER_MODEL, models.CASCADE, null=True, blank=True, related_name="visitor")
+    user = models.OneToOneField(
+        settings.AUTH_USER_MODEL, models.SET_NULL, null=True, blank=True, related_name="visitor"
+    )
     created_at = models.DateTimeField(auto_now_add=True)
 
     def __str__(self) -> str:

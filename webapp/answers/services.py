@@ -18,6 +18,7 @@ from webapp.accounts.models import Visitor
 from webapp.answers.models import Generation
 from webapp.checkpoints.models import Checkpoint
 from webapp.live import streams
+from webapp.ops.metrics import ANSWER_SECONDS, FIRST_TOKEN_SECONDS
 from webapp.ops.queues import enqueue
 
 ALIVE_S = 15
@@ -161,7 +162,16 @@ def _end(generation: Generation, before: Generation.State, **values: Any) -> boo
         setattr(generation, name, value)
     with suppress(redis.RedisError):  # readers fall back on the database
         streams.append(generation.stream_key, end_event(generation))
+    _measure(generation)
     return True
+
+
+def _measure(generation: Generation) -> None:
+    stage, asked = generation.checkpoint.stage, generation.created_at
+    if generation.first_token_at:
+        FIRST_TOKEN_SECONDS.labels(stage).observe((generation.first_token_at - asked).total_seconds())
+    if generation.finished_at:
+        ANSWER_SECONDS.labels(stage, generation.state).observe((generation.finished_at - asked).total_seconds())
 
 
 def end_event(generation: Generation) -> streams.Event:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import uuid
+from collections.abc import Iterable
+from typing import Any
 
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import F, Q
 from django.utils import timezone
@@ -19,10 +23,25 @@ SETTLED_LOOKED_AT = 40
 """Whether pairs come out fit to be shown is judged by this many: the last few say too little."""
 
 
+def text_sha256(text: str) -> str:
+    """What an index holds in the place of a text: no index takes one of any length (PostgreSQL: 2,704 bytes)."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 class PromptQuerySet(models.QuerySet["Prompt"]):
     def public(self) -> PromptQuerySet:
         """Questions that are no visitor's own, and may therefore be shown to everyone."""
         return self.filter(source__in=Prompt.PUBLIC)
+
+    def with_texts(self, texts: Iterable[str]) -> PromptQuerySet:
+        """Those that ask one of these, word for word."""
+        return self.filter(text_sha256__in=[text_sha256(text) for text in texts])
+
+    def add(self, texts: Iterable[str], *, source: Prompt.Source) -> None:
+        """Keep these questions; those that are there already stay as they are."""
+        self.bulk_create(
+            [Prompt(text=text, text_sha256=text_sha256(text), source=source) for text in texts], ignore_conflicts=True
+        )
 
 
 class Prompt(models.Model):
@@ -35,7 +54,8 @@ class Prompt(models.Model):
 
     PUBLIC = (Source.SHIPPED, Source.STAFF)
 
-    text = models.CharField(max_length=2000, unique=True)
+    text = models.CharField(max_length=2000)
+    text_sha256 = models.CharField(max_length=64, unique=True, editable=False)
     source = models.CharField(max_length=8, choices=Source.choices)
     active = models.BooleanField(default=True, help_text="Inactive prompts make no new pairs and are not shown.")
     created_at = models.DateTimeField(auto_now_add=True)
@@ -44,6 +64,15 @@ class Prompt(models.Model):
 
     def __str__(self) -> str:
         return self.text[:60]
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        self.text_sha256 = text_sha256(self.text)
+        super().save(*args, **kwargs)
+
+    def clean(self) -> None:
+        """For forms, which do not see the hash."""
+        if Prompt.objects.with_texts([self.text]).exclude(pk=self.pk).exists():
+            raise ValidationError({"text": "There is a prompt with this text already."})
 
 
 class PairQuerySet(models.QuerySet["Pair"]):

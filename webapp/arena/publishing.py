@@ -17,9 +17,7 @@ def seed_prompts() -> int:
 
     before = Prompt.objects.count()
     texts = shipped(0, size="smoke").preference_prompts
-    Prompt.objects.bulk_create(
-        [Prompt(text=text, source=Prompt.Source.SHIPPED) for text in texts], ignore_conflicts=True
-    )
+    Prompt.objects.add(texts, source=Prompt.Source.SHIPPED)
     return Prompt.objects.count() - before
 
 
@@ -32,7 +30,7 @@ def share_opening(*, conversation: Conversation, agreed: bool) -> None:
     Conversation.objects.filter(pk=conversation.pk).update(may_serve_votes=agreed)
     openings = conversation.messages.filter(role=Message.Role.USER, parent=None).values_list("text", flat=True)
     if not agreed:
-        Prompt.objects.filter(source=Prompt.Source.CHAT, text__in=openings).update(active=False)
+        Prompt.objects.with_texts(openings).filter(source=Prompt.Source.CHAT).update(active=False)
         return
     short = [text for text in openings if len(text) <= LONGEST_CHAT_PROMPT]
-    Prompt.objects.bulk_create([Prompt(text=text, source=Prompt.Source.CHAT) for text in short], ignore_conflicts=True)
+    Prompt.objects.add(short, source=Prompt.Source.CHAT)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from django.conf import settings
 from django.core.cache import cache
 from django.db.models import Count, Max
 
+from trainer.statistics import Group, Share, grouped, share_of
 from webapp.accounts.models import Visitor
 from webapp.arena import stats
 from webapp.arena.models import Vote
@@ -31,18 +32,18 @@ PROMOTED_VOTES = 20
 class LeaderboardRow:
     checkpoint: Checkpoint
     standing: stats.Standing
-    over_parent: stats.Rate | None
-    """How often people preferred it to its parent, ties counted half."""
+    over_parent: Share | None
+    """How often people preferred it to its parent, ties counted half; over other prompts."""
 
     @property
     def is_promoted(self) -> bool:
         rate = self.over_parent
-        return rate is not None and rate.count >= PROMOTED_VOTES and rate.low > 0.5
+        return rate is not None and rate.count >= PROMOTED_VOTES and rate.is_above(0.5)
 
 
 def leaderboard() -> list[LeaderboardRow]:
     """Checkpoints by Bradley–Terry score from the votes between them, best first."""
-    # One aggregate says whether anything changed: neither the votes nor the bootstrap are for every visitor.
+    # One aggregate says whether anything changed: neither the votes nor the intervals are for every visitor.
     state = Vote.objects.duels().order_by().aggregate(n=Count("pk"), last=Max("pk"))
     ranked: _Ranking = cache.get_or_set(f"ranking:{state['n']}:{state['last']}", _rank) or []
     checkpoints = Checkpoint.objects.select_related("parent").in_bulk([standing.contestant for standing, _ in ranked])
@@ -53,19 +54,19 @@ def leaderboard() -> list[LeaderboardRow]:
     ]
 
 
-_Ranking = list[tuple[stats.Standing, stats.Rate | None]]
+_Ranking = list[tuple[stats.Standing, Share | None]]
 
 
 def _rank() -> _Ranking:
     """Every contestant's standing, and how often people preferred it to its parent; best first."""
-    votes = Vote.objects.duels().order_by()
-    counted = votes.values_list("pair__a__checkpoint", "pair__b__checkpoint", "choice", "source").annotate(Count("pk"))
-    cells: Counter[tuple[stats.Duel, str]] = Counter()
-    for a, b, choice, source, count in counted:
-        cells[(a, b, SCORE_OF_FIRST[Vote.Choice(choice)]), source] += count
-    duels = [duel for (duel, _), count in sorted(cells.items()) for _ in range(count)]
-    human = [duel for (duel, source), count in cells.items() if source == Vote.Source.HUMAN for _ in range(count)]
-    standings = stats.leaderboard(duels)
+    cells: Counter[stats.Cell] = Counter()
+    human: Counter[stats.Cell] = Counter()
+    for a, b, choice, source, prompt, count in _counted_duels():
+        cell = (a, b, SCORE_OF_FIRST[Vote.Choice(choice)], prompt)
+        cells[cell] += count
+        if source == Vote.Source.HUMAN:
+            human[cell] += count
+    standings = stats.leaderboard(cells)
     parents = dict(
         Checkpoint.objects.filter(pk__in=[one.contestant for one in standings]).values_list("pk", "parent_id")
     )
@@ -75,10 +76,26 @@ def _rank() -> _Ranking:
     ]
 
 
-def win_rate(duels: Iterable[stats.Duel], *, of: int, over: int | None) -> stats.Rate | None:
+def _counted_duels() -> Iterator[tuple[int, int, str, str, Hashable, int]]:
+    """(A, B, choice, source, prompt, votes); where a pair has no prompt of this site, its question stands for it."""
+    fields = ("pair__a__checkpoint", "pair__b__checkpoint", "choice", "source")
+    votes = Vote.objects.duels().order_by()
+    known = votes.exclude(pair__prompt=None).values_list(*fields, "pair__prompt").annotate(Count("pk"))
+    yield from known
+    imported = votes.filter(pair__prompt=None).values_list(*fields, "pair__a__messages").annotate(Count("pk"))
+    for a, b, choice, source, messages, count in imported:
+        yield a, b, choice, source, messages[-1]["content"], count
+
+
+def win_rate(cells: Mapping[stats.Cell, int], *, of: int, over: int | None) -> Share | None:
     """The share of its duels with `over` that `of` won, a tie being half a win."""
-    scores = [score if a == of else 1 - score for a, b, score in duels if {a, b} == {of, over}]
-    return stats.wilson(sum(scores), len(scores))
+    by_prompt: dict[Hashable, list[float]] = defaultdict(lambda: [0.0, 0])
+    for (a, b, score, prompt), count in cells.items():
+        if {a, b} == {of, over}:
+            won = by_prompt[prompt]
+            won[0] += count * (score if a == of else 1 - score)
+            won[1] += count
+    return share_of((won, int(count)) for won, count in by_prompt.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +121,13 @@ class IntervalPlot:
 
 def interval_plot(rows: Sequence[LeaderboardRow], *, row_height: int = 52) -> IntervalPlot:
     """Lay out one line per checkpoint: its name, and below it its interval and score on a common scale."""
-    lowest = min((row.standing.low for row in rows), default=stats.BASE_SCORE)
-    highest = max((row.standing.high for row in rows), default=stats.BASE_SCORE)
+    # Where there are too few prompts to say, there is a score without an interval.
+    ends = [
+        (row.standing.low, row.standing.high) if row.standing.is_enough else (row.standing.score, row.standing.score)
+        for row in rows
+    ]
+    lowest = min((low for low, _ in ends), default=stats.BASE_SCORE)
+    highest = max((high for _, high in ends), default=stats.BASE_SCORE)
     step = next((step for step in (25, 50, 100, 200, 500) if (highest - lowest) / step <= 5), 1000)
     start, end = step * math.floor(lowest / step), step * (math.floor(highest / step) + 1)
 
@@ -122,11 +144,11 @@ def interval_plot(rows: Sequence[LeaderboardRow], *, row_height: int = 52) -> In
                 row=row,
                 label_y=row_height * index + 16,
                 y=row_height * index + 34,
-                low=x(row.standing.low),
+                low=x(low),
                 score=x(row.standing.score),
-                high=x(row.standing.high),
+                high=x(high),
             )
-            for index, row in enumerate(rows)
+            for index, (row, (low, high)) in enumerate(zip(rows, ends, strict=True))
         ],
         ticks=[(x(mark), mark) for mark in range(start, end + 1, step)],
     )
@@ -145,10 +167,10 @@ class VoteQuality:
     """Krippendorff's alpha over pairs that several people voted on."""
     overlapping: int
     """How many pairs that is."""
-    chose_a: stats.Rate | None
-    """How often A was chosen where A or B was: a side is a coin flip, so half says no position bias."""
-    consistency: stats.Rate | None
-    """How often a voter judged a repeated pair, sides swapped, as the first time."""
+    chose_a: Share | None
+    """How often A was chosen where A or B was: a side is a coin flip, so half says no position bias. Over pairs."""
+    consistency: Share | None
+    """How often a voter judged a repeated pair, sides swapped, as the first time. Over voters."""
 
 
 def vote_quality() -> VoteQuality:
@@ -159,30 +181,40 @@ def vote_quality() -> VoteQuality:
     choices: dict[Any, list[str]] = defaultdict(list)
     for pair, choice in votes.filter(pair__in=shared.values("pair")).values_list("pair", "choice"):
         choices[pair].append(choice)
-    chose_a, chose_b = sides.get(Vote.Choice.A, 0), sides.get(Vote.Choice.B, 0)
     return VoteQuality(
         votes=sum(sides.values()),
         voters=votes.values("visitor").distinct().count(),
         alpha=stats.krippendorff_alpha(choices.values()),
         overlapping=len(choices),
-        chose_a=stats.wilson(chose_a, chose_a + chose_b),
+        chose_a=share_of(_sides_by_pair(sides, choices.values())),
         consistency=consistency(),
     )
 
 
-def consistency(visitor: Visitor | None = None) -> stats.Rate | None:
-    """How often repeated pairs were judged as the first time, by one visitor or by everyone."""
+def _sides_by_pair(sides: Mapping[str, int], shared: Iterable[Sequence[str]]) -> Counter[Group]:
+    """How many pairs have which (votes for A, votes for A or B), from all votes and those of the shared pairs."""
+    left = {side: sides.get(side, 0) for side in SWAPPED}
+    pairs: Counter[Group] = Counter()
+    for choices in shared:
+        counted = Counter(choice for choice in choices if choice in SWAPPED)
+        pairs[float(counted[Vote.Choice.A]), counted.total()] += 1
+        for side in SWAPPED:
+            left[side] -= counted[side]
+    pairs[1.0, 1] += left[Vote.Choice.A]
+    pairs[0.0, 1] += left[Vote.Choice.B]
+    return pairs
+
+
+def consistency(visitor: Visitor | None = None) -> Share | None:
+    """How often repeated pairs were judged as the first time, by one visitor (over pairs) or by everyone (voters)."""
     repeats = Vote.objects.human().repeats()
     if visitor:
         repeats = repeats.filter(visitor=visitor)
     second = {(vote.visitor_id, vote.pair.repeat_of_id): vote for vote in repeats.select_related("pair")}
     first = Vote.objects.decided().filter(pair__in={pair for _, pair in second})
-    agreed = [
-        second[key].choice == SWAPPED.get(Vote.Choice(vote.choice), vote.choice)
-        for vote in first
-        if (key := (vote.visitor_id, vote.pair_id)) in second
-    ]
-    return stats.wilson(sum(agreed), len(agreed))
+    compared = [(vote, second[key]) for vote in first if (key := (vote.visitor_id, vote.pair_id)) in second]
+    agreed = [float(again.choice == SWAPPED.get(Vote.Choice(vote.choice), vote.choice)) for vote, again in compared]
+    return share_of(grouped(agreed, [vote.pair_id if visitor else vote.visitor_id for vote, _ in compared]))
 
 
 @dataclass(frozen=True, kw_only=True)

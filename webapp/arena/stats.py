@@ -1,27 +1,31 @@
-"""The figures behind the leaderboard and the staff's view of vote quality. Pure Python, no database.
+"""The figures behind the leaderboard and the staff's view of vote quality. Pure Python over counts, no database.
 
 The idea: a leaderboard is a Bradley–Terry model, P(i beats j) = p_i / (p_i + p_j), shown on the Elo
-scale as 1000 + 400·log10(p), with intervals from a bootstrap over the votes. Agreement between
-voters is Krippendorff's alpha for nominal data.
+scale as 1000 + 400·log10(p). Votes on one prompt hang together (the better model there is the better one in
+all of them), so the intervals are over *prompts*, by the same rules as every share (`trainer.statistics`).
+Agreement between voters is Krippendorff's alpha for nominal data.
 
 Simplifications: every checkpoint also plays one virtual tie against an average opponent, which keeps
-one that never lost (or never won) finite; the bootstrap draws each group of equal votes from a
-Poisson distribution instead of resampling vote by vote, which has the same limit and costs nothing.
+one that never lost (or never won) finite; an interval is symmetric on the Elo scale.
 """
 
 from __future__ import annotations
 
 import math
-import random
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from trainer.statistics import MIN_GROUPS, PRIOR_GROUPS, t_quantile
+
 Duel = tuple[int, int, float]
 """(first, second, the first's score): 1 won, 0.5 tied, 0 lost."""
+Cell = tuple[int, int, float, Hashable]
+"""A duel and the prompt it was fought on."""
 
 BASE_SCORE = 1000.0
 ELO_PER_DECADE = 400.0
+ELO_PER_NAT = ELO_PER_DECADE / math.log(10)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,9 +36,17 @@ class Standing:
     score: float
     low: float
     high: float
+    """Ends of the 95 % interval over other prompts; infinite where there are too few prompts to say."""
     rank: int
-    """1 + the number of contestants whose lower bound exceeds this one's upper bound."""
+    """1 + the number of contestants who are clearly better; see `ranks`."""
     duels: int
+    prompts: int
+    """How many prompts its duels were fought on."""
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether there are enough prompts for an interval."""
+        return self.prompts >= MIN_GROUPS
 
 
 def bradley_terry(duels: Iterable[Duel], *, prior_ties: float = 1.0) -> dict[int, float]:
@@ -47,14 +59,8 @@ def bradley_terry(duels: Iterable[Duel], *, prior_ties: float = 1.0) -> dict[int
     return _fit(Counter(duels), prior_ties=prior_ties)
 
 
-def _fit(
-    duels: Mapping[Duel, float],
-    *,
-    prior_ties: float,
-    start: Mapping[int, float] | None = None,
-    tolerance: float = 1e-7,
-) -> dict[int, float]:
-    """The MM iteration from `start`, until no log-strength moves by more than `tolerance`."""
+def _fit(duels: Mapping[Duel, float], *, prior_ties: float, tolerance: float = 1e-7) -> dict[int, float]:
+    """The MM iteration, until no log-strength moves by more than `tolerance`."""
     wins: dict[int, float] = defaultdict(float)
     games: dict[int, dict[int, float]] = defaultdict(lambda: defaultdict(float))
     for (first, second, score), count in duels.items():
@@ -62,7 +68,7 @@ def _fit(
         wins[second] += (1 - score) * count
         games[first][second] += count
         games[second][first] += count
-    strength = {one: 10 ** ((start[one] - BASE_SCORE) / ELO_PER_DECADE) if start else 1.0 for one in wins}
+    strength = dict.fromkeys(wins, 1.0)
     for _ in range(1000):
         moved = 0.0
         for one in list(strength):
@@ -100,78 +106,117 @@ def _scale_at_par(strengths: Sequence[float]) -> float:
     return math.exp(log_scale)
 
 
-def leaderboard(duels: Iterable[Duel], *, resamples: int = 200, seed: int = 0) -> list[Standing]:
-    """Standings, best first, with 95 % bootstrap intervals. The same duels give the same standings."""
-    # Sorted, so that neither the draws nor the rounding depend on the order of the votes.
-    counted: Mapping[Duel, float] = Counter(sorted(duels))
-    cells = list(counted)
-    scores = _fit(counted, prior_ties=1.0)
-    rng = random.Random(seed)
-    drawn: dict[int, list[float]] = {one: [] for one in scores}
-    for _ in range(resamples):
-        sample = {cell: float(_poisson(rng, counted[cell])) for cell in cells}
-        # A contestant none of whose duels was drawn keeps only its virtual tie: the average.
-        # A fifth of a point is enough for the end of an interval.
-        for one, score in _fit(sample, prior_ties=1.0, start=scores, tolerance=1e-4).items():
-            drawn[one].append(score)
-    bounds = {one: (_quantile(values, 0.025), _quantile(values, 0.975)) for one, values in drawn.items()}
-    taken: Counter[int] = Counter()
-    for (first, second, _), count in counted.items():
-        taken[first] += int(count)
-        taken[second] += int(count)
+def leaderboard(cells: Mapping[Cell, int]) -> list[Standing]:
+    """Standings, best first, from how often each cell occurred. The same counts give the same standings."""
+    duels: Counter[Duel] = Counter()
+    taken: dict[int, Counter[Hashable]] = defaultdict(Counter)
+    for (first, second, score, prompt), count in cells.items():
+        duels[first, second, score] += count
+        for one in (first, second):
+            taken[one][prompt] += count
+    scores = _fit(dict(sorted(duels.items())), prior_ties=1.0)  # in any order of the votes the same rounding
+    deviations = _deviations(cells, scores)
+    bounds = {one: (score - deviations[one], score + deviations[one]) for one, score in scores.items()}
+    placed = ranks(bounds)
     standings = [
         Standing(
             contestant=one,
             score=score,
-            low=min(bounds[one][0], score),
-            high=max(bounds[one][1], score),
-            rank=1 + sum(bounds[other][0] > bounds[one][1] for other in scores),
-            duels=taken[one],
+            low=bounds[one][0],
+            high=bounds[one][1],
+            rank=placed[one],
+            duels=taken[one].total(),
+            prompts=len(taken[one]),
         )
         for one, score in scores.items()
     ]
     return sorted(standings, key=lambda standing: (-standing.score, standing.contestant))
 
 
-def _poisson(rng: random.Random, mean: float) -> int:
-    """A Poisson draw: by Knuth's products when small, by the normal limit when that is as good."""
-    if mean > 50:
-        return max(0, round(rng.gauss(mean, math.sqrt(mean))))
-    limit, product, count = math.exp(-mean), rng.random(), 0
-    while product > limit:
-        product *= rng.random()
-        count += 1
-    return count
+def ranks(bounds: Mapping[int, tuple[float, float]]) -> dict[int, int]:
+    """1 + how many have a lower bound above one's upper bound, in whole points, as people see them.
+
+    Bounds that touch share a rank: what differs in fractions of a point differs by rounding.
+    """
+
+    def points(bound: float) -> float:
+        return round(bound) if math.isfinite(bound) else bound
+
+    return {
+        one: 1 + sum(points(low) > points(high) for other, (low, _) in bounds.items() if other != one)
+        for one, (_, high) in bounds.items()
+    }
 
 
-def _quantile(values: Sequence[float], share: float) -> float:
-    """The quantile by linear interpolation between order statistics."""
-    ordered = sorted(values)
-    position = share * (len(ordered) - 1)
-    below = math.floor(position)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+def _deviations(cells: Mapping[Cell, int], scores: Mapping[int, float]) -> dict[int, float]:
+    """Half the width of each contestant's interval in points; infinite with fewer than `MIN_GROUPS` prompts.
+
+    The variance of a log-strength is that of the model, the inverse of its information matrix (with the virtual ties),
+    times a design effect: the variance of its estimating equations between prompts over what it would be between
+    votes (the sandwich of Liang and Zeger 1986, https://doi.org/10.1093/biomet/73.1.13), with the same correction for
+    few prompts and the same prior as in `trainer.statistics.share_of`.
+    """
+    names = list(scores)
+    index = {one: row for row, one in enumerate(names)}
+    chance = {one: 1 / (1 + 10 ** ((BASE_SCORE - score) / ELO_PER_DECADE)) for one, score in scores.items()}
+    strength = [math.exp((scores[one] - BASE_SCORE) / ELO_PER_NAT) for one in names]
+    information = [[0.0] * len(names) for _ in names]
+    for row, one in enumerate(names):
+        information[row][row] = chance[one] * (1 - chance[one])
+    # (first, second, prompt) -> votes, sum of residuals, sum of their squares
+    fought: dict[tuple[int, int, Hashable], list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
+    for (first, second, score, prompt), count in cells.items():
+        a, b = index[first], index[second]
+        expected = strength[a] / (strength[a] + strength[b])
+        weight = count * expected * (1 - expected)
+        for row, column, sign in ((a, a, 1), (b, b, 1), (a, b, -1), (b, a, -1)):
+            information[row][column] += sign * weight
+        votes = fought[a, b, prompt]
+        votes[0] += count
+        votes[1] += count * (score - expected)
+        votes[2] += count * (score - expected) ** 2
+    # Of each log-strength less their mean: the votes say nothing of the level, which the virtual ties set.
+    covariance = _inverse(information)
+    level = [sum(column) / len(names) for column in zip(*covariance, strict=True)]
+    covariance = [[value - mean for value, mean in zip(row, level, strict=True)] for row in covariance]
+    deviations = {}
+    for row, one in enumerate(names):
+        moved = covariance[row]  # by a unit of residual of each contestant
+        of_prompt: dict[Hashable, float] = defaultdict(float)
+        sizes: Counter[Hashable] = Counter()
+        within = even = 0.0
+        for (a, b, prompt), (met, residual, squares) in fought.items():
+            step = moved[a] - moved[b]
+            of_prompt[prompt] += step * residual
+            within += step * step * squares
+            if row in (a, b):
+                sizes[prompt] += int(met)
+                even += step * step * met / 4  # the variance at even odds
+        prompts, votes_taken = len(sizes), sizes.total()
+        if prompts < MIN_GROUPS:
+            deviations[one] = math.inf
+            continue
+        between = len(of_prompt) / (len(of_prompt) - 1) * sum(total * total for total in of_prompt.values())
+        usual = sum(size * size for size in sizes.values()) / votes_taken
+        prior = PRIOR_GROUPS * even / votes_taken
+        effect = (between + prior * usual * usual) / (within + prior * usual)
+        variance = max(1.0, effect) * (moved[row] - sum(moved) / len(names))
+        deviations[one] = round(ELO_PER_NAT * t_quantile(prompts - 1) * math.sqrt(variance), 6)
+    return deviations
 
 
-@dataclass(frozen=True, kw_only=True)
-class Rate:
-    """A share with its 95 % interval."""
-
-    share: float
-    low: float
-    high: float
-    count: int
-    """How many cases the share is of."""
-
-
-def wilson(successes: float, count: int, *, z: float = 1.959964) -> Rate | None:
-    """The Wilson score interval of successes out of count (ties may be half a success); None of none."""
-    if count == 0:
-        return None
-    share = successes / count
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return Rate(share=share, low=max(0.0, centre - half), high=min(1.0, centre + half), count=count)
+def _inverse(matrix: Sequence[Sequence[float]]) -> list[list[float]]:
+    """The inverse of a symmetric positive definite matrix, by elimination; such a one needs no pivoting."""
+    size = len(matrix)
+    rows = [[*row, *(float(column == index) for column in range(size))] for index, row in enumerate(matrix)]
+    for index in range(size):
+        pivot = rows[index][index]
+        rows[index] = [value / pivot for value in rows[index]]
+        for other in range(size):
+            factor = rows[other][index]
+            if other != index and factor:
+                rows[other] = [value - factor * taken for value, taken in zip(rows[other], rows[index], strict=True)]
+    return [row[size:] for row in rows]
 
 
 def krippendorff_alpha(units: Iterable[Sequence[Hashable]]) -> float | None:

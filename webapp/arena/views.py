@@ -18,6 +18,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from django_htmx.http import HttpResponseClientRedirect
 
+from trainer.statistics import MIN_GROUPS
 from webapp.accounts import limits
 from webapp.accounts.models import Visitor
 from webapp.accounts.services import visitor_for
@@ -99,7 +100,7 @@ def cast(request: HttpRequest, pair_id: uuid.UUID) -> HttpResponse:
             return redirect("arena:vote")
         return _page(request, visitor=visitor, pair=pair)
     again = partial(_page, request, visitor=visitor, pair=pair)
-    if not limits.allow("vote", limits.identity_of(request)):
+    if not limits.allow("vote", request):
         return again(error="That was quicker than anyone reads. Please wait a moment.", status=429)
     form = VoteForm(request.POST)
     if not form.is_valid():
@@ -152,7 +153,7 @@ def vote_in_chat(request: HttpRequest, message_id: uuid.UUID) -> HttpResponse:
     form = VoteForm(request.POST)
     if visitor is None:
         raise Http404("There is no such question.")
-    if not limits.allow("vote", limits.identity_of(request)):
+    if not limits.allow("vote", request):
         return HttpResponse("That was quicker than anyone reads. Please wait a moment.", status=429)
     if not form.is_valid():
         return HttpResponse("Please choose one of the buttons.", status=400)
@@ -174,7 +175,7 @@ def share(request: HttpRequest, conversation_id: uuid.UUID) -> HttpResponse:
     own = Conversation.objects.of(visitor.pk) if visitor else Conversation.objects.none()
     conversation = get_object_or_404(own, pk=conversation_id, kind=Conversation.Kind.CHAT)
     agreed = "agreed" in request.POST
-    if agreed and not limits.allow("share", limits.identity_of(request)):  # taking it back is never refused
+    if agreed and not limits.allow("share", request):  # taking it back is never refused
         return HttpResponse("That was a lot of sharing at once. Wait an hour, then tick it again.", status=429)
     publishing.share_opening(conversation=conversation, agreed=agreed)
     return HttpResponse(status=204) if is_htmx(request) else redirect("chat:conversation", conversation.pk)
@@ -189,6 +190,7 @@ def leaderboard(request: HttpRequest) -> HttpResponse:
         "plot": standings.interval_plot(rows),
         "quality": standings.vote_quality(),
         "promoted_votes": standings.PROMOTED_VOTES,
+        "least_prompts": MIN_GROUPS,
         "duels": Vote.objects.duels().count(),
         "votes_wanted": settings.VOTES_PER_REWARD_MODEL,
     }

@@ -5,14 +5,18 @@ from __future__ import annotations
 import secrets
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 from django.conf import settings
 from django.db import transaction
+from django.db.models import ProtectedError, QuerySet
 from django.utils import timezone
 
 from trainer.config import GRPO, PPO, SFT
 from webapp.accounts.models import Visitor
+from webapp.answers.models import Generation
 from webapp.answers.services import draw_seed, start_generation
 from webapp.chat.models import Conversation, Message
 from webapp.chat.threads import Tree, are_the_same
@@ -339,3 +343,27 @@ def delete_conversation(*, conversation: Conversation) -> None:
 
 def restore_conversation(*, conversation: Conversation) -> None:
     Conversation.objects.filter(pk=conversation.pk).update(deleted_at=None)
+
+
+def purge_conversations(conversations: QuerySet[Conversation]) -> int:
+    """Delete conversations for good, their turns and answers too; returns how many.
+
+    An answer somebody voted on stays, for the vote's sake; nothing says any more whose it was.
+    """
+    purged = 0
+    for conversation in conversations.iterator(chunk_size=100):
+        with transaction.atomic():
+            answers = list(Generation.objects.filter(message__conversation=conversation).values_list("pk", flat=True))
+            conversation.delete()
+            Generation.objects.filter(pk__in=answers).update(visitor=None)
+            for pk in answers:
+                with suppress(ProtectedError):
+                    Generation.objects.filter(pk=pk).delete()
+        purged += 1
+    return purged
+
+
+def purge_deleted_conversations() -> int:
+    """Delete for good what was deleted PRUNE_AFTER_DAYS ago and not brought back; returns how many."""
+    before = timezone.now() - timedelta(days=settings.PRUNE_AFTER_DAYS)
+    return purge_conversations(Conversation.objects.filter(deleted_at__lt=before))

@@ -79,7 +79,7 @@ def new(request: HttpRequest) -> HttpResponse:
     if request.method == "GET":
         return _index(request, _composer_for_new(request))
     form = ComposerForm(request.POST)
-    if not limits.allow("chat", limits.identity_of(request)):
+    if not limits.allow("chat", request):
         form.add_error(None, TOO_FAST)
         return _index(request, form, status=429)
     if not form.is_valid():
@@ -113,7 +113,7 @@ def _composer_for_new(request: HttpRequest) -> ComposerForm:
 def _index(request: HttpRequest, form: ComposerForm, *, status: int = 200) -> HttpResponse:
     visitor = visitor_for(request, create=False)
     query = request.GET.get("q", "").replace("\0", "").strip()[:100]  # PostgreSQL takes no NUL
-    if query and visitor and not limits.allow("search", limits.identity_of(request)):
+    if query and visitor and not limits.allow("search", request):
         return _one_sentence(TOO_MANY_SEARCHES, status=429)
     own = Conversation.objects.of(visitor.pk).history(query) if visitor else Conversation.objects.none()
     context = {
@@ -181,7 +181,7 @@ def send(request: HttpRequest, conversation_id: uuid.UUID) -> HttpResponse:
     """Add a message and have it answered under the settings sent along."""
     own = _own_chat(request, conversation_id)
     form = ComposerForm(request.POST, conversation=own)
-    if not limits.allow("chat", limits.identity_of(request)):
+    if not limits.allow("chat", request):
         form.add_error(None, TOO_FAST)
         return _refuse(request, own, form, status=429)
     if not form.is_valid():
@@ -233,7 +233,7 @@ def regenerate(request: HttpRequest, message_id: uuid.UUID) -> HttpResponse:
     """Another answer beside this one, under the settings sent along, perhaps by another checkpoint."""
     message = _own_message(request, message_id)
     own = message.conversation
-    if not limits.allow("chat", limits.identity_of(request)):
+    if not limits.allow("chat", request):
         return _complain(request, own, TOO_FAST, status=429)
     form = SettingsForm(request.POST, conversation=own)
     if not form.is_valid():
@@ -248,7 +248,7 @@ def regenerate(request: HttpRequest, message_id: uuid.UUID) -> HttpResponse:
 def continue_(request: HttpRequest, message_id: uuid.UUID) -> HttpResponse:
     """Go on with an answer that was stopped or cut off."""
     message = _own_message(request, message_id)
-    if not limits.allow("chat", limits.identity_of(request)):
+    if not limits.allow("chat", request):
         return _complain(request, message.conversation, TOO_FAST, status=429)
     return _act(request, message.conversation, services.continue_answer, message=message)
 
@@ -259,7 +259,7 @@ def edit(request: HttpRequest, message_id: uuid.UUID) -> HttpResponse:
     message = _own_message(request, message_id)
     own = message.conversation
     form = EditForm(request.POST)
-    if not limits.allow("chat", limits.identity_of(request)):
+    if not limits.allow("chat", request):
         return _complain(request, own, TOO_FAST, status=429)
     if not form.is_valid():
         return _complain(request, own, str(form.errors["text"][0]))

@@ -12,6 +12,7 @@ from django.urls import reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
+from webapp.accounts.audit import audit
 from webapp.checkpoints.models import Checkpoint
 from webapp.checkpoints.services import archive_checkpoints
 
@@ -71,10 +72,18 @@ class CheckpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     @admin.action(description="Archive: hide from visitors", permissions=["change"])
     def archive(self, request: HttpRequest, queryset: QuerySet[Checkpoint]) -> None:
-        changed = archive_checkpoints(ids=list(queryset.values_list("pk", flat=True)))
-        messages.success(request, f"Archived {changed}. Nothing was deleted.")
+        self._archive(request, queryset, archived=True)
 
     @admin.action(description="Show to visitors again", permissions=["change"])
     def unarchive(self, request: HttpRequest, queryset: QuerySet[Checkpoint]) -> None:
-        changed = archive_checkpoints(ids=list(queryset.values_list("pk", flat=True)), archived=False)
-        messages.success(request, f"Shown again: {changed}.")
+        self._archive(request, queryset, archived=False)
+
+    @staticmethod
+    def _archive(request: HttpRequest, queryset: QuerySet[Checkpoint], *, archived: bool) -> None:
+        chosen = list(queryset)
+        changed = archive_checkpoints(ids=[one.pk for one in chosen], archived=archived)
+        for checkpoint in chosen:
+            audit(request.user, "archived" if archived else "shown again", on=checkpoint)
+        messages.success(
+            request, f"Archived {changed}. Nothing was deleted." if archived else f"Shown again: {changed}."
+        )

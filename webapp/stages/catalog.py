@@ -68,14 +68,14 @@ CATALOG: Final[dict[str, Stage]] = {
             number="4",
             name="Preferred",
             what="It is nudged towards answers the reward model scores high.",
-            notice="It behaves the way the voters like.",
+            notice="It leans towards what the voters liked.",
         ),
         Stage(
             slug=GRPO,
             number="5",
             name="Reasoning",
             what="It tries problems with one right answer and keeps what works.",
-            notice="It works in steps and gets sums right.",
+            notice="It works through short sums in steps.",
         ),
     )
 }

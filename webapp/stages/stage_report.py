@@ -14,6 +14,8 @@ from typing import Any, TypeGuard
 from django.utils.safestring import SafeString
 
 from trainer.config import GRPO, INIT, PPO, PRESETS, PRETRAIN, REWARD, SFT, get_preset
+from trainer.scope import COUNTS, SHIPPED, count_of
+from trainer.statistics import MIN_GROUPS
 from webapp.answers.models import Generation
 from webapp.arena.models import Prompt, Vote
 from webapp.checkpoints.models import Checkpoint
@@ -36,6 +38,8 @@ class Figure:
     caption: str
     headers: Sequence[str]
     rows: Sequence[Sequence[str]]
+    about: str
+    """What it is a claim about: where it was measured, and where not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,7 @@ class Measured:
 
     name: str
     text: str
+    """The value; of a share also how many cases it is of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +194,7 @@ _FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
 def measured(metrics: dict[str, Any]) -> list[Measured]:
     """The figures people should see, in a fixed order; whatever else stage.json holds is left out."""
     return [
-        Measured(name=name, text=form(float(metrics[key])))
+        Measured(name=name, text=f"{form(float(metrics[key]))} {count_of(key, metrics)}".rstrip())
         for key, (name, form) in _FIGURES.items()
         if _is_number(metrics.get(key))
     ]
@@ -230,6 +235,7 @@ def _step_figure(
     name: str,
     y_label: str,
     what: str,
+    about: str,
     form: Callable[[float], str],
     levels: Sequence[figures.Level] = (),
     is_share: bool = False,
@@ -239,10 +245,12 @@ def _step_figure(
     if run is None:
         return []
     first, last = form(points[0][1]), form(points[-1][1])
+    counts = _curve(run, COUNTS[key][0]) if key in COUNTS else []
+    of_count = f" {count_of(key, {COUNTS[key][0]: counts[-1][1]})}" if counts else ""
     svg = figures.line_chart(
         [figures.Series(name=name, points=points, stage=stage)],
         title=f"{what}, run {run.pk}",
-        description=f"From {first} at step {points[0][0]:g} to {last} at step {points[-1][0]:g}.",
+        description=f"From {first} at step {points[0][0]:g} to {last} at step {points[-1][0]:g}{of_count}.",
         x_label="step",
         y_label=y_label,
         levels=levels,
@@ -250,8 +258,8 @@ def _step_figure(
         ceiling=1.0 if is_share else None,
         as_percent=is_share,
     )
-    caption = f"{what}, run {run.pk}: from {first} to {last}."
-    return [Figure(svg=svg, caption=caption, headers=["Step", y_label], rows=_table(points, form))]
+    caption = f"{what}, run {run.pk}: from {first} to {last}{of_count}."
+    return [Figure(svg=svg, caption=caption, headers=["Step", y_label], rows=_table(points, form), about=about)]
 
 
 def _last_sample(stage: str, **wanted: Any) -> Sample | None:
@@ -308,7 +316,8 @@ def _chance_figure(run: TrainingRun | None, losses: list[tuple[float, float]], c
         f"Where random weights begin: the loss of run {run.pk} starts at {losses[0][1]:.2f}; chance is {chance:.2f}."
     )
     rows = _table(losses, lambda value: f"{value:.2f}")
-    return [Figure(svg=svg, caption=caption, headers=["Step", "Loss, nats per token"], rows=rows)]
+    about = "The text that run was reading, step by step: not text kept away from it."
+    return [Figure(svg=svg, caption=caption, headers=["Step", "Loss, nats per token"], rows=rows, about=about)]
 
 
 def _bits_figure() -> list[Figure]:
@@ -334,6 +343,7 @@ def _bits_figure() -> list[Figure]:
             caption="Bits needed for one byte of text the models have never seen. Less is better.",
             headers=["Checkpoint", "Bits per byte"],
             rows=[(bar.name, bar.text) for bar in bars],
+            about=SHIPPED["bits_per_byte"],
         )
     ]
 
@@ -346,6 +356,7 @@ def _pretrain(stage: str) -> dict[str, Any]:
             name="held out",
             y_label="bits per byte",
             what="Bits per byte on text it has never seen",
+            about=SHIPPED["bits_per_byte"],
             form=lambda value: f"{value:.2f}",
         ),
         "timeline": _timeline(stage),
@@ -374,6 +385,7 @@ def _sft(stage: str) -> dict[str, Any]:
             name="held out",
             y_label="answered right",
             what="Held-out questions answered right",
+            about=SHIPPED["instruction_accuracy"],
             form=percent,
             is_share=True,
         ),
@@ -403,7 +415,10 @@ def _agreement_figure() -> list[Figure]:
     if current is None or not _is_number(metrics.get("agreement")):
         return []
     agreement = float(metrics["agreement"])
-    low, high = metrics.get("agreement_interval") or (agreement, agreement)
+    tested_on = metrics.get("held_out_prompts") or metrics.get("held_out_comparisons")
+    is_enough = not _is_number(tested_on) or tested_on >= MIN_GROUPS  # earlier versions recorded one for any number
+    interval = metrics.get("agreement_interval") if is_enough else None
+    low, high = interval or (agreement, agreement)
     rows = [
         figures.Interval(
             name="Reward model", value=agreement, low=low, high=high, stage=REWARD, text=percent(agreement)
@@ -415,21 +430,37 @@ def _agreement_figure() -> list[Figure]:
                 name="Length alone", value=length, low=length, high=length, stage=INIT, text=percent(length)
             )
         )
-    described = f"between {percent(low)} and {percent(high)} with 95 % confidence"
+    of_votes = _tested_on(metrics)
+    described = (
+        f"between {percent(low)} and {percent(high)} with 95 % confidence"
+        if interval
+        else f"too few to say how sure that is, which takes votes on at least {MIN_GROUPS} questions"
+    )
     svg = figures.interval_chart(
         rows,
         title=f"Agreement of {current.name} with held-out votes",
-        description=f"{percent(agreement)}, {described}",
+        description=f"{percent(agreement)} {of_votes}, {described}",
         levels=[figures.Level(name="a coin", value=0.5)],
     )
     return [
         Figure(
             svg=svg,
-            caption=f"{current.name} agrees with {percent(agreement)} of the votes it has not seen: {described}.",
+            caption=f"{current.name} agrees with {percent(agreement)} {of_votes}: {described}.",
             headers=["Judge", "Agreement", "Low", "High"],
-            rows=[(row.name, row.text, percent(row.low), percent(row.high)) for row in rows],
+            rows=[
+                (row.name, row.text, *([percent(row.low), percent(row.high)] if row.high > row.low else ["–", "–"]))
+                for row in rows
+            ],
+            about=SHIPPED["agreement"],
         )
     ]
+
+
+def _tested_on(metrics: dict[str, Any]) -> str:
+    """ "of the 24 votes it has not seen, on 20 questions", as far as the numbers are known."""
+    votes, prompts = metrics.get("held_out_comparisons"), metrics.get("held_out_prompts")
+    text = f"of the {votes:.0f} votes it has not seen" if _is_number(votes) else "of the votes it has not seen"
+    return f"{text}, on {prompts:.0f} question{'' if prompts == 1 else 's'}" if _is_number(prompts) else text
 
 
 def _scored_pair() -> VotedPair | None:
@@ -477,6 +508,10 @@ def _ppo(stage: str) -> dict[str, Any]:
         name="held out",
         y_label="scored above the parent",
         what="Answers to held-out questions that the judge scores above the parent’s",
+        about=(
+            "The opinion of the reward model it was trained against, on questions it did not practise: "
+            "whether people agree, only their votes between the two can say."
+        ),
         form=percent,
         is_share=True,
     )
@@ -514,6 +549,7 @@ def _reward_and_kl_figure(stage: str) -> list[Figure]:
             caption=f"Round by round in run {run.pk}: how far the model has moved, and what the judge makes of it.",
             headers=["Step", "KL, nats", "Reward"],
             rows=[(number(step), f"{distance:.2f}", f"{reward:.2f}") for step, distance, reward in rows[::stride]],
+            about="The judge is the reward model, and the answers are to the questions it practises on.",
         )
     ]
 
@@ -525,6 +561,7 @@ def _grpo(stage: str) -> dict[str, Any]:
         name="held out",
         y_label="problems solved",
         what="Held-out problems solved at the first try",
+        about=SHIPPED["problems"],
         form=percent,
         is_share=True,
     )
@@ -534,6 +571,7 @@ def _grpo(stage: str) -> dict[str, Any]:
         name="in practice",
         y_label="attempts right",
         what="Attempts that were right, on problems that get harder as it improves",
+        about="The problems it practises on, so this says how practice goes, not what it can do.",
         form=percent,
         is_share=True,
     )
@@ -543,6 +581,7 @@ def _grpo(stage: str) -> dict[str, Any]:
         name="held out",
         y_label="reward model’s score",
         what="How much of the voters’ taste it keeps, on held-out questions",
+        about="The reward model’s opinion of its answers, not the voters’.",
         form=signed,
     )
     return {"figures": [*held_out, *sampled, *taste], "group": _group(stage)}

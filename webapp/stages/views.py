@@ -8,12 +8,13 @@ from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import get_object_or_404, redirect, render
 from django.urls import reverse
+from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 from django_htmx.middleware import HtmxDetails
 
 from trainer.corpus import SAMPLE_PROMPTS
 from trainer.tastes import TASTES
-from webapp.accounts.limits import allow, identity_of
+from webapp.accounts.limits import allow
 from webapp.accounts.services import visitor_for
 from webapp.chat.models import Conversation
 from webapp.stages.catalog import CATALOG
@@ -83,7 +84,7 @@ def _ask(request: HttpRequest, form: CompareForm) -> tuple[Conversation | None, 
     """The conversation that was started, or None with the form's errors filled in; and the status."""
     if not form.is_valid():
         return None, 400
-    if not allow("compare", identity_of(request)):
+    if not allow("compare", request):
         form.add_error(None, "That was a lot of questions at once. Wait a minute, then ask again.")
         return None, 429
     visitor = visitor_for(request, create=True)
@@ -95,6 +96,7 @@ def _ask(request: HttpRequest, form: CompareForm) -> tuple[Conversation | None, 
         return None, 400
 
 
+@never_cache
 @require_safe
 def comparison(request: HttpRequest, id: uuid.UUID) -> HttpResponse:
     """One question's answers side by side, streaming while they are written; only its asker sees it."""

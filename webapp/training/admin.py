@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
@@ -17,6 +18,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from trainer.config import STAGE_TITLES, STAGES
+from webapp.accounts.audit import audit
 from webapp.training import charts, curriculum, services
 from webapp.training.estimates import RunEstimate, estimate_run
 from webapp.training.forms import RunForm
@@ -70,16 +72,7 @@ class TrainingRunAdmin(admin.ModelAdmin[TrainingRun]):
             run.total_steps or "…",
         )
 
-    # Staff may do all of it; there is nothing to edit and nothing is deleted.
-
-    def has_module_permission(self, request: HttpRequest) -> bool:
-        return _is_staff(request)
-
-    def has_view_permission(self, request: HttpRequest, obj: TrainingRun | None = None) -> bool:
-        return _is_staff(request)
-
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return _is_staff(request)
+    # There is nothing to edit and nothing is deleted: those two permissions are for stopping and discarding.
 
     def has_change_permission(self, request: HttpRequest, obj: TrainingRun | None = None) -> bool:
         return False
@@ -89,6 +82,8 @@ class TrainingRunAdmin(admin.ModelAdmin[TrainingRun]):
 
     def add_view(self, request: HttpRequest, form_url: str = "", extra_context: Any = None) -> HttpResponse:
         """Choose, see the estimate, start."""
+        if not self.has_add_permission(request):
+            raise PermissionDenied
         stage = request.GET.get("stage") or curriculum.next_step().stage
         if stage not in STAGES:
             stage = STAGES[1]
@@ -133,15 +128,13 @@ class TrainingRunAdmin(admin.ModelAdmin[TrainingRun]):
         return reverse("training:run", args=[run.pk])
 
 
-def _is_staff(request: HttpRequest) -> bool:
-    return bool(request.user.is_active and request.user.is_staff)
-
-
 def _start(request: HttpRequest, form: RunForm) -> TrainingRun | None:
     """Queue the run of a valid form; None, with the reason in the form, when it may not start any more."""
     try:
         user = request.user if request.user.is_authenticated else None
-        return services.queue_run(**form.run_arguments(), requested_by=user)
+        run = services.queue_run(**form.run_arguments(), requested_by=user)
+        audit(user, f"started {run.stage} with the preset {run.preset}", on=run)
+        return run
     except services.RewardModelDoubted:
         form.add_error("overrule_doubts", "Tick this to go on, or collect more votes first.")
     except ValueError as error:

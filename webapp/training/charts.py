@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trainer.config import GRPO, PPO, REWARD
+from trainer.scope import COUNTS, count_of
 from webapp.training.models import Metric, Sample, TrainingRun
 
 TITLES = {
@@ -79,12 +80,22 @@ SHOWN_OTHERWISE = ("loss", "bits_per_byte", "instruction_accuracy", "lr", "token
 TABLE_ROWS = 20
 
 
-def title_of(name: str) -> str:
-    return TITLES.get(name) or name.replace("_", " ").capitalize()
+COUNT_NAMES = frozenset(name for name, _ in COUNTS.values())
+"""Figures that say what shares are of: they stand beside those, and have no chart of their own."""
+
+
+def title_of(name: str, counts: Mapping[str, float]) -> str:
+    """The figure's name, and for a share the number of cases it is of."""
+    title = TITLES.get(name) or name.replace("_", " ").capitalize()
+    count = count_of(name, counts)
+    return f"{title}, {count}" if count else title
 
 
 def chart_data(run: TrainingRun) -> dict[str, Any]:
-    """Everything the charts start from: one list of [step, value] points per figure."""
+    """Everything the charts start from: one list of [step, value] points per figure.
+
+    Among them the counts that shares are of, which the page writes beside those.
+    """
     series: dict[str, list[tuple[int, float]]] = {}
     for step, values in Metric.objects.for_chart(run).values_list("step", "values"):
         for name, value in values.items():
@@ -92,6 +103,7 @@ def chart_data(run: TrainingRun) -> dict[str, Any]:
     return {
         "series": series,
         "titles": TITLES,
+        "counts": COUNTS,
         "smoothed": sorted(SMOOTHED),
         "shown": SHOWN_FIRST.get(run.stage, SHOWN_OTHERWISE),
         "order": list(TITLES),
@@ -107,10 +119,11 @@ class Table:
 def figures_table(run: TrainingRun) -> Table:
     """The same figures without a chart: evenly spaced steps, every evaluation among them."""
     rows = list(Metric.objects.for_chart(run, TABLE_ROWS).values_list("step", "values"))
-    present = {name for _, values in rows for name in values}
+    counts = {name: value for _, values in rows for name, value in values.items() if name in COUNT_NAMES}
+    present = {name for _, values in rows for name in values} - COUNT_NAMES
     names = [name for name in TITLES if name in present] + sorted(present - set(TITLES))
     return Table(
-        titles=[title_of(name) for name in names],
+        titles=[title_of(name, counts) for name in names],
         rows=[(step, [values.get(name) for name in names]) for step, values in rows],
     )
 

@@ -136,9 +136,9 @@ def _training(run: TrainingRun) -> NextStep:
 def _ready(stage: str) -> NextStep:
     texts = {
         PRETRAIN: "Random weights are ready. Reading the corpus comes first.",
-        SFT: "It can read and write. Next it learns to answer.",
+        SFT: "It continues text. Next it learns to answer.",
         REWARD: "There are enough votes to learn what the voters like.",
-        PPO: "The reward model knows the voters' taste. Next the model learns to please it.",
+        PPO: "The reward model has learnt from the votes. Next the model learns to please it.",
         GRPO: "Last: it practises problems whose answers can be checked.",
     }
     label = f"Start {STAGE_TITLES[stage][0].lower()}{STAGE_TITLES[stage][1:]}"

@@ -377,7 +377,7 @@ def _shown_to_everyone(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """
     texts = [{sample["prompt"], sample["text"], str(sample.get("rejected", ""))} - {""} for sample in samples]
     every = set().union(*texts)
-    public = set(Prompt.objects.public().filter(text__in=every).values_list("text", flat=True))
+    public = set(Prompt.objects.public().with_texts(every).values_list("text", flat=True))
     asked = Message.objects.filter(role=Message.Role.USER, text__in=every - public)
     private = set(asked.values_list("text", flat=True))
     # What was said before a shipped question may show in its answer.

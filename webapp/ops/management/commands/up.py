@@ -17,6 +17,7 @@ import os
 import shutil
 import socket
 import sys
+import tempfile
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,8 +29,8 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError, connection
 
-from webapp.ops import embedded_redis
-from webapp.ops.processes import Program, Supervisor
+from webapp.ops import embedded_redis, web
+from webapp.ops.processes import Program, Supervisor, raise_file_limit
 
 NEEDED_PACKAGES = ("torch", "numpy", "tokenizers", "safetensors", "uvicorn", "websockets")
 """What the children import and this process does not."""
@@ -49,14 +50,17 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         check_packages()
+        raise_file_limit()  # for everything started from here
         with lock_data_directory(), bind(options["host"], parse_port(options["port"])) as listener:
             owner_path = prepare_database(verbosity=options["verbosity"])
             with (
                 database_held_open(),
                 Supervisor(cwd=settings.BASE_DIR) as supervisor,
                 redis_for(supervisor) as redis_url,
+                tempfile.TemporaryDirectory(prefix="stagecraft-metrics-") as metrics_directory,
             ):
                 environment = child_environment(redis_url, options["host"])
+                environment["PROMETHEUS_MULTIPROC_DIR"] = metrics_directory
                 for program in site_programs(environment, listener.fileno()):
                     supervisor.start(program)
                 supervisor.start(first_start_program(environment, options))
@@ -114,9 +118,8 @@ def lock_data_directory() -> Iterator[None]:
 
 def bind(host: str, port: int) -> socket.socket:
     """The listening socket the web server will inherit."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=512)
+        return web.listen(host, port)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             reason = f"Port {port} is in use. Stop what uses it, or choose another: PORT={port + 1} make run"
@@ -245,17 +248,8 @@ def _linkable(host: str) -> str:
 
 def site_programs(environment: dict[str, str], listener: int) -> list[Program]:
     """The web servers, which accept from one socket, the worker that answers, the worker that trains."""
-    count = settings.WEB_PROCESSES
     return [
-        *(
-            Program(
-                name=f"web{number}" if count > 1 else "web",
-                command=[sys.executable, "-m", "webapp.ops.web", "--fd", str(listener)],
-                env=environment,
-                pass_fds=(listener,),
-            )
-            for number in range(1, count + 1)
-        ),
+        *web.programs(settings.WEB_PROCESSES, listener, environment),
         *(
             Program(name=queue, command=[sys.executable, "-m", "webapp.ops.worker", queue], env=environment)
             for queue in ("generate", "train")
