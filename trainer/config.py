@@ -286,7 +286,7 @@ class PPOConfig:
     """Clip range of the value update, in deviations of a demonstration's score."""
     value_weight: float = 0.5
     """Weight of the value loss (its optimiser is separate; this scales its gradient)."""
-    kl_weight: float = 0.25
+    kl_weight: float = 0.4
     """Starting weight of the KL-to-reference penalty inside the reward, per nat, in deviations of a demonstration's
     score."""
     kl_target_nats: float = 1.4
@@ -442,10 +442,18 @@ PRESETS: Final[dict[str, Preset]] = {
             sft=SFTConfig(steps=400, batch_tokens=2048, sequence=256, matrix_lr=0.0014, embedding_lr=0.00045),
             # One order of the same votes gives 77 % agreement, others 87 to 94; three orders together give 94.
             reward=RewardConfig(lr=2e-3, batch_pairs=4, epochs=4, probing=0.25, averaged=0.7, teachers=3, held_out=0.1),
-            # The KL weight was found to be 0.32 on raw scores. By the card they deviated by some 1.3: 37 % of the
-            # demonstrations are friendly, and answers that nearly all are scored 1.5. The controller does the rest.
+            # Found by trying on raw scores: weight 0.32, clip 0.2, penalty 1. Those of the demonstrations deviated by
+            # 0.78 ("friendlier", seed 0), so these are the same in deviations.
             ppo=PPOConfig(
-                steps=40, rollouts=96, minibatch=48, lr=5e-5, kl_weight=0.25, kl_target_nats=1.4, kl_horizon=250
+                steps=40,
+                rollouts=96,
+                minibatch=48,
+                lr=5e-5,
+                value_clip=0.26,
+                kl_weight=0.41,
+                kl_target_nats=1.4,
+                kl_horizon=250,
+                missing_end_penalty=1.3,
             ),
             # Practising three steps, it adds a third one to held-out problems that need two. Sampled at temperature 1,
             # its answers soon are all alike, and it stops learning before it reads a new story right.
