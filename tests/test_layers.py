@@ -211,7 +211,23 @@ def test_web_supervisor_and_train_worker_never_import_torch(module: str) -> None
     assert ran.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("module", ["alarms", "config", "files", "tastes", "problems", "corpus", "scope", "statistics"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "alarms",
+        "asked",
+        "config",
+        "files",
+        "tastes",
+        "problems",
+        "corpus",
+        "corpus.reader",
+        "reading",
+        "scope",
+        "statistics",
+        "tokenizer_rules",
+    ],
+)
 def test_what_the_web_process_uses_of_the_trainer_is_free_of_torch(module: str) -> None:
     code = f"import sys, trainer.{module}\nprint(sorted({TORCH_PACKAGES} & set(sys.modules)))"
     ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

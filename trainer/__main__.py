@@ -4,6 +4,7 @@
     python -m trainer pretrain --preset tiny --from runs/first/init --out runs/p2
     python -m trainer chat runs/first/grpo
     python -m trainer eval runs/first/ppo
+    python -m trainer read my_texts                           what --data would read, and what it would leave out
 
 `run` is how the site's worker starts a stage: a frozen description in, JSON lines out.
 """
@@ -73,6 +74,8 @@ def build_parser() -> argparse.ArgumentParser:
     evaluation = commands.add_parser("eval", help="held-out figures of a checkpoint as JSON")
     evaluation.add_argument("checkpoint", type=Path)
     evaluation.add_argument("--data", type=Path)
+    read = commands.add_parser("read", help="what --data would read of a directory, as JSON lines; trains nothing")
+    read.add_argument("directory", type=Path)
     commands.add_parser("measure", help="this machine's speed as JSON")
     bench = commands.add_parser("bench", help="speed of training, sampling and rollouts, beside transformers and TRL")
     bench.add_argument("--out", type=Path, default=default_path(), help="JSON file (default: bench.json in DATA_DIR)")
@@ -91,11 +94,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     options = build_parser().parse_args(arguments)
     try:
-        return _command(options)
+        return _read(options.directory) if options.command == "read" else _command(options)
     except KeyboardInterrupt:
         goes_on = "; the same command goes on from the last saved step" if options.command in ("all", *RUNS) else ""
         print(f"Interrupted{goes_on}.", file=sys.stderr)
         return EXIT_STOPPED
+
+
+def _read(directory: Path) -> int:
+    """What `--data` would read, record by record, then what it would leave out; without torch."""
+    from trainer.corpus.reader import described, read
+
+    left_out = []
+    try:
+        for one in read(directory):
+            line = json.dumps(described(one, directory), ensure_ascii=False)
+            if one.taken is None:
+                left_out.append(line)
+            else:
+                _print_line(line)
+        for line in left_out:
+            _print_line(line)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read on has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ValueError, OSError, MemoryError) as error:
+        sys.stdout.flush()
+        print(f"error: {_sentence(error)}", file=sys.stderr)
+        return EXIT_MISTAKE
+    return EXIT_DONE
+
+
+def _print_line(line: str) -> None:
+    """Print JSON in UTF-8, whatever this terminal's own encoding is; half characters (of file names) as escapes."""
+    sys.stdout.buffer.write(line.encode("utf-8", "backslashreplace") + b"\n")
 
 
 def _command(options: argparse.Namespace) -> int:

@@ -321,7 +321,7 @@ def _grpo_round(bench: Bench, config: GRPOConfig) -> Callable[[], None]:
     anchor = Anchor(policy, reference, other_conversations(bench.corpus), tokenizer, config, seed=0)
     problems = bench.corpus.problems[: config.problems]
     room = policy.config.context - config.max_new_tokens
-    prompts = list(fitting_prompts(tokenizer, [problem.prompt for problem in problems], room=room).values())
+    prompts = list(fitting_prompts(tokenizer, [problem.asked for problem in problems], room=room).values())
 
     def play() -> None:
         rollouts = collect(

@@ -25,6 +25,7 @@ from trainer import __version__
 from trainer.config import REWARD, STAGES, ModelConfig, answer_tokens_of
 from trainer.files import changed_file, sha256_file, write_atomic
 from trainer.model import LanguageModel, ScalarModel
+from trainer.reading import read_bytes
 from trainer.tokenizer import TOKENIZER, Tokenizer
 
 WEIGHTS, CONFIG, STAGE = "model.safetensors", "config.json", "stage.json"
@@ -33,6 +34,7 @@ WEIGHT_TYPES: Final = (torch.float32, torch.float16, torch.bfloat16, torch.float
 """What weights may be stored as; whole numbers and 8-bit floats mean nothing without scales we do not read."""
 LARGEST_SIZE: Final = 10**9
 """Of any number in config.json: a larger one is a lie, and products of larger ones overflow."""
+LARGEST_JSON_BYTES: Final = 32 * 2**20
 LARGEST: Final = {"max_position_embeddings": 2**18, "num_hidden_layers": 1000}
 """What no tensor's shape can contradict, and what must be bounded because memory follows from it."""
 
@@ -340,9 +342,11 @@ def _rope(raw: Mapping[str, Any], directory: Path) -> dict[str, Any]:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; CheckpointError when it is missing or holds something else."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path.parent} has no {path.name}; it is not a checkpoint directory.") from error
+        if not path.exists():
+            raise CheckpointError(f"{path.parent} has no {path.name}; it is not a checkpoint directory.")
+        value = json.loads(read_bytes(path, most=LARGEST_JSON_BYTES).decode())
+    except CheckpointError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(value, dict):

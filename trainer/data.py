@@ -21,11 +21,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from trainer.asked import Message
 from trainer.loop import random_generator
-from trainer.tokenizer import Message, Tokenizer
+from trainer.tokenizer import Tokenizer
 
 DOCUMENTS_AT_ONCE = 256
 """Documents encoded together: enough for every core, and a list of ids takes 134 bytes a token."""
+
+
+class NothingFits(ValueError):
+    """Every conversation is too long for the model that is to read them."""
 
 
 class DocumentBatches:
@@ -108,7 +113,7 @@ class ChatBatches:
         self.chats = [chat for chat in rendered if len(chat[0]) <= sequence + 1 and any(chat[1])]
         self.too_long = len(rendered) - len(self.chats)
         if not self.chats:
-            raise ValueError(f"None of the {len(rendered)} conversations fits {sequence} tokens with an answer.")
+            raise NothingFits(f"None of the {len(rendered)} conversations fits {sequence} tokens with an answer.")
         self.sequence, self.rows, self.seed = sequence, rows, seed
         self.pad_id = tokenizer.pad_id
         self._epochs: dict[int, list[list[int]]] = {}

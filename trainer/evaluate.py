@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from trainer import losses, machine
+from trainer.asked import Asked, Message, asked_messages
 from trainer.checkpoint import load_checkpoint, load_reward_model
 from trainer.config import REWARD, SFT, answer_tokens_of
 from trainer.corpus import Corpus, Question, is_right
@@ -29,11 +30,11 @@ from trainer.loop import random_generator
 from trainer.model import LanguageModel, ScalarModel
 from trainer.preferences import Comparison
 from trainer.problems import Problem, grade
-from trainer.prompting import prompt_ids
+from trainer.prompting import asked_ids
 from trainer.rollout import end_scores, scored_sequence
 from trainer.statistics import MIN_GROUPS, Share, calibration_error, grouped, share_of
 from trainer.tastes import Taste
-from trainer.tokenizer import Message, Tokenizer
+from trainer.tokenizer import Tokenizer
 
 QUESTIONS: Final = 200
 """Held-out instruction questions asked, at most."""
@@ -55,7 +56,7 @@ LOGITS_AT_ONCE: Final = 2**25
 
 
 def win_rate(
-    answers: Sequence[str], parent_answers: Sequence[str], prompts: Sequence[str], prefers: Callable[[str, str], str]
+    answers: Sequence[str], parent_answers: Sequence[str], prompts: Sequence[Asked], prefers: Callable[[str, str], str]
 ) -> Share | None:
     """How often `prefers(answer, parent's answer)` says "a", with ties ("tie") as half a win, over other prompts.
 
@@ -153,7 +154,7 @@ class Answer:
 def ask(
     engine: Engine,
     tokenizer: Tokenizer,
-    prompts: Sequence[str],
+    prompts: Sequence[Asked],
     *,
     stage: str,
     temperature: float = 0.0,
@@ -167,11 +168,7 @@ def ask(
     """
     limit = min(max_new_tokens, engine.config.context // 2)
     room = engine.config.context - limit
-    ids = [
-        prompt_ids(tokenizer, [{"role": "user", "content": prompt}], stage=stage, room=room)
-        for prompt in prompts
-        for _ in range(copies)
-    ]
+    ids = [asked_ids(tokenizer, prompt, stage=stage, room=room) for prompt in prompts for _ in range(copies)]
     seeds = torch.randint(2**31, (len(ids),), generator=random_generator(seed, "ask")).tolist()
     sampling = [Sampling(temperature=temperature, max_new_tokens=limit, seed=one) for one in seeds]
     return [
@@ -195,7 +192,7 @@ def instruction_accuracy(
     engine: Engine, tokenizer: Tokenizer, questions: Sequence[Question], *, stage: str = SFT, max_new_tokens: int
 ) -> float:
     """Share of held-out questions answered right, greedily."""
-    prompts = [question.prompt for question in questions]
+    prompts = [question.asked for question in questions]
     return share_right(questions, ask(engine, tokenizer, prompts, stage=stage, max_new_tokens=max_new_tokens))
 
 
@@ -214,7 +211,7 @@ def problem_passes(
 
     An answer that was cut off counts as wrong.
     """
-    prompts = [problem.prompt for problem in problems]
+    prompts = [problem.asked for problem in problems]
     greedy = ask(engine, tokenizer, prompts, stage=stage, max_new_tokens=max_new_tokens)
     solved = sum(solves(problem, answer) for problem, answer in zip(problems, greedy, strict=True))
     sampled = ask(
@@ -364,7 +361,7 @@ def _pearson(x: Tensor, y: Tensor) -> float:
     return float(x @ y) / scale if scale > 1e-12 else 0.0
 
 
-def true_comparisons(prompts: Sequence[str], answers: Sequence[Answer], taste: Taste) -> list[Comparison]:
+def true_comparisons(prompts: Sequence[Asked], answers: Sequence[Answer], taste: Taste) -> list[Comparison]:
     """Pairs of answers to one prompt (answers stand two by two), labelled by the taste without noise."""
     comparisons = []
     for index, prompt in enumerate(prompts):
@@ -374,7 +371,7 @@ def true_comparisons(prompts: Sequence[str], answers: Sequence[Answer], taste: T
             first, second = second, first
         comparisons.append(
             Comparison(
-                messages=[{"role": "user", "content": prompt}],
+                messages=asked_messages(prompt),
                 chosen=first,
                 rejected=second,
                 outcome="tie" if preferred == "tie" else "win",
@@ -443,7 +440,7 @@ def evaluate_checkpoint(
     engine = Engine(model, end_ids=tokenizer.end_ids)
     entry["bits_per_byte"] = bits_per_byte(model, tokenizer, corpus.held_out_documents)
     questions = corpus.questions[:QUESTIONS]
-    asked = [question.prompt for question in questions]
+    asked = [question.asked for question in questions]
     greedy = ask(engine, tokenizer, asked, stage=stage, max_new_tokens=limit)
     entry["instruction_accuracy"] = share_right(questions, greedy) if questions else None
     entry["held_out_questions"] = len(questions)
@@ -479,7 +476,7 @@ def evaluate_checkpoint(
     return entry
 
 
-def _opponent_answers(directory: Path, prompts: Sequence[str], copies: int, seed: int, limit: int) -> list[str]:
+def _opponent_answers(directory: Path, prompts: Sequence[Asked], copies: int, seed: int, limit: int) -> list[str]:
     loaded = load_checkpoint(directory, device=machine.device())
     tokenizer = loaded.tokenizer
     engine = Engine(loaded.language_model, end_ids=tokenizer.end_ids)

@@ -15,6 +15,7 @@ import torch
 
 from trainer import corpus as corpora
 from trainer import machine, scope
+from trainer.asked import asked_messages
 from trainer.checkpoint import load_checkpoint, read_info, write_json
 from trainer.config import (
     GRPO,
@@ -80,7 +81,16 @@ def run_all(
 
     init = run(INIT, INIT)
     limit = configs[PPO].max_new_tokens
-    corpus = fit_corpus(corpus, init, stages, max_new_tokens=limit, say=lambda text: bar.log(0, text))
+    corpus = fit_corpus(
+        corpus,
+        init,
+        [stage for stage in stages if stage != GRPO],
+        max_new_tokens=limit,
+        say=lambda text: bar.log(0, text),
+    )
+    if GRPO in stages and not corpus.problems:
+        stages.remove(GRPO)
+        bar.log(0, "Every problem is too long for this model, so grpo is left out.")
     pretrain = run(PRETRAIN, PRETRAIN, parent=init)
     sft = run(SFT, SFT, parent=pretrain)
     entries: list[tuple[Path, dict[str, Any]]] = [
@@ -197,7 +207,7 @@ def simulate_votes(
             better, worse = (second, first) if choice == "b" else (first, second)
             comparisons.append(
                 Comparison(
-                    messages=[{"role": "user", "content": prompt}],
+                    messages=asked_messages(prompt),
                     chosen=better.text,
                     rejected=worse.text,
                     outcome="tie" if choice == "tie" else "win",

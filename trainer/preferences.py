@@ -8,12 +8,13 @@ written by someone else are kept. Reading and writing again gives the same bytes
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-Message = dict[str, str]
+from trainer.asked import Message
+from trainer.reading import Reader
 
 OUTCOMES: Final = ("win", "tie", "both_bad")
 ROLES: Final = ("system", "user", "assistant")
@@ -44,7 +45,7 @@ class Comparison:
     @property
     def prompt(self) -> str:
         """The last user message: what comparisons are grouped by when data is split."""
-        return self.messages[-1]["content"]
+        return str(self.messages[-1]["content"])
 
 
 _OWN_KEYS: Final = ("prompt", "chosen", "rejected", "outcome", "voter", "source")
@@ -78,7 +79,7 @@ def _answer(value: Any, name: str) -> str:
     messages = _messages(value, name)
     if len(messages) != 1 or messages[0]["role"] != "assistant":
         raise ValueError(f'"{name}" must hold exactly one assistant message')
-    return messages[0]["content"]
+    return str(messages[0]["content"])
 
 
 def from_record(record: Any) -> Comparison:
@@ -99,9 +100,14 @@ def from_record(record: Any) -> Comparison:
         messages=prompt,
         chosen=_answer(record["chosen"], "chosen"),
         rejected=_answer(record["rejected"], "rejected"),
-        extra={key: value for key, value in record.items() if key not in _OWN_KEYS},
+        extra=extra_keys(record),
         **texts,
     )
+
+
+def extra_keys(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What a line says beside the comparison itself."""
+    return {key: value for key, value in record.items() if key not in _OWN_KEYS}
 
 
 def parse_json(text: str) -> Any:
@@ -110,6 +116,11 @@ def parse_json(text: str) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply to be read") from error
+
+
+def one_line_end(text: str) -> str:
+    """The text with "\\n" at the end of its lines, where Windows writes "\\r\\n" and old Macs a lone "\\r"."""
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
 
 
 def whole_characters(text: str) -> str:
@@ -122,43 +133,20 @@ def whole_characters(text: str) -> str:
     return text
 
 
-def numbered_values(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    """(line number, value) for every line of a JSON Lines text that is not blank.
-
-    ValueError names the file, which is `path`, the line and what to do.
-    """
-    # Not splitlines(): an answer may hold U+2028 and its like, which JSON does not escape.
-    for number, line in enumerate(text.split("\n"), start=1):
+def read_comparisons(path: Path) -> list[Comparison]:
+    """Every comparison of a file that `write_comparisons` wrote; ValueError names the file, the line and what to do."""
+    comparisons = []
+    for number, line in Reader().lines(path):  # at line feeds only: an answer may hold U+2028 and its like
         if not line.strip():
             continue
         try:
-            value = parse_json(line)
+            record = parse_json(line)
+            whole_characters(json.dumps(record, ensure_ascii=False))
+            comparisons.append(from_record(record))
         except ValueError as error:
             fault = f"not JSON ({error.msg})" if isinstance(error, json.JSONDecodeError) else error
             raise ValueError(f"{path}, line {number}: {fault}; correct or delete the line.") from error
-        yield number, value
-
-
-def numbered_comparisons(path: Path) -> Iterator[tuple[int, Comparison]]:
-    """(line number, comparison) for every line of a JSON Lines file that is not blank.
-
-    ValueError names the file, the line and what to do.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error.reason}); export the votes again.") from error
-    for number, record in numbered_values(path, text):
-        try:
-            whole_characters(json.dumps(record, ensure_ascii=False))
-            yield number, from_record(record)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}; correct or delete the line.") from error
-
-
-def read_comparisons(path: Path) -> list[Comparison]:
-    """Every comparison in a JSON Lines file; ValueError names the file, the line and what to do."""
-    return [comparison for _, comparison in numbered_comparisons(path)]
+    return comparisons
 
 
 def write_comparisons(path: Path, comparisons: Iterable[Comparison]) -> None:

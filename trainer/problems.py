@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from trainer.asked import Asked, asked_as
 from trainer.numbers import extract_answer, normalise_number, shows_steps
 from trainer.themes import HELD_OUT_NAMES, HELD_OUT_THEMES, NAMES, PRACTICE_THEMES, THEMES, Theme
 
@@ -35,6 +36,12 @@ class Problem:
     """1 (one small step) to 4 (three steps)."""
     worked: str
     """A model answer that shows its steps and ends with the result."""
+    system: str = ""
+    """What stands before the question, and is asked with it."""
+
+    @property
+    def asked(self) -> Asked:
+        return asked_as(self.prompt, self.system)
 
     @property
     def direct(self) -> str:

@@ -21,11 +21,12 @@ import torch
 from torch import Tensor
 
 from trainer import losses
+from trainer.asked import Asked
 from trainer.config import SFT
 from trainer.engine import END, Engine, Sampling
 from trainer.loop import random_generator
 from trainer.model import LanguageModel, ScalarModel
-from trainer.prompting import prompt_ids
+from trainer.prompting import asked_ids
 from trainer.tokenizer import Tokenizer
 
 CPU_PIECE, GPU_PIECE = 16, 64
@@ -222,17 +223,17 @@ def by_length(lengths: Sequence[int], *, size: int) -> list[list[int]]:
 # --- whole answers under a scalar model ---------------------------------------------------------
 
 
-def fitting_prompts(tokenizer: Tokenizer, texts: Sequence[str], *, room: int) -> dict[str, list[int]]:
+def fitting_prompts(tokenizer: Tokenizer, questions: Sequence[Asked], *, room: int) -> dict[Asked, list[int]]:
     """Chat prompt ids of every distinct question that leaves room for an answer; the others are left out.
 
     ValueError when none is left.
     """
-    prompts: dict[str, list[int]] = {}
-    for text in texts:
-        with contextlib.suppress(ValueError):  # too long: prompt_ids says so, and here that is no mistake
-            prompts[text] = prompt_ids(tokenizer, [{"role": "user", "content": text}], stage=SFT, room=room)
+    prompts: dict[Asked, list[int]] = {}
+    for asked in questions:
+        with contextlib.suppress(ValueError):  # too long: asked_ids says so, and here that is no mistake
+            prompts[asked] = asked_ids(tokenizer, asked, stage=SFT, room=room)
     if not prompts:
-        raise ValueError(f"None of the {len(texts)} prompts fits into {room} tokens. Give shorter ones.")
+        raise ValueError(f"None of the {len(questions)} prompts fits into {room} tokens. Give shorter ones.")
     return prompts
 
 

@@ -34,9 +34,9 @@ from trainer.config import (
     to_dict,
 )
 from trainer.corpus import Corpus
+from trainer.corpus.reader import read_votes
 from trainer.files import sha256_file
 from trainer.loop import RESUME_RUN, RESUME_STATE, Inputs, Report, Stopped, check_same_run, clear_resume, describe_run
-from trainer.preferences import read_comparisons
 from trainer.prompting import PROMPTS, answer_room, fitting_corpus
 from trainer.stages import grpo, init, ppo, pretrain, reward, sft
 from trainer.tokenizer import Tokenizer
@@ -145,9 +145,12 @@ class RunSpec:
         return dataclasses.replace(base, **self.config)
 
 
-def load_corpus(spec: RunSpec) -> Corpus:
-    """The directory the run names, or the shipped corpus at the preset's size."""
-    return corpora.from_directory(spec.data) if spec.data else corpora.shipped(size=spec.preset)
+def load_corpus(spec: RunSpec, check: Callable[[], None] = lambda: None) -> Corpus:
+    """The directory the run names, or the shipped corpus at the preset's size.
+
+    `check` is called often while files are read, and ends it by raising.
+    """
+    return corpora.from_directory(spec.data, check=check) if spec.data else corpora.shipped(size=spec.preset)
 
 
 def check_corpus(corpus: Corpus, stages: Collection[str], *, source: str | Path) -> None:
@@ -219,7 +222,12 @@ def execute(
             raise ValueError(f"{spec.reward_model} is not a reward model.")
         if not spec.overrule_doubts and (texts := doubts_about(judge.get("metrics", {}))):
             raise ValueError(f"{' '.join(texts)} Collect more votes, or go on all the same by --overrule-doubts.")
-    corpus = corpus or load_corpus(spec)
+
+    def check_stop() -> None:
+        if should_stop():
+            raise Stopped("Stopped before it began.")
+
+    corpus = corpus or load_corpus(spec, check_stop)
     check_corpus(corpus, [spec.stage], source=spec.data or corpus.name)
     inputs = Inputs(
         preset=preset,
@@ -227,7 +235,7 @@ def execute(
         seed=spec.seed,
         parent=spec.parent,
         reward_model=spec.reward_model,
-        comparisons=read_comparisons(spec.votes) if spec.votes else [],
+        comparisons=read_votes(spec.votes, check_stop) if spec.votes else [],
         inputs_sha256=_inputs_sha256(spec),
     )
     settings = _init_settings(preset) if config is None else config
@@ -243,8 +251,7 @@ def execute(
             corpus, spec.parent, [spec.stage], max_new_tokens=longest, say=lambda text: report.log(0, text)
         )
         inputs = dataclasses.replace(inputs, corpus=fitted)
-    if should_stop():
-        raise Stopped("Stopped before it began.")
+    check_stop()
     (out_dir / RESUME_RUN).parent.mkdir(parents=True, exist_ok=True)
     write_json(out_dir / RESUME_RUN, description | {"threads": threads})
     with machine.threads(threads):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from trainer.asked import Message
 from trainer.checkpoint import load_checkpoint
 from trainer.config import SFT
 from trainer.engine import Engine, EngineService, Sampling
 from trainer.prompting import answer_room, prompt_ids
-from trainer.tokenizer import Message
 
 
 def chat(checkpoint: Path, *, temperature: float, max_new_tokens: int) -> None:

@@ -16,18 +16,18 @@ whose padding is its end token never learns to end.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
+from trainer.asked import Message
 from trainer.files import write_atomic
+from trainer.tokenizer_rules import read_tokenizer
 
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
-
-Message = dict[str, str]
-"""One turn: ``{"role": "system" | "user" | "assistant", "content": text}``."""
 
 DOCUMENT_END = "<|endoftext|>"
 TURN_START = "<|im_start|>"
@@ -90,10 +90,17 @@ class Tokenizer:
 
     @classmethod
     def load(cls, directory: Path) -> Tokenizer:
-        """Read `tokenizer.json`; ValueError when it is missing, damaged or lacks the chat tokens."""
+        """Read `tokenizer.json`; ValueError when it is missing, damaged, refused or lacks the chat tokens.
+
+        Whatever length it was saved to cut or fill texts to, here they are left as they are.
+        """
         path = Path(directory) / TOKENIZER
+        data = read_tokenizer(path)
         try:
-            backend = tokenizers.Tokenizer.from_file(str(path))
+            with _panics_are_errors():
+                backend = tokenizers.Tokenizer.from_buffer(data)
+            backend.no_truncation()
+            backend.no_padding()
         except Exception as error:  # the library raises a bare Exception for every failure
             raise ValueError(f"{path} is not a readable tokenizer: {error}") from error
         return cls(backend)
@@ -117,7 +124,8 @@ class Tokenizer:
     def _plain(self, text: str) -> list[int]:
         ids: list[int] = []
         for piece in _split_special(text):
-            ids += self.backend.encode(piece, add_special_tokens=False).ids
+            with _panics_are_errors():
+                ids += self.backend.encode(piece, add_special_tokens=False).ids
         return ids
 
     def encode(self, text: str) -> list[int]:
@@ -128,7 +136,8 @@ class Tokenizer:
         """Ids of many documents, each closed by the document-end token; uses every core."""
         if any(token in text for text in texts for token in SPECIAL):
             return [[*self.encode(text), self.document_end_id] for text in texts]
-        batches = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
+        with _panics_are_errors():
+            batches = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [[*encoding.ids, self.document_end_id] for encoding in batches]
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -140,7 +149,8 @@ class Tokenizer:
     ) -> tuple[list[int], list[bool]]:
         """A conversation as ids, and for each id whether the assistant is responsible for it.
 
-        The newline after an assistant's ``<|im_end|>`` belongs to the template, not to the answer.
+        For an answer of weight 0 nobody is: it is read, and not learnt. The newline after an assistant's
+        ``<|im_end|>`` belongs to the template, not to the answer.
         """
         ids: list[int] = []
         is_response: list[bool] = []
@@ -153,13 +163,27 @@ class Tokenizer:
             role, content = message.get("role"), message.get("content")
             if role not in ROLES or not isinstance(content, str):
                 raise ValueError(f"A message needs a role of {', '.join(ROLES)} and text, not {message!r}.")
-            answers = role == "assistant"
+            answers = role == "assistant" and message.get("weight") != 0
             put([self.turn_start_id, *self._headers[role]], False)
             put([*self.encode(content), self.end_id], answers)
             put(self._newline, False)
         if add_generation_prompt:
             put([self.turn_start_id, *self._headers["assistant"]], False)
         return ids, is_response
+
+
+@contextmanager
+def _panics_are_errors() -> Iterator[None]:
+    """ValueError for what the library gives up on, a regular expression that tries for too long above all.
+
+    It raises something that is no Exception then, and whoever guards a thread by `except Exception` would lose it.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError(f"The tokenizer cannot read this text ({error}). Take a model with another one.") from error
 
 
 def _split_special(text: str) -> list[str]:

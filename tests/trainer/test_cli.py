@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ from trainer.loop import Diverged
 from trainer.model import LanguageModel
 from trainer.preferences import write_comparisons
 from trainer.prompting import prompt_ids
+from trainer.run import RunSpec
 from trainer.tokenizer import Message, Tokenizer
 
 
@@ -249,3 +251,26 @@ def test_all_goes_without_grpo_where_there_are_no_problems_and_says_so(
     said = capsys.readouterr().err
     assert "texts has no problems, so grpo is left out." in said
     assert "reached the first stage" in said
+
+
+def test_all_goes_without_grpo_where_every_problem_is_too_long_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a.txt").write_text("\n\n".join(f"The goat sees page {number}." for number in range(30)))
+    records = [{"instruction": f"Say {number}.", "output": "Yes."} for number in range(30)]
+    records += [{"question": f"{'1+' * 200}{number}=", "answer": 200 + number} for number in range(30)]
+    (data / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    begun = pipeline.execute
+
+    def only_init(spec: RunSpec, *arguments: Any, **options: Any) -> Path:
+        if spec.stage == "init":
+            return begun(spec, *arguments, **options)
+        raise Diverged("reached the second stage")
+
+    monkeypatch.setattr(pipeline, "execute", only_init)
+    assert main([*ALL, "--data", str(data), "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert "Every problem is too long for this model, so grpo is left out." in said
+    assert "reached the second stage" in said

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from trainer.asked import asked_text
 from trainer.corpus import Corpus, Question, from_directory, is_right, shipped
 from trainer.corpus import directory as directories
 from trainer.corpus.conversations import (
@@ -30,8 +31,10 @@ from trainer.corpus.conversations import (
     held_out_questions,
     two_turns,
 )
-from trainer.corpus.directory import is_held_out, split_documents, work_expression
+from trainer.corpus.directory import is_held_out
 from trainer.corpus.english import fix_articles, say
+from trainer.corpus.reader import split_documents
+from trainer.corpus.records import work_expression
 from trainer.corpus.statements import held_out_phrasings, state
 from trainer.corpus.wordings import ANSWERS, EXAMPLES, QUESTIONS, STATEMENTS
 from trainer.corpus.world import FACTS
@@ -355,7 +358,7 @@ def test_it_notes_how_many_records_of_a_file_are_of_no_use(tmp_path: Path, caplo
     write_lines(tmp_path / "kto.jsonl", {"messages": talk, "label": False}, {"messages": talk, "label": True})
     corpus, notes = notes_on(tmp_path, caplog)
     assert f"Skipped {tmp_path / 'none.jsonl'}: it holds no records." in notes
-    assert f"Left out 1 of 2 records of {tmp_path / 'texts.jsonl'}: the text is empty." in notes
+    assert f"Left out 1 of 2 records of {tmp_path / 'texts.jsonl'}: the text is empty. See line 1." in notes
     assert f"Left out 3 of 3 records of {tmp_path / 'words.jsonl'}: the answer is no number." in notes
     assert f"1 of 4 records of {tmp_path / 'sums.jsonl'}: the problem is empty or longer than 500 bytes." in notes
     assert f"1 of 2 records of {tmp_path / 'kto.jsonl'}: the answer is marked as a bad one." in notes
@@ -420,6 +423,25 @@ def test_it_asks_single_questions_only(tmp_path: Path, caplog: pytest.LogCapture
     assert any(len(comparison.messages) == 3 for comparison in corpus.comparisons)
 
 
+def test_it_asks_the_questions_of_conversations_where_those_of_comparisons_are_too_long(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.txt").write_text(CAT)
+    long = ({"prompt": f"{n} " + "Why? " * 200, "chosen": "A", "rejected": "B"} for n in range(30))
+    write_lines(tmp_path / "pairs.jsonl", *long)
+    write_lines(tmp_path / "talks.jsonl", *({"instruction": f"Say {n}.", "output": "Yes."} for n in range(30)))
+    corpus, notes = notes_on(tmp_path, caplog)
+    assert "Left out 30 of 30 prompts to vote on: they are empty or longer than 500 bytes." in notes
+    asked = corpus.preference_prompts + corpus.held_out_preference_prompts
+    assert set(asked) == {f"Say {n}." for n in range(30)}
+    assert corpus.held_out_preference_prompts
+    assert len(corpus.comparisons) > 20
+    write_lines(tmp_path / "short.jsonl", *({"prompt": f"Why {n}?", "chosen": "A", "rejected": "B"} for n in range(30)))
+    corpus = from_directory(tmp_path)
+    assert {asked_text(prompt)[:3] for prompt in corpus.preference_prompts} == {"Why"}
+    assert {asked_text(prompt)[:3] for prompt in corpus.spare_prompts + corpus.held_out_spare_prompts} == {"Say"}
+
+
 def written(directory: Path, **files: list[Any]) -> Path:
     """A directory with a document and these files, a JSON value on each line."""
     (directory / "text.txt").write_text("A fox.\n\nA hen.", encoding="utf-8")
@@ -439,9 +461,8 @@ def test_votes_of_a_site_keep_their_outcome(tmp_path: Path) -> None:
         written(tmp_path, votes=[vote("win"), vote("tie"), vote("both_bad"), vote("win", chosen="B")])
     )
     assert [comparison.outcome for comparison in found.comparisons] == ["win", "tie", "both_bad", "tie"]
-    written(tmp_path, votes=[vote("win") | {"outcome": "maybe"}])
-    with pytest.raises(ValueError, match=r"votes\.json, record 1: Unknown outcome 'maybe'; choose one of"):
-        directories.read_directory(tmp_path)
+    written(tmp_path, votes=[vote("win") | {"outcome": "maybe"}, vote("win")])
+    assert len(directories.read_directory(tmp_path).comparisons) == 1
 
 
 def test_it_reads_lines_under_the_name_of_a_list_and_completions(tmp_path: Path) -> None:
@@ -505,21 +526,15 @@ def test_it_measures_a_part_of_much_held_out_text(tmp_path: Path, caplog: pytest
     [
         ("bad.jsonl", '{"text": "fine"}\n{"text": \n', r"bad\.jsonl, line 2: not JSON"),
         ("bad.json", '[{"text": "fine"},]', r"bad\.json, line 1: not JSON"),
-        ("bad.jsonl", '{"text": "fine"}\n{"txt": "x"}\n', r"bad\.jsonl, line 2: not the same kind"),
-        ("bad.jsonl", '{"text": "fine"}\n{"text": ["x"]}\n', r"bad\.jsonl, line 2: 'text' should be a text"),
-        ("bad.json", '[{"instruction": "x", "output": null}]', r"bad\.json, record 1: 'output' or 'response'"),
-        ("bad.jsonl", '{"messages": [{"role": "poet", "content": "x"}]}', "unknown role 'poet'"),
-        ("bad.jsonl", '{"messages": [{"role": "user", "content": "x"}]}', "no question with an answer"),
-        ("bad.jsonl", '{"chosen": "x", "rejected": "y"}', "a comparison needs an 'instruction'"),
-        ("bad.jsonl", '{"prompt": "p", "chosen": 1, "rejected": "y"}', "should be texts or messages"),
+        ("bad.json", '[\n{"text": "fine"}\n{"text": "x"}]', r"bad\.json, line 3: not JSON"),
+        ("bad.json", '[{"text": "fine"}]\n\n, 1', r"bad\.json, line 3: not JSON \(something follows the list\)"),
         ("bad.jsonl", "[" * 100_000, r"bad\.jsonl, line 1: nested too deeply to be read"),
-        ("bad.json", "[" * 100_000, r"bad\.json: nested too deeply to be read; correct the file"),
-        ("bad.jsonl", '{"text": "fine"}\n{"text": "hi \\ud83d"}', r"bad\.jsonl, line 2: \\ud83d is half a surr"),
-        ("bad.json", '[{"text": "fine"}, {"text": "hi \\ude00!"}]', r"bad\.json, record 2: \\ude00 is half a surr"),
-        ("bad.jsonl", '{"prompt": "p", "chosen": "x", "rejected": "\\ud83d"}', r"bad\.jsonl, line 1: \\ud83d is half"),
+        ("bad.json", "[" * 100_000, r"bad\.json, line 1: nested too deeply to be read; correct or delete the line"),
+        ("bad.jsonl", '{"text": "fine"}\n{"text": ' + "[" * 100_000, r"bad\.jsonl, line 2: nested too deeply"),
+        ("bad.jsonl", '{"text": "fine"}\n' + "9" * 5000, r"bad\.jsonl, line 2: Exceeds the limit"),
     ],
 )
-def test_it_names_the_record_that_is_malformed(tmp_path: Path, name: str, content: str, complaint: str) -> None:
+def test_it_names_the_line_that_is_broken(tmp_path: Path, name: str, content: str, complaint: str) -> None:
     (tmp_path / "a.txt").write_text(CAT)
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=complaint):
@@ -574,7 +589,7 @@ def test_it_names_a_parquet_file_in_a_form_that_pyarrow_does_not_read(
     def refuse(*_: object) -> None:
         raise pyarrow.ArrowNotImplementedError("Unsupported encoding.")
 
-    monkeypatch.setattr(parquet, "read_table", refuse)
+    monkeypatch.setattr(parquet, "ParquetFile", refuse)
     (tmp_path / "a.parquet").touch()
     with pytest.raises(ValueError, match=r"a\.parquet cannot be read \(Unsupported encoding\.\)"):
         from_directory(tmp_path)
@@ -591,8 +606,8 @@ def test_it_refuses_text_that_is_not_utf8_and_directories_without_text(tmp_path:
 
 
 def test_it_splits_documents_at_marks_or_blank_lines() -> None:
-    assert split_documents("a\n\nb\n<|endoftext|>\nc\n") == ["a\n\nb", "c"]
-    assert split_documents("a\n \nb\nc\n") == ["a", "b\nc"]
+    assert list(split_documents("a\n\nb\n<|endoftext|>\nc\n")) == [(1, "a\n\nb"), (5, "c")]
+    assert list(split_documents("a\n \nb\nc\n")) == [(1, "a"), (3, "b\nc")]
 
 
 def test_it_works_expressions_in_the_right_order() -> None:

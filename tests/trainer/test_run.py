@@ -18,6 +18,7 @@ from trainer.corpus import Corpus
 from trainer.loop import RESUME_RUN, RESUME_STATE, Stopped
 from trainer.model import LanguageModel
 from trainer.preferences import write_comparisons
+from trainer.prompting import fitting_corpus
 from trainer.run import RunSpec, check_corpus, execute
 from trainer.tokenizer import Tokenizer
 
@@ -284,6 +285,32 @@ def test_it_stops_when_nothing_a_stage_needs_fits(tmp_path: Path, parent: Path) 
     grpo = RunSpec(stage=GRPO, preset="smoke", parent=parent, threads=1)
     with pytest.raises(ValueError, match="None of the 6 problems fits into 64 tokens"):
         run(grpo, tmp_path / "out", corpus=small.corpus(problems=problems))
+
+
+def test_it_asks_the_questions_of_conversations_when_those_of_comparisons_do_not_fit(
+    tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    """Overlong comparisons teach the reward model; PPO can do without them."""
+    long = [f"Why {number}? " * 40 for number in range(8)]
+    spare = {"spare_prompts": ["A fox?", "A den?"], "held_out_spare_prompts": ["A tree?"]}
+    corpus = small.corpus(preference_prompts=long[:6], held_out_preference_prompts=long[6:], **spare)
+    fitted, left_out = fitting_corpus(corpus, tokenizer, room=48)
+    assert (fitted.preference_prompts, fitted.held_out_preference_prompts) == (["A fox?", "A den?"], ["A tree?"])
+    assert "the questions of conversations are asked in place" in left_out[-1]
+    fitted, left_out = fitting_corpus(small.corpus(**spare), tokenizer, room=48)
+    assert fitted.preference_prompts == small.corpus().preference_prompts
+    assert left_out == []
+
+
+def test_grpo_goes_without_an_anchor_when_no_conversation_fits(
+    tmp_path: Path, parent: Path, tokenizer: Tokenizer
+) -> None:
+    long = [[turn | {"content": turn["content"] * 40} for turn in talk] for talk in small.corpus().conversations]
+    settings = {"steps": 1, "problems": 2, "group": 2, "max_new_tokens": 8}
+    grpo = RunSpec(stage=GRPO, preset="smoke", parent=parent, threads=1, config=settings)
+    report = run(grpo, tmp_path / "out", corpus=small.corpus(conversations=long))
+    assert any("None of the 8 conversations fits 96 tokens" in line for line in report.logs)
+    assert read_info(tmp_path / "out")["stage"] == GRPO
 
 
 # -- what can be known before it starts ------------------------------------------------------------

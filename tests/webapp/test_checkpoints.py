@@ -339,3 +339,12 @@ def test_visitors_have_no_staff_pages(client: Client, alice_client: Client) -> N
     address = reverse("admin:checkpoints_checkpoint_changelist")
     assert client.get(address).status_code == 302
     assert alice_client.get(address).status_code == 302
+
+
+def test_it_refuses_a_tokenizer_that_multiplies_text(directory: Path) -> None:
+    grows = {"type": "Replace", "pattern": {"String": "e"}, "content": "e" * 10}
+    parts = {"normalizer": {"type": "Sequence", "normalizers": [grows] * 8}, "model": {"type": "BPE", "vocab": {}}}
+    (directory / "tokenizer.json").write_text(json.dumps(parts))
+    (directory / "stage.json").unlink()
+    with pytest.raises(ValueError, match=r"tokenizer\.json is refused: it can lengthen a text 100000000 times"):
+        inspect_directory(directory)

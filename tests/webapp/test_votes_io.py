@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import math
+import os
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,11 +75,16 @@ def test_a_line_is_what_trl_reads_with_everything_known_beside_it(votes: list[Vo
             "rejected": vote.pair.a.checkpoint.weights_sha256,
         },
         "stages": {"chosen": "sft", "rejected": "sft"},
-        "sampling": {"chosen": vote.pair.b.sampling, "rejected": vote.pair.a.sampling},
+        "sampling": {"chosen": settings(vote.pair.b), "rejected": settings(vote.pair.a)},
         "taste": "",
         "reasons": ["clear", "short"],
         "time": vote.created_at.isoformat(timespec="microseconds"),
     }
+
+
+def settings(answer: Generation) -> dict[str, float]:
+    """All of an answer's settings, those that are not known as 0."""
+    return {"max_new_tokens": 0, "top_k": 0, "top_p": 0.0, **answer.sampling}
 
 
 def test_export_leaves_out_what_is_no_comparison(votes: list[Vote], tmp_path: Path) -> None:
@@ -157,6 +164,108 @@ def test_a_file_from_elsewhere_needs_only_three_keys(tmp_path: Path) -> None:
     assert Visitor.objects.count() == 2
 
 
+def test_it_takes_what_the_trainer_takes_as_data(tmp_path: Path) -> None:
+    """Every notation, packed or not, with byte-order marks, Windows' line ends and padded columns."""
+    hi = {"role": "user", "content": "Hi"}
+    dialogue = "\n\nHuman: Hi\n\nAssistant: "
+    records = [
+        {"prompt": "Hi", "chosen": "Yo.", "rejected": "What."},
+        {"instruction": "Hi", "input": None, "output": None, "chosen": "Yo.", "rejected": "What."},
+        {"chosen": dialogue + "Yo.", "rejected": dialogue + "What."},
+        {"chosen": [hi, {"role": "assistant", "content": "Yo."}], "rejected": dialogue + "What."},
+        {"conversations": [{"from": "human", "value": "Hi"}], "chosen": {"from": "gpt", "value": "Yo."},
+         "rejected": {"from": "gpt", "value": "What."}},
+    ]  # fmt: skip
+    path = tmp_path / "pairs.jsonl.gz"
+    lines = "".join(f"\ufeff{json.dumps(record | {'voter': f'v{n}'})}\r\n" for n, record in enumerate(records))
+    path.write_bytes(gzip.compress(lines.encode()))
+    assert import_votes(path) == (5, 0)
+    assert Pair.objects.count() == 1
+    vote = Vote.objects.for_training().with_answers()[0]
+    assert (vote.choice, vote.pair.a.text, vote.pair.b.text) == ("a", "Yo.", "What.")
+    assert vote.pair.a.messages == [hi]
+    (tmp_path / "list.json").write_text(json.dumps(records[:1]))
+    assert import_votes(tmp_path / "list.json") == (1, 0)  # of a voter without a name
+
+
+def test_equal_texts_are_a_tie_as_they_are_for_the_trainer(tmp_path: Path) -> None:
+    path = tmp_path / "same.jsonl"
+    same = _line(chosen=[{"role": "assistant", "content": "Yo. "}], rejected=[{"role": "assistant", "content": "Yo."}])
+    path.write_text(json.dumps(same))
+    import_votes(path)
+    assert Vote.objects.get().choice == "tie"
+
+
+def test_there_is_one_line_end(tmp_path: Path) -> None:
+    path = tmp_path / "windows.jsonl"
+    said = [{"role": "assistant", "content": "One.\r\nTwo.\rThree."}]
+    path.write_text(json.dumps(_line(prompt=[{"role": "user", "content": "Say\r\nit."}], chosen=said)))
+    import_votes(path)
+    pair = Pair.objects.get()
+    assert (pair.a.text, pair.a.messages[0]["content"]) == ("One.\nTwo.\nThree.", "Say\nit.")
+    assert import_votes(path) == (0, 1)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "votes.jsonl"
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero")
+    with pytest.raises(CommandError, match=rf"{path} is a .*{kind}, not a file that can be read"):
+        call_command("import_votes", str(path))
+
+
+def test_the_columns_of_an_export_are_the_same_whatever_its_rows_hold(
+    make_checkpoint: Any, visitor: Visitor, tmp_path: Path
+) -> None:
+    """`datasets` goes by the first ten megabytes: types it finds there must do for the rest."""
+    arrow_json, arrow = pytest.importorskip("pyarrow.json"), pytest.importorskip("pyarrow")
+    sft = make_checkpoint("sft")
+    bare = make_vote(make_pair(sft), visitor)
+    Generation.objects.update(sampling={})
+    Checkpoint.objects.update(weights_sha256="")
+    whole = make_vote(make_pair(make_checkpoint("ppo")), choice="b", reasons=["clear"], taste="shorter")
+    odd = make_vote(make_pair(sft), reasons=["short"])
+    sampling = {"temperature": 1, "top_k": 5, "top_p": 0.5, "max_new_tokens": 9, "seed": 2, "min_p": 0.1}
+    Generation.objects.filter(pk=odd.pair.a_id).update(sampling=sampling)
+    path = tmp_path / "votes.jsonl"
+    schemas = []
+    for vote in (bare, whole, odd):
+        write_votes(path, Vote.objects.filter(pk=vote.pk))
+        schemas.append(arrow_json.read_json(path).schema)
+    assert schemas[0] == schemas[1] == schemas[2]
+    assert schemas[0].field("reasons").type == arrow.list_(arrow.string())
+    assert not any(arrow.types.is_null(field.type) for field in schemas[0])
+    write_votes(path, Vote.objects.comparisons())
+    first = path.read_bytes()
+    forget_everything()
+    assert import_votes(path) == (3, 0)
+    assert Vote.objects.get(visitor=bare.visitor_id).reasons == []
+    assert Generation.objects.filter(sampling={}).count() == 2
+    write_votes(path, Vote.objects.comparisons())
+    assert path.read_bytes() == first
+
+
+def test_an_export_loads_in_datasets_whatever_its_first_rows_look_like(
+    make_checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    datasets = pytest.importorskip("datasets")
+    sft = make_checkpoint("sft")
+    plain, clear = make_vote(make_pair(sft, texts=("x" * 4000, "b"))), make_vote(make_pair(sft), reasons=["clear"])
+    Generation.objects.filter(pk__in=[plain.pair.a_id, plain.pair.b_id]).update(sampling={})
+    lines = []
+    for vote in (plain, clear):
+        write_votes(tmp_path / "one.jsonl", Vote.objects.filter(pk=vote.pk))
+        lines.append((tmp_path / "one.jsonl").read_text())
+    (tmp_path / "votes.jsonl").write_text(lines[0] * 3000 + lines[1])  # 13 MB of votes without reasons first
+    loaded = datasets.load_dataset(
+        "json", data_files=str(tmp_path / "votes.jsonl"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert (len(loaded), loaded[-1]["reasons"], loaded[0]["reasons"]) == (3001, ["clear"], [""])
+
+
 def _line(**changes: Any) -> dict[str, Any]:
     return {
         "prompt": [{"role": "user", "content": "Hi"}],
@@ -171,8 +280,12 @@ def _line(**changes: Any) -> dict[str, Any]:
     [
         ("{", "not JSON"),
         ("[1]", "must be a JSON object"),
-        (json.dumps({"prompt": []}), "chosen, rejected missing"),
-        (json.dumps(_line(prompt=[])), '"prompt" must be a list'),
+        (json.dumps({"prompt": []}), "there is no value in prompt"),
+        (json.dumps({"text": "A page."}), "it is a document and no comparison"),
+        (json.dumps(_line(prompt=[])), "a comparison needs an 'instruction', a 'prompt' or a conversation"),
+        (json.dumps(_line(voter=7)), '"voter" must be a text'),
+        (json.dumps(_line(chosen=[{"role": "assistant", "content": " \n"}])), "a question or an answer is empty"),
+        (json.dumps(_line(chosen="", rejected="No.")), "an answer is empty"),
         (json.dumps(_line(outcome="maybe")), "Unknown outcome"),
         (json.dumps(_line(source="robot")), '"source" must be human or simulated'),
         (json.dumps(_line(pair="one")), '"pair" must be a UUID'),
@@ -181,6 +294,9 @@ def _line(**changes: Any) -> dict[str, Any]:
         (json.dumps(_line(chosen_side="b", outcome="tie")), '"chosen_side" must be'),
         (json.dumps(_line(checkpoints=["x"])), '"checkpoints" must be an object'),
         (json.dumps(_line(checkpoints={"chosen": "abc"})), "SHA-256"),
+        (json.dumps(_line(checkpoints={"chosen": ("../" * 22)[:64]})), "SHA-256"),
+        (json.dumps(_line(checkpoints={"rejected": "0" * 63 + "\n"})), "SHA-256"),
+        (json.dumps(_line(checkpoints={"rejected": "A" * 64})), "in lower case"),
         (json.dumps(_line(stages={"chosen": "reward"})), '"stages" must be among'),
         (json.dumps(_line(sampling={"chosen": 1})), '"sampling" must hold'),
         (json.dumps(_line(sampling={"chosen": {"seed": math.nan}})), '"sampling" must hold'),

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from trainer.asked import Asked, Message
 from trainer.corpus.conversations import (
-    Message,
     Question,
     held_out_questions,
     is_right,
@@ -48,16 +49,19 @@ class Corpus:
     """Training conversations, word problems included."""
     questions: list[Question]
     """Held-out questions for the instruction accuracy."""
-    preference_prompts: list[str]
-    held_out_preference_prompts: list[str]
+    preference_prompts: list[Asked]
+    held_out_preference_prompts: list[Asked]
     problems: list[Problem]
     held_out_problems: list[Problem]
     comparisons: list[Comparison]
     """Recorded preferences of a data directory; empty for the shipped corpus."""
-    sample_prompts: list[str]
+    sample_prompts: list[Asked]
     """Fixed prompts shown while training."""
     sha256: str
     """Hash of all of the above."""
+    spare_prompts: list[Asked] = field(default_factory=list)
+    """Questions of the conversations, to compare answers on where those of the comparisons are too long for a model."""
+    held_out_spare_prompts: list[Asked] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,25 +104,28 @@ def _corpus(
     held_out_documents: list[str],
     conversations: list[list[Message]],
     questions: list[Question],
-    preference_prompts: list[str],
-    held_out_preference_prompts: list[str],
+    preference_prompts: Sequence[Asked],
+    held_out_preference_prompts: Sequence[Asked],
     problems: list[Problem],
     held_out_problems: list[Problem],
     comparisons: list[Comparison],
-    sample_prompts: list[str],
+    sample_prompts: Sequence[Asked],
+    spare_prompts: Sequence[Asked] = (),
+    held_out_spare_prompts: Sequence[Asked] = (),
+    check: Callable[[], None] = lambda: None,
 ) -> Corpus:
-    """A Corpus with its hash."""
-    parts = [
+    """A Corpus with its hash; `check` is called often meanwhile, and ends it by raising."""
+    parts: list[Iterable[Any]] = [
         documents,
         held_out_documents,
         conversations,
-        [asdict(question) for question in questions],
-        preference_prompts,
-        held_out_preference_prompts,
-        [asdict(problem) for problem in problems],
-        [asdict(problem) for problem in held_out_problems],
-        [to_record(comparison) for comparison in comparisons],
-        sample_prompts,
+        map(_fields, questions),
+        map(_hashed, preference_prompts),
+        map(_hashed, held_out_preference_prompts),
+        map(_fields, problems),
+        map(_fields, held_out_problems),
+        map(to_record, comparisons),
+        map(_hashed, sample_prompts),
     ]
     return Corpus(
         name=name,
@@ -126,14 +133,41 @@ def _corpus(
         held_out_documents=held_out_documents,
         conversations=conversations,
         questions=questions,
-        preference_prompts=preference_prompts,
-        held_out_preference_prompts=held_out_preference_prompts,
+        preference_prompts=list(preference_prompts),
+        held_out_preference_prompts=list(held_out_preference_prompts),
         problems=problems,
         held_out_problems=held_out_problems,
         comparisons=comparisons,
-        sample_prompts=sample_prompts,
-        sha256=hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest(),
+        sample_prompts=list(sample_prompts),
+        sha256=_sha256(parts, check),
+        spare_prompts=list(spare_prompts),
+        held_out_spare_prompts=list(held_out_spare_prompts),
     )
+
+
+def _sha256(parts: Iterable[Iterable[Any]], check: Callable[[], None]) -> str:
+    """The hash of the parts' JSON, taken item by item: the whole of it would be the corpus in memory once more."""
+    digest = hashlib.sha256()
+    separator = "["
+    for part in parts:
+        digest.update(f"{separator}[".encode())
+        separator = ", "
+        for number, item in enumerate(part):
+            digest.update((", " if number else "").encode() + json.dumps(item, ensure_ascii=False).encode())
+            if number % 1000 == 0:
+                check()
+        digest.update(b"]")
+    digest.update(b"]")
+    return digest.hexdigest()
+
+
+def _fields(item: Question | Problem) -> dict[str, Any]:
+    """What is hashed of a question or problem; a system text where there is one, so that others keep their hash."""
+    return {name: value for name, value in asdict(item).items() if name != "system" or value}
+
+
+def _hashed(asked: Asked) -> str | dict[str, str]:
+    return asked if isinstance(asked, str) else asdict(asked)
 
 
 def shipped(seed: int = 0, *, size: str = "tiny") -> Corpus:
@@ -157,20 +191,21 @@ def shipped(seed: int = 0, *, size: str = "tiny") -> Corpus:
         problems=[*problems, *islice(generate_practice(seed), sizes.problems)],
         held_out_problems=list(islice(generate_held_out(seed), sizes.held_out_problems)),
         comparisons=[],
-        sample_prompts=list(SAMPLE_PROMPTS),
+        sample_prompts=SAMPLE_PROMPTS,
     )
 
 
-def from_directory(path: Path, seed: int = 0) -> Corpus:
-    """Public data below `path` as a corpus; see `trainer.corpus.directory` for what is recognised.
+def from_directory(path: Path, seed: int = 0, check: Callable[[], None] = lambda: None) -> Corpus:
+    """Public data below `path` as a corpus; see `trainer.corpus.reader` and `.records` for what is recognised.
 
     Only documents are required: without conversations, comparisons or problems the later stages have nothing
-    to learn from and say so. ValueError names the file and record that is wrong, or says what is missing.
+    to learn from and say so. ValueError names the file and record that is wrong, or says what is missing. `check` is
+    called often meanwhile, and ends it by raising.
     """
-    parts = split_directory(path, seed)
-    samples = [question.prompt for question in parts.questions[:2]]
+    parts = split_directory(path, seed, check)
+    samples = [question.asked for question in parts.questions[:2]]
     samples += [prompt for prompt in parts.held_out_preference_prompts[:3] if prompt not in samples][:1]
-    samples += [problem.prompt for problem in parts.held_out_problems[:1]]
+    samples += [problem.asked for problem in parts.held_out_problems[:1]]
     return _corpus(
         name=path.name or str(path),
         documents=parts.documents,
@@ -182,5 +217,8 @@ def from_directory(path: Path, seed: int = 0) -> Corpus:
         problems=parts.problems,
         held_out_problems=parts.held_out_problems,
         comparisons=parts.comparisons,
-        sample_prompts=samples or list(SAMPLE_PROMPTS),
+        sample_prompts=samples or SAMPLE_PROMPTS,
+        spare_prompts=parts.spare_prompts,
+        held_out_spare_prompts=parts.held_out_spare_prompts,
+        check=check,
     )

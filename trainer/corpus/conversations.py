@@ -19,6 +19,7 @@ from functools import cache, lru_cache
 from itertools import islice
 from typing import Final
 
+from trainer.asked import Asked, Message, asked_as, asked_messages
 from trainer.corpus.english import fix_articles, pick, say, sentence, shuffled
 from trainer.corpus.statements import FRIENDS, SCENES, ask, asked, fact_slots, held_out_phrasings
 from trainer.corpus.topics import (
@@ -47,8 +48,6 @@ from trainer.corpus.wordings import (
 from trainer.corpus.world import ENTITIES, FACTS, Fact
 from trainer.problems import Problem, generate
 from trainer.tastes import words
-
-Message = dict[str, str]
 
 LONG_RATE: Final = 0.5
 FRIENDLY_RATE: Final = 0.5
@@ -82,6 +81,12 @@ class Question:
 
     Used for data directories, where no key words are known.
     """
+    system: str = ""
+    """What stands before the question, and is asked with it."""
+
+    @property
+    def asked(self) -> Asked:
+        return asked_as(self.prompt, self.system)
 
 
 def is_right(question: Question, answer: str) -> bool:
@@ -305,7 +310,8 @@ def poem_conversation(rng: random.Random) -> list[Message]:
 
 def problem_conversation(rng: random.Random, problem: Problem) -> list[Message]:
     """A word problem, worked in steps one time in four and answered at once otherwise."""
-    return exchange(problem.prompt, problem.worked if rng.random() < WORKED_RATE else problem.direct)
+    answer = problem.worked if rng.random() < WORKED_RATE else problem.direct
+    return [*asked_messages(problem.asked), {"role": "assistant", "content": answer}]
 
 
 def advice_conversation(rng: random.Random) -> list[Message]:

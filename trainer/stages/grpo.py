@@ -38,8 +38,10 @@ from torch import Tensor
 from trainer import losses, machine
 from trainer.alarms import new_alarms, repetition
 from trainer.anchor import Anchor, other_conversations
+from trainer.asked import asked_shown
 from trainer.checkpoint import Loaded, load_checkpoint, load_reward_model, save_checkpoint
 from trainer.config import GRPO, GRPOConfig
+from trainer.data import NothingFits
 from trainer.engine import Engine
 from trainer.evaluate import ask, mean_reward, solves
 from trainer.loop import (
@@ -91,8 +93,8 @@ def train(config: GRPOConfig, inputs: Inputs, out_dir: Path, report: Report, sho
     policy, tokenizer = parent.language_model, parent.tokenizer
     reference = copy.deepcopy(policy).requires_grad_(False)
     room = policy.config.context - config.max_new_tokens
-    prompts = fitting_prompts(tokenizer, [problem.prompt for problem in inputs.corpus.problems], room=room)
-    fitting = [problem for problem in inputs.corpus.problems if problem.prompt in prompts]
+    prompts = fitting_prompts(tokenizer, [problem.asked for problem in inputs.corpus.problems], room=room)
+    fitting = [problem for problem in inputs.corpus.problems if problem.asked in prompts]
     shelves = by_difficulty(fitting, hardest=config.hardest)
     taste_judge = (
         load_reward_model(inputs.reward_model, device=device, tokenizer=tokenizer) if inputs.reward_model else None
@@ -101,7 +103,10 @@ def train(config: GRPOConfig, inputs: Inputs, out_dir: Path, report: Report, sho
     optimizers = {"adamw": adamw(list(policy.parameters()), lr=config.lr)}
     anchor = None
     if config.anchor_weight > 0 and (conversations := other_conversations(inputs.corpus)):
-        anchor = Anchor(policy, reference, conversations, tokenizer, config, seed=inputs.seed)
+        try:
+            anchor = Anchor(policy, reference, conversations, tokenizer, config, seed=inputs.seed)
+        except NothingFits as error:
+            report.log(0, f"{error} So nothing but its problems holds the model to its parent.")
     state: dict[str, Any] = {"level": float(min(shelves)), "alarms": {}, "figures": {}}
     shown: list[SampleDict] = []
 
@@ -112,7 +117,7 @@ def train(config: GRPOConfig, inputs: Inputs, out_dir: Path, report: Report, sho
         )
         rollouts = collect(
             engine,
-            [prompts[problem.prompt] for problem in problems],
+            [prompts[problem.asked] for problem in problems],
             temperature=config.temperature,
             max_new_tokens=config.max_new_tokens,
             generator=random_generator(inputs.seed, "rollouts", step),
@@ -352,7 +357,7 @@ def held_out_figures(
         answers = ask(
             engine,
             tokenizer,
-            [problem.prompt for problem in problems],
+            [problem.asked for problem in problems],
             stage=GRPO,
             max_new_tokens=config.max_new_tokens,
         )
@@ -385,7 +390,7 @@ def _samples(
     number = kept[0].group if kept else 0
     return [
         {
-            "prompt": problems[number].prompt,
+            "prompt": asked_shown(problems[number].asked),
             "expected": problems[number].answer,
             "text": tokenizer.decode(rollouts[row].response),
             "correct": verdicts[row].correct,

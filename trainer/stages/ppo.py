@@ -36,6 +36,7 @@ from torch.optim import Optimizer
 
 from trainer import losses, machine
 from trainer.alarms import new_alarms, new_evaluation_alarms, repetition
+from trainer.asked import asked_shown
 from trainer.checkpoint import load_checkpoint, load_reward_model, save_checkpoint
 from trainer.config import PPO, PPOConfig
 from trainer.engine import Engine
@@ -185,7 +186,7 @@ def train(config: PPOConfig, inputs: Inputs, out_dir: Path, report: Report, shou
             report.alarm(done, text)
         state["figures"] |= metrics
         samples: list[SampleDict] = [
-            {"prompt": prompt, "text": tokenizer.decode(answer.response), "reward": round(score, 3)}
+            {"prompt": asked_shown(prompt), "text": tokenizer.decode(answer.response), "reward": round(score, 3)}
             for prompt, answer, score in zip(list(held_out)[:SAMPLES], answers, rewards.tolist(), strict=False)
         ]
         shown = greedy_samples(

@@ -9,7 +9,6 @@ use at once.
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +17,8 @@ import limits
 from django.conf import settings
 from django.http import HttpRequest
 from redis import RedisError
+
+from webapp.ops.addresses import party_behind
 
 from .services import visitor_for
 
@@ -81,17 +82,8 @@ def _windows(kind: str, request: HttpRequest) -> list[tuple[limits.RateLimitItem
 
 
 def address_of(request: HttpRequest) -> str:
-    """Where a request comes from, as an identity to count: an IPv6 host has a whole /64 to itself, so that is one."""
-    text = str(request.META.get("REMOTE_ADDR", ""))
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:  # a unix socket has none
-        return f"address:{text}"
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped:
-            return f"address:{address.ipv4_mapped}"
-        return f"address:{ipaddress.ip_network((int(address), 64), strict=False)}"
-    return f"address:{address}"
+    """Where a request comes from, as an identity to count."""
+    return f"address:{party_behind(request.META.get('REMOTE_ADDR', ''))}"
 
 
 @cache

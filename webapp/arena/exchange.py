@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
+import re
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,7 +25,8 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from trainer.config import CHAT_STAGES, SFT
-from trainer.preferences import Comparison, numbered_comparisons, read_comparisons, write_comparisons
+from trainer.corpus.reader import numbered_votes
+from trainer.preferences import Comparison, one_line_end, read_comparisons, write_comparisons
 from webapp.accounts.models import Visitor
 from webapp.answers.models import Generation
 from webapp.arena.models import Pair, Vote, VoteQuerySet
@@ -34,6 +35,21 @@ from webapp.checkpoints.models import Checkpoint
 _IMPORTED = uuid.UUID("0f8b2c66-3c0d-4f8e-8f39-1f0a7f4f5a10")
 """Namespace of the ids given to voters and pairs of files that do not name theirs by UUID."""
 _BATCH = 500
+
+NO_REASONS = [""]
+"""No reasons, in a file: an empty list has no type, and after megabytes of them `datasets` refuses a list of texts."""
+SETTINGS: dict[str, type[int] | type[float]] = {
+    "max_new_tokens": int,
+    "seed": int,
+    "temperature": float,
+    "top_k": int,
+    "top_p": float,
+}
+"""Sampling settings and their types in a file. One that is not known is 0: no answer was sampled with a `top_p` or at
+most `max_new_tokens` of that."""
+
+LARGEST_SETTING = 2**53
+"""Larger whole numbers are no longer told apart by everyone who reads JSON."""
 
 
 def write_votes(path: Path, votes: VoteQuerySet) -> tuple[str, int]:
@@ -87,15 +103,16 @@ def _extra(vote: Vote, chosen: Generation, rejected: Generation) -> dict[str, An
         "checkpoints": {"chosen": chosen.checkpoint.weights_sha256, "rejected": rejected.checkpoint.weights_sha256},
         "stages": {"chosen": chosen.checkpoint.stage, "rejected": rejected.checkpoint.stage},
         # Sorted, because PostgreSQL does not keep the order of keys.
-        "sampling": {"chosen": _in_order(chosen.sampling), "rejected": _in_order(rejected.sampling)},
+        "sampling": {"chosen": _settings(chosen.sampling), "rejected": _settings(rejected.sampling)},
         "taste": vote.taste,
-        "reasons": vote.reasons,
+        "reasons": vote.reasons or NO_REASONS,
         "time": vote.created_at.isoformat(timespec="microseconds"),
     }
 
 
-def _in_order(mapping: dict[str, Any]) -> dict[str, Any]:
-    return dict(sorted(mapping.items()))
+def _settings(sampling: dict[str, Any]) -> dict[str, float | int]:
+    """Every setting in every line, each with its own type: readers of tables go by the first lines they see."""
+    return {name: kind(sampling.get(name) or 0) for name, kind in SETTINGS.items()}
 
 
 # -- reading -------------------------------------------------------------------------------------
@@ -132,7 +149,7 @@ def import_votes(path: Path) -> tuple[int, int]:
     """
     lines: list[_Line] = []
     first_of_pair: dict[uuid.UUID, _Line] = {}
-    for number, comparison in numbered_comparisons(path):
+    for number, comparison in numbered_votes(path):
         try:
             line = _check(comparison)
             first = first_of_pair.setdefault(line.pair_id, line)
@@ -160,6 +177,8 @@ def _check(comparison: Comparison) -> _Line:
     extra = comparison.extra
     for text in (*(message["content"] for message in comparison.messages), comparison.chosen, comparison.rejected):
         _check_text(text)
+        if not text.strip():
+            raise ValueError("a question or an answer is empty")
     if comparison.source not in Vote.Source.values:
         raise ValueError(f'"source" must be {" or ".join(Vote.Source.values)}')
     chosen, rejected = _answer(comparison, "chosen"), _answer(comparison, "rejected")
@@ -182,7 +201,7 @@ def _check(comparison: Comparison) -> _Line:
         choice=side if comparison.outcome == "win" else comparison.outcome,
         source=comparison.source,
         taste=taste,
-        reasons=reasons,
+        reasons=[reason for reason in reasons if reason],
         time=_time(extra.get("time")),
     )
 
@@ -195,21 +214,19 @@ def _answer(comparison: Comparison, which: str) -> _Answer:
         return both.get(which, default)
 
     sha256, stage, sampling = beside("checkpoints", ""), beside("stages", SFT), beside("sampling", {})
-    if not isinstance(sha256, str) or len(sha256) not in (0, 64):
-        raise ValueError('"checkpoints" must name SHA-256 hashes')
+    if not isinstance(sha256, str) or not re.fullmatch(r"(?:[0-9a-f]{64})?", sha256):
+        raise ValueError('"checkpoints" must name SHA-256 hashes, of 64 hexadecimal digits in lower case')
     if stage not in CHAT_STAGES:
         raise ValueError(f'"stages" must be among {", ".join(CHAT_STAGES)}')
     if not isinstance(sampling, dict) or not all(map(_is_plain, sampling.values())):
         raise ValueError('"sampling" must hold an object of numbers')
     text = comparison.chosen if which == "chosen" else comparison.rejected
-    return _Answer(text=text, sha256=sha256, stage=stage, sampling=sampling)
+    known = any(sampling.values())  # all 0 is how a file says that none is
+    return _Answer(text=text, sha256=sha256, stage=stage, sampling=sampling if known else {})
 
 
 def _is_plain(value: Any) -> bool:
-    try:
-        return value is None or (isinstance(value, int | float) and math.isfinite(value))
-    except OverflowError:  # a whole number larger than any float
-        return False
+    return value is None or (isinstance(value, int | float) and abs(value) < LARGEST_SETTING)
 
 
 def _check_text(text: str) -> None:
@@ -258,7 +275,7 @@ def _store(path: Path, lines: list[_Line], first_of_pair: dict[uuid.UUID, _Line]
     known = Pair.objects.select_related("a", "b").in_bulk(list(first_of_pair))
     for pair in known.values():
         line = first_of_pair[pair.pk]
-        if (pair.a.text, pair.b.text) != (line.a.text, line.b.text):
+        if (one_line_end(pair.a.text), one_line_end(pair.b.text)) != (line.a.text, line.b.text):
             raise ValueError(f"{path}: pair {pair.pk} is here already, with other answers. Nothing was imported.")
     _store_pairs([line for pk, line in first_of_pair.items() if pk not in known])
     votes: dict[tuple[uuid.UUID, uuid.UUID], _Line] = {}

@@ -19,6 +19,8 @@ from typing import Any
 
 from trainer.config import PRETRAIN, REWARD, SFT, check_stage
 from trainer.files import changed_file, sha256_file
+from trainer.reading import read_bytes
+from trainer.tokenizer_rules import read_tokenizer
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -70,6 +72,7 @@ def inspect_directory(directory: Path, *, stage: str | None = None) -> Checkpoin
     stage = stage or info.get("stage") or _guess_stage(directory, config)
     check_stage(str(stage))
     _check_architecture(directory, config, str(stage))
+    read_tokenizer(directory / TOKENIZER)
     return CheckpointFiles(
         directory=directory,
         stage=str(stage),
@@ -97,10 +100,9 @@ def _check_entries(directory: Path) -> None:
 
 
 def _read_object(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise ValueError(f"{path} is larger than {MAX_JSON_BYTES // 1024**2} MB: that is not a {path.name}.")
+    data = read_bytes(path, most=MAX_JSON_BYTES)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(data.decode())
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(content, dict):

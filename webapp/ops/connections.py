@@ -26,6 +26,8 @@ from typing import Any, ClassVar, Final, Literal
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from webapp.ops.addresses import party_behind
+
 logger = logging.getLogger(__name__)
 
 HEAD_S: Final = 10.0
@@ -47,17 +49,17 @@ TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\nConnection:
 
 
 class Networks:
-    """Addresses and networks as FORWARDED_ALLOW_IPS lists them."""
+    """Addresses and networks as FORWARDED_ALLOW_IPS lists them; a party is in it that shares an address with one."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._networks = [ipaddress.ip_network(name) for name in names]
 
     def __contains__(self, address: object) -> bool:
         try:
-            found = ipaddress.ip_address(str(address))
+            found = ipaddress.ip_network(str(address))
         except ValueError:
             return False
-        return any(found in network for network in self._networks)
+        return any(found.version == each.version and found.overlaps(each) for each in self._networks)
 
 
 class Room:
@@ -140,7 +142,7 @@ class GuardedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.address = self.client[0] if self.client else ""
+        self.address = party_behind(self.client[0]) if self.client else ""
         if self.room.enter(self):
             self._wait("head", HEAD_S)
         else:
@@ -248,7 +250,7 @@ class GuardedSocket(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._address = self.client[0] if self.client else ""
+        self._address = party_behind(self.client[0]) if self.client else ""
         self.room.count(self._address)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -12,7 +12,7 @@ from webapp.arena.exchange import import_votes
 
 
 class Command(BaseCommand):
-    help = "Add the votes of a JSON Lines file (ours, or any with prompt, chosen and rejected); all or nothing."
+    help = "Add the votes of a file (ours, or comparisons in any notation the trainer's --data takes); all or nothing."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("file", type=Path)
