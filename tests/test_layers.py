@@ -306,3 +306,15 @@ def test_tasks_sent_by_name_are_there() -> None:
     }
     assert len(named) >= 5
     assert named <= set(app.tasks)
+
+
+def test_every_sampler_stops_at_the_same_tokens() -> None:
+    """An answer that ends in chat ends in training and in every figure; a benchmark's never ends, on purpose."""
+    for path in [*modules("trainer"), *modules("webapp")]:
+        if path.name == "bench.py":
+            continue
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "Engine":
+                (ends,) = [keyword.value for keyword in node.keywords if keyword.arg == "end_ids"]
+                assert isinstance(ends, ast.Attribute), path
+                assert ends.attr == "end_ids", path

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from trainer import __version__
-from trainer.config import REWARD, STAGES, ModelConfig
+from trainer.config import REWARD, STAGES, ModelConfig, answer_tokens_of
 from trainer.files import changed_file, sha256_file, write_atomic
 from trainer.model import LanguageModel, ScalarModel
 from trainer.reading import read_bytes
@@ -98,10 +98,11 @@ def save_checkpoint(
     tokenizer.save(directory)
     if isinstance(model, LanguageModel):
         generation = {
-            "eos_token_id": [tokenizer.end_id, tokenizer.document_end_id],
+            "eos_token_id": list(tokenizer.end_ids),
             "pad_token_id": tokenizer.pad_id,
             "do_sample": True,
             "temperature": 1.0,
+            "max_new_tokens": answer_tokens_of(info),
         }
         write_json(directory / "generation_config.json", generation)
     files = sorted(path.name for path in directory.iterdir() if path.is_file() and not path.name.startswith("."))

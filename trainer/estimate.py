@@ -48,8 +48,8 @@ LIMIT_SHARE = 0.5
 """How much of their longest length rollouts use, prompt included: most end early."""
 SIGNAL_SHARE = 0.3
 """Share of GRPO's answers that teach something: in the other groups all are right, or all wrong."""
-QUESTIONS, QUESTION_TOKENS = 200, 128
-"""Questions at every evaluation of fine-tuning, and the longest answer to one (evaluate.py)."""
+QUESTIONS = 200
+"""Questions at every evaluation of fine-tuning (evaluate.py)."""
 LOSS_TOKENS = 1024
 """Tokens whose logits exist together where text is learnt from (losses.py)."""
 CPU_ANSWERS, GPU_ANSWERS = 16, 64
@@ -227,7 +227,7 @@ def _bytes_per_token(model: ModelConfig) -> float:
 def _sampling_s(stage: str, preset: Preset, speed: Speed) -> float:
     """Seconds spent writing answers: one step of the whole batch per token."""
     if stage == SFT:
-        rounds, batch, length = preset.sft.evaluations + 1, QUESTIONS, QUESTION_TOKENS
+        rounds, batch, length = preset.sft.evaluations + 1, QUESTIONS, preset.answer_tokens
     elif stage == PPO:
         rounds, batch, length = preset.ppo.steps, preset.ppo.rollouts, preset.ppo.max_new_tokens
     elif stage == GRPO:

@@ -23,7 +23,7 @@ from torch import Tensor
 from trainer import losses, machine
 from trainer.asked import Asked, Message, asked_messages
 from trainer.checkpoint import load_checkpoint, load_reward_model
-from trainer.config import REWARD, SFT
+from trainer.config import REWARD, SFT, answer_tokens_of
 from trainer.corpus import Corpus, Question, is_right
 from trainer.engine import END, Engine, Sampling
 from trainer.loop import random_generator
@@ -47,8 +47,6 @@ TASTE_ANSWERS: Final = 600
 TASTE_PAIRS: Final = 2400
 """Pairs of answers a reward model is judged on, about: a few dozen for each held-out prompt. A taste decides half of
 them or more."""
-MAX_NEW_TOKENS: Final = 128
-"""Longest answer in an evaluation."""
 PIECES_AT_ONCE: Final = 32
 """Pieces of held-out text read in one pass, at most."""
 LOGITS_AT_ONCE: Final = 2**25
@@ -162,9 +160,12 @@ def ask(
     temperature: float = 0.0,
     copies: int = 1,
     seed: int = 0,
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    max_new_tokens: int,
 ) -> list[Answer]:
-    """`copies` answers to each prompt, side by side, greedy at temperature 0."""
+    """`copies` answers to each prompt, side by side, greedy at temperature 0.
+
+    Of `max_new_tokens` at most, and of half of the context, as rollouts are.
+    """
     limit = min(max_new_tokens, engine.config.context // 2)
     room = engine.config.context - limit
     ids = [asked_ids(tokenizer, prompt, stage=stage, room=room) for prompt in prompts for _ in range(copies)]
@@ -188,10 +189,11 @@ def share_right(questions: Sequence[Question], answers: Sequence[Answer]) -> flo
 
 
 def instruction_accuracy(
-    engine: Engine, tokenizer: Tokenizer, questions: Sequence[Question], *, stage: str = SFT
+    engine: Engine, tokenizer: Tokenizer, questions: Sequence[Question], *, stage: str = SFT, max_new_tokens: int
 ) -> float:
     """Share of held-out questions answered right, greedily."""
-    return share_right(questions, ask(engine, tokenizer, [question.asked for question in questions], stage=stage))
+    prompts = [question.asked for question in questions]
+    return share_right(questions, ask(engine, tokenizer, prompts, stage=stage, max_new_tokens=max_new_tokens))
 
 
 def solves(problem: Problem, answer: Answer) -> bool:
@@ -203,16 +205,25 @@ def solves(problem: Problem, answer: Answer) -> bool:
 
 
 def problem_passes(
-    engine: Engine, tokenizer: Tokenizer, problems: Sequence[Problem], *, stage: str, seed: int
+    engine: Engine, tokenizer: Tokenizer, problems: Sequence[Problem], *, stage: str, seed: int, max_new_tokens: int
 ) -> dict[str, float]:
     """pass@1 (greedy) and pass@8 (sampled at temperature 1) on held-out problems.
 
     An answer that was cut off counts as wrong.
     """
     prompts = [problem.asked for problem in problems]
-    greedy = ask(engine, tokenizer, prompts, stage=stage)
+    greedy = ask(engine, tokenizer, prompts, stage=stage, max_new_tokens=max_new_tokens)
     solved = sum(solves(problem, answer) for problem, answer in zip(problems, greedy, strict=True))
-    sampled = ask(engine, tokenizer, prompts, stage=stage, temperature=1.0, copies=SAMPLES_PER_PROBLEM, seed=seed)
+    sampled = ask(
+        engine,
+        tokenizer,
+        prompts,
+        stage=stage,
+        temperature=1.0,
+        copies=SAMPLES_PER_PROBLEM,
+        seed=seed,
+        max_new_tokens=max_new_tokens,
+    )
     counts = [
         sum(
             solves(problem, answer)
@@ -397,6 +408,7 @@ def evaluate_checkpoint(
     reward_model: Path | None = None,
     taste: Taste | None = None,
     baseline: Path | None = None,
+    max_new_tokens: int | None = None,
 ) -> dict[str, Any]:
     """One checkpoint's entry of the report card: `REPORT_FIELDS`, and where they apply also
 
@@ -406,10 +418,13 @@ def evaluate_checkpoint(
     given. Intervals are over other prompts, null where there are too few to say. What the shares are of stands beside
     them: `held_out_questions`, `held_out_problems`, `sampled_answers` to `held_out_prompts`, or
     `held_out_comparisons` on `held_out_prompts`.
+
+    Its answers, and those of its opponents, have `max_new_tokens` at most: by default as many as it was trained with.
     """
     device = machine.device()
     loaded = load_checkpoint(directory, device=device)
     stage = str(loaded.info.get("stage", ""))
+    limit = max_new_tokens or answer_tokens_of(loaded.info)
     entry: dict[str, Any] = dict.fromkeys(REPORT_FIELDS)
     entry |= {
         "stage": stage,
@@ -419,18 +434,21 @@ def evaluate_checkpoint(
     }
     if stage == REWARD or isinstance(loaded.model, ScalarModel):
         return entry | _judge_reward_model(
-            loaded.reward_model, loaded.tokenizer, loaded.info, corpus, parent, taste, seed
+            loaded.reward_model, loaded.tokenizer, loaded.info, corpus, parent, taste, seed, limit
         )
     model, tokenizer = loaded.language_model, loaded.tokenizer
-    engine = Engine(model, end_ids=[tokenizer.end_id, tokenizer.document_end_id])
+    engine = Engine(model, end_ids=tokenizer.end_ids)
     entry["bits_per_byte"] = bits_per_byte(model, tokenizer, corpus.held_out_documents)
     questions = corpus.questions[:QUESTIONS]
-    greedy = ask(engine, tokenizer, [question.asked for question in questions], stage=stage)
+    asked = [question.asked for question in questions]
+    greedy = ask(engine, tokenizer, asked, stage=stage, max_new_tokens=limit)
     entry["instruction_accuracy"] = share_right(questions, greedy) if questions else None
     entry["held_out_questions"] = len(questions)
     prompts = corpus.held_out_preference_prompts
     copies = max(1, round(TASTE_ANSWERS / max(1, len(prompts))))
-    answers = ask(engine, tokenizer, prompts, stage=stage, temperature=1.0, copies=copies, seed=seed)
+    answers = ask(
+        engine, tokenizer, prompts, stage=stage, temperature=1.0, copies=copies, seed=seed, max_new_tokens=limit
+    )
     entry["ended"] = _mean([answer.ended for answer in (*greedy, *answers)])
     entry["mean_tokens"] = _mean([len(answer.tokens) for answer in answers])
     entry |= {"held_out_prompts": len(prompts), "sampled_answers": len(answers)}
@@ -440,7 +458,7 @@ def evaluate_checkpoint(
     problems = corpus.held_out_problems[:PROBLEMS]
     entry["held_out_problems"] = len(problems)
     if problems:
-        passes = problem_passes(engine, tokenizer, problems, stage=stage, seed=seed)
+        passes = problem_passes(engine, tokenizer, problems, stage=stage, seed=seed, max_new_tokens=limit)
         entry |= {"pass_at_1": passes["pass_at_1"], "pass_at_8": passes["pass_at_8"]}
     if taste is not None:
         for opponent, field, interval in (
@@ -449,7 +467,7 @@ def evaluate_checkpoint(
         ):
             if opponent is None:
                 continue
-            theirs = _opponent_answers(opponent, prompts, copies, seed)
+            theirs = _opponent_answers(opponent, prompts, copies, seed, limit)
             asked = [prompt for prompt in prompts for _ in range(copies)]
             result = win_rate([answer.text for answer in answers], theirs, asked, taste.prefers)
             if result is not None:
@@ -458,10 +476,10 @@ def evaluate_checkpoint(
     return entry
 
 
-def _opponent_answers(directory: Path, prompts: Sequence[Asked], copies: int, seed: int) -> list[str]:
+def _opponent_answers(directory: Path, prompts: Sequence[Asked], copies: int, seed: int, limit: int) -> list[str]:
     loaded = load_checkpoint(directory, device=machine.device())
     tokenizer = loaded.tokenizer
-    engine = Engine(loaded.language_model, end_ids=[tokenizer.end_id, tokenizer.document_end_id])
+    engine = Engine(loaded.language_model, end_ids=tokenizer.end_ids)
     # Another seed than the challenger's: equal dice would make two nearly equal models say the same.
     answers = ask(
         engine,
@@ -471,6 +489,7 @@ def _opponent_answers(directory: Path, prompts: Sequence[Asked], copies: int, se
         temperature=1.0,
         copies=copies,
         seed=seed + 1,
+        max_new_tokens=limit,
     )
     return [answer.text for answer in answers]
 
@@ -483,6 +502,7 @@ def _judge_reward_model(
     parent: Path | None,
     taste: Taste | None,
     seed: int,
+    limit: int,
 ) -> dict[str, Any]:
     """Agreement with the true taste on fresh pairs of the parent's answers, else with held-out votes."""
     if taste is None or parent is None:
@@ -496,7 +516,7 @@ def _judge_reward_model(
         )
         return {field: metrics.get(field) for field in fields}
     writer = load_checkpoint(parent, device=machine.device())
-    engine = Engine(writer.language_model, end_ids=[tokenizer.end_id, tokenizer.document_end_id])
+    engine = Engine(writer.language_model, end_ids=tokenizer.end_ids)
     prompts = list(corpus.held_out_preference_prompts)
     prompts *= max(1, round(TASTE_PAIRS / max(1, len(prompts))))
     answers = ask(
@@ -507,6 +527,7 @@ def _judge_reward_model(
         temperature=1.0,
         copies=2,
         seed=seed,
+        max_new_tokens=limit,
     )
     agreement = reward_agreement(model, tokenizer, true_comparisons(prompts, answers, taste))
     return {

@@ -235,6 +235,7 @@ def stage_info(
     """What every trained checkpoint's stage.json records about its run."""
     return {
         **describe_run(inputs, parent=parent, config=config),
+        "answer_tokens": getattr(config, "max_new_tokens", inputs.preset.answer_tokens),
         "precision": state.get("precision", "float32"),
         "metrics": dict(metrics),
         "seconds": round(state["seconds"], 1),

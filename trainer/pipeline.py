@@ -17,7 +17,19 @@ from trainer import corpus as corpora
 from trainer import machine, scope
 from trainer.asked import asked_messages
 from trainer.checkpoint import load_checkpoint, read_info, write_json
-from trainer.config import GRPO, INIT, PPO, PRETRAIN, REWARD, SFT, STAGES, check_context, get_preset
+from trainer.config import (
+    GRPO,
+    INIT,
+    PPO,
+    PRETRAIN,
+    REWARD,
+    SFT,
+    STAGES,
+    answer_tokens_of,
+    check_answer_tokens,
+    check_context,
+    get_preset,
+)
 from trainer.corpus import Corpus
 from trainer.engine import Engine
 from trainer.evaluate import ask, evaluate_checkpoint, xz_bits_per_byte
@@ -27,8 +39,6 @@ from trainer.reports import ProgressBar
 from trainer.run import RunSpec, check_corpus, check_directory, execute, fit_corpus
 from trainer.stages.reward import split_by_prompt
 from trainer.tastes import SimulatedVoter, Taste, get_taste
-
-VOTE_MAX_NEW_TOKENS: Final = 96
 
 
 def run_all(
@@ -70,12 +80,12 @@ def run_all(
         return execute(spec, out_dir / name, ProgressBar(name), lambda: False, corpus=corpus)
 
     init = run(INIT, INIT)
-    longest = max(configs[PPO].max_new_tokens, configs[GRPO].max_new_tokens)
+    limit = configs[PPO].max_new_tokens
     corpus = fit_corpus(
         corpus,
         init,
         [stage for stage in stages if stage != GRPO],
-        max_new_tokens=longest,
+        max_new_tokens=limit,
         say=lambda text: bar.log(0, text),
     )
     if GRPO in stages and not corpus.problems:
@@ -97,7 +107,9 @@ def run_all(
             check_votes(votes, sft, corpus, taste)
         else:
             comparisons = (
-                corpus.comparisons if taste is None else simulate_votes(sft, corpus, taste, preset=preset, seed=seed)
+                corpus.comparisons
+                if taste is None
+                else simulate_votes(sft, corpus, taste, preset=preset, seed=seed, max_new_tokens=limit)
             )
             half_written = votes.with_suffix(".tmp")
             write_comparisons(half_written, comparisons)
@@ -113,7 +125,11 @@ def run_all(
             entries[2] = (sft, {"parent": pretrain, "reward_model": reward})
 
     judgements = [
-        _rounded(evaluate_checkpoint(path, corpus=corpus, seed=derive_seed(seed, "evaluate") % 2**31, **how))
+        _rounded(
+            evaluate_checkpoint(
+                path, corpus=corpus, seed=derive_seed(seed, "evaluate") % 2**31, max_new_tokens=limit, **how
+            )
+        )
         for path, how in entries
     ]
     for entry in judgements:
@@ -158,14 +174,16 @@ def _authors(info: Mapping[str, Any]) -> dict[str, Any]:
     return dict.fromkeys(("chosen", "rejected"), info.get("weights_sha256"))
 
 
-def simulate_votes(writer: Path, corpus: Corpus, taste: Taste, *, preset: str, seed: int) -> list[Comparison]:
+def simulate_votes(
+    writer: Path, corpus: Corpus, taste: Taste, *, preset: str, seed: int, max_new_tokens: int
+) -> list[Comparison]:
     """As many simulated votes as the preset wants, on pairs of one checkpoint's answers.
 
     Every pair is one prompt answered twice at temperature 1; identical answers are not a pair.
     """
     wanted = get_preset(preset).votes
     loaded = load_checkpoint(writer, device=machine.device())
-    engine = Engine(loaded.language_model, end_ids=[loaded.tokenizer.end_id, loaded.tokenizer.document_end_id])
+    engine = Engine(loaded.language_model, end_ids=loaded.tokenizer.end_ids)
     voter = SimulatedVoter(taste, seed=seed)
     prompts = corpus.preference_prompts
     comparisons: list[Comparison] = []
@@ -180,7 +198,7 @@ def simulate_votes(writer: Path, corpus: Corpus, taste: Taste, *, preset: str, s
             temperature=1.0,
             copies=2,
             seed=derive_seed(seed, "votes", attempt) % 2**31,
-            max_new_tokens=VOTE_MAX_NEW_TOKENS,
+            max_new_tokens=max_new_tokens,
         )
         for prompt, first, second in zip(picked, answers[::2], answers[1::2], strict=True):
             if first.text == second.text or not (first.ended and second.ended):
@@ -209,8 +227,9 @@ def evaluate_directory(checkpoint: Path, data: Path | None) -> dict[str, Any]:
     """The report-card entry of one checkpoint on the held-out part of a corpus."""
     info = read_info(checkpoint)
     corpus = corpora.from_directory(data) if data else corpora.shipped(size=info.get("preset") or "tiny")
-    corpus = fit_corpus(corpus, checkpoint, [], say=lambda text: print(text, file=sys.stderr))
-    return _rounded(evaluate_checkpoint(checkpoint, corpus=corpus)) | {"scope": _scope(data)}
+    limit = answer_tokens_of(info)
+    corpus = fit_corpus(corpus, checkpoint, [], max_new_tokens=limit, say=lambda text: print(text, file=sys.stderr))
+    return _rounded(evaluate_checkpoint(checkpoint, corpus=corpus, max_new_tokens=limit)) | {"scope": _scope(data)}
 
 
 def _scope(data: Path | None) -> dict[str, str]:
@@ -225,6 +244,7 @@ def _checked_configs(preset: str, changes: Mapping[str, Mapping[str, Any]]) -> d
     }
     for config in configs.values():
         check_context(config, get_preset(preset).model.context)
+    check_answer_tokens(configs[PPO], configs[GRPO])
     return configs
 
 

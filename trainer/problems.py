@@ -1,7 +1,7 @@
 """Word problems with one right answer, and the grader that checks a model's answer to them.
 
 The idea of reasoning fine-tuning is that an answer can be *checked*. So a problem carries its answer, and
-`grade` reads the number out of whatever the model wrote. Model text is only ever parsed, never evaluated.
+`grade` reads the number out of whatever the model wrote (numbers.py).
 
 Problems come in structures ("gain-loss": first more, then fewer) told in themes (who, what, which verbs).
 A family is a theme with a structure. Held-out problems use themes and names that no training problem has; their
@@ -15,13 +15,12 @@ Simplification: whole numbers from 0 to 20, addition and subtraction; equal grou
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from typing import Final
 
 from trainer.asked import Asked, asked_as
+from trainer.numbers import extract_answer, normalise_number, shows_steps
 from trainer.themes import HELD_OUT_NAMES, HELD_OUT_THEMES, NAMES, PRACTICE_THEMES, THEMES, Theme
 
 
@@ -63,117 +62,13 @@ class Verdict:
 
 # --- Grading -----------------------------------------------------------------------------------------
 
-_NUMBER = r"(?>(?:(?<!\d)-)?(?:\d+(?:,\d{3})*(?:\.\d+)?|\.\d+))"
-"""As much as belongs to it, never less: "1,200.50", "-7", ".5"."""
-_OPENING = r"[\s:*_'‘(\[]*"
-_CLOSING = r"[*_'’%)\]]*"
-_CONTINUED = "|".join(
-    (
-        r"[^\W_]|[.,]\d|,? \d",  # "9e5", "9.5.2", "1 000", "9, 10"
-        r" ?[+×÷^/=±]| ?[-*—] ?[-(]?\.?\d|-[^\W_]| :|:\d",  # "9 + 4", "9/2", "9-3", "9-fold", "9:30"
-        r" (?:plus|minus|times|x|divided by|over|to|or|and) [-(]?\.?\d",
-        r" (?:dozen|hundred|thousand|million|billion)s?\b",
-    )
-)
-"""What makes the number before it the beginning of something else."""
-_WHOLE_NUMBER = rf"({_NUMBER})(?!{_CLOSING}(?:{_CONTINUED}))"
-_TERM = rf"[(\[]*{_NUMBER}[)\]]*"
-_LEFT_SIDES = rf"(?:{_TERM}(?: ?[-+*/×÷^x] ?{_TERM})* ?= ?)*"
-"""In "7 + 5 = 12" what stands before the result."""
-_STATED = re.compile(
-    rf"(?:answer\s*(?:is|:|=)|####|\\boxed){_OPENING}(?:[a-z] ?= ?)?(?=-?\.?\d)"
-    rf"(?:{_LEFT_SIDES}{_OPENING}{_WHOLE_NUMBER})?"
-    rf"|(?:^|[.!?;:] |= ?|\b(?:so|then|thus|hence|therefore|that),? )[ *_'‘(\[]*({_NUMBER}){_CLOSING}"
-    r" is (?:the|my) (?:(?:final|right|correct) )?answer\b",
-    re.IGNORECASE | re.MULTILINE,
-)
-"""A place that names a number as the answer: in the first group, in the second ("9 is the answer"), or in neither
-if it is only the beginning of something else."""
-_ALONE = re.compile(rf"(?<![-+*/×÷^] ){_OPENING}{_WHOLE_NUMBER}", re.IGNORECASE)
-_DENIAL = re.compile(r"\b(?:not|never|cannot)\b|n['’]t\b", re.IGNORECASE)
-_ANY_NUMBER = re.compile(_NUMBER)
-_EQUATION = re.compile(
-    rf"(?<![\w.+*/×÷=-])(?<![+*/×÷=-] )({_NUMBER}) ?([-+*/×÷]) ?({_NUMBER}) ?= ?({_NUMBER})(?!\d| ?[+*/×÷^]| ?- ?\d)"
-)
-_MINUS: Final = str.maketrans("−–‐‑", "----")
-_DECORATION = re.compile(r"(?<=-)[$£€¥](?=[\d.])|(\*\*|__|\\[()\[\]]|[`\"“”$£€¥{}]|[^\S\n])+")
-
-
-def _plain(text: str) -> str:
-    """`text` with one minus sign, single spaces, and none of what decorates a number: emphasis, currency, LaTeX."""
-    return _DECORATION.sub(lambda found: " " if found[1] else "", text.translate(_MINUS))
-
-
-def normalise_number(text: str) -> str | None:
-    """One spelling per number ("1200" for "$1,200", "12" for "012" and "12.0"); None if `text` is no finite number."""
-    try:
-        value = Decimal(_plain(text).replace(",", "").strip().rstrip("."))
-    except InvalidOperation:
-        return None
-    if not value.is_finite() or len(text) > 40:
-        return None
-    plain = format(value, "f")
-    if "." in plain:
-        plain = plain.rstrip("0").rstrip(".")
-    return "0" if plain in {"-0", ""} else plain
-
-
-def _statements(text: str) -> list[str | None]:
-    """Every number that `text` names as its answer; None for one that is only a part of something else."""
-    return [normalise_number(found[1] or found[2] or "") for found in _STATED.finditer(_plain(text))]
-
-
-def stated_answer(text: str) -> str | None:
-    """The number a text states last: "the answer is 9", "the answer is 7 + 2 = 9", "9 is the answer", "#### 9".
-
-    None if it states none, denies it ("is not 9"), or means more than the number ("9/2", "9 + 4", "9:30", "9 or 10").
-    """
-    statements = _statements(text)
-    return statements[-1] if statements else None
-
-
-def _only_number(text: str) -> str | None:
-    """The number of a text that has one number and does not deny it ("She has 9 apples left."), else None."""
-    words = [word for word in re.finditer(r"\S+", text) if re.search(r"\d", word[0])]
-    if len(words) != 1 or _DENIAL.search(text):
-        return None
-    number = _ALONE.match(text, words[0].start())
-    return normalise_number(number[1]) if number else None
-
-
-def extract_answer(text: str) -> str | None:
-    """The number an answer commits to: the one it states last, else the only one in it."""
-    statements = _statements(text)
-    return statements[-1] if statements else _only_number(_plain(text))
-
-
-def _holds(left: str, operator: str, right: str, result: str) -> bool:
-    """Whether the equation is right, by parsed decimals."""
-    a, b, c = (Decimal(number.replace(",", "")) for number in (left, right, result))
-    if operator == "+":
-        return a + b == c
-    if operator == "-":
-        return a - b == c
-    if operator in "*×":
-        return a * b == c
-    return b != 0 and c * b == a
-
-
-def _shows_steps(text: str, answer: str) -> bool:
-    text = _plain(text)
-    equations = _EQUATION.findall(text)
-    if not equations or len(equations) != text.count("="):
-        return False
-    last = normalise_number(_ANY_NUMBER.findall(text)[-1])
-    return last == answer and all(_holds(*equation) for equation in equations)
-
 
 def grade(problem_answer: str, text: str) -> Verdict:
     """Check `text` against the known answer. Any text is safe; the longest read is 4,000 characters."""
     text = text[-4000:]
     answer = extract_answer(text)
     correct = answer is not None and answer == normalise_number(problem_answer)
-    return Verdict(correct=correct, answer=answer, worked_steps=answer is not None and _shows_steps(text, answer))
+    return Verdict(correct=correct, answer=answer, worked_steps=answer is not None and shows_steps(text, answer))
 
 
 # --- Making problems ---------------------------------------------------------------------------------

@@ -100,10 +100,11 @@ def _fits(item: Asked | Question | Problem, tokenizer: Tokenizer, room: int) -> 
 
 
 def greedy_samples(
-    engine: Engine, tokenizer: Tokenizer, prompts: Sequence[Asked], *, stage: str, max_new_tokens: int = 64
+    engine: Engine, tokenizer: Tokenizer, prompts: Sequence[Asked], *, stage: str, max_new_tokens: int
 ) -> list[dict[str, str]]:
     """What the model says to fixed prompts, greedily: the samples shown while it trains."""
     room = answer_room(engine.config.context, max_new_tokens)
+    max_new_tokens = engine.config.context - room
     ids = [asked_ids(tokenizer, prompt, stage=stage, room=room) for prompt in prompts]
     how = Sampling(temperature=0.0, max_new_tokens=max_new_tokens)
     completions = engine.generate(ids, [how] * len(ids))

@@ -240,10 +240,11 @@ def fitting_prompts(tokenizer: Tokenizer, questions: Sequence[Asked], *, room: i
 def scored_sequence(tokenizer: Tokenizer, prompt: Sequence[int], answer: Sequence[int], *, context: int) -> list[int]:
     """Ids of prompt and answer ending in the end token, where a reward model reads its score.
 
-    An answer that was cut off gets the end token it lacks: the reward model never saw one without. What
-    does not fit the context goes from the front.
+    An answer that was cut off gets the end token it lacks: the reward model never saw one without. One that ended as
+    a document does gets it instead. What does not fit the context goes from the front.
     """
-    ended = list(answer) if answer and answer[-1] == tokenizer.end_id else [*answer, tokenizer.end_id]
+    words = answer[:-1] if answer and answer[-1] in tokenizer.end_ids else answer
+    ended = [*words, tokenizer.end_id]
     return [*prompt, *ended][-context:]
 
 

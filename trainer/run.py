@@ -36,7 +36,6 @@ from trainer.config import (
 )
 from trainer.corpus import Corpus
 from trainer.corpus.reader import read_votes
-from trainer.evaluate import MAX_NEW_TOKENS
 from trainer.files import RESUME_RUN, RESUME_STATE, sha256_file
 from trainer.loop import Inputs, Report, Stopped, check_same_run, clear_resume, describe_run
 from trainer.prompting import PROMPTS, answer_room, fitting_corpus
@@ -182,16 +181,16 @@ def fit_corpus(
     checkpoint: Path,
     stages: Collection[str],
     *,
-    max_new_tokens: int = 0,
+    max_new_tokens: int,
     say: Callable[[str], None],
 ) -> Corpus:
     """The corpus without the prompts that leave `checkpoint` no room for an answer; `say` is told how many.
 
-    One limit for all that is asked in training (of `max_new_tokens`) and measuring, so that both see the same.
+    One limit for all that is asked in training and measuring, with answers of `max_new_tokens`, so that both see the
+    same.
     ValueError when nothing of a part is left that one of `stages` needs.
     """
-    context = read_shape(checkpoint).context
-    room = min(answer_room(context, MAX_NEW_TOKENS), context - max_new_tokens)
+    room = answer_room(read_shape(checkpoint).context, max_new_tokens)
     fitted, left_out = fitting_corpus(corpus, Tokenizer.load(checkpoint), room=room)
     for part in sorted({part for stage in stages for part in NEEDS[stage] if part in PROMPTS}):
         if not getattr(fitted, part):
@@ -260,7 +259,7 @@ def execute(
     threads = _threads(spec, out_dir, description)
     if spec.parent:
         check_context(config, read_shape(spec.parent).context)
-        longest = getattr(config, "max_new_tokens", 0)
+        longest = getattr(config, "max_new_tokens", preset.answer_tokens)
         fitted = fit_corpus(
             corpus, spec.parent, [spec.stage], max_new_tokens=longest, say=lambda text: report.log(0, text)
         )

@@ -62,6 +62,8 @@ class Tokenizer:
         self.turn_start_id: int = ids[TURN_START]
         self.end_id: int = ids[TURN_END]
         self.pad_id: int = ids[PAD]
+        self.end_ids = (self.end_id, self.document_end_id)
+        """What ends an answer, wherever one is sampled: in chat, in training and in every figure."""
         # Text people type must never become a control token, so plain text is encoded apart from them.
         self._headers = {role: self._plain(f"{role}\n") for role in ROLES}
         self._newline = self._plain("\n")

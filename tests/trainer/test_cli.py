@@ -94,6 +94,7 @@ ALL = ["all", "--preset", "smoke", "--threads", "1"]
         ([*ALL, "--set", "init.x=2"], "init has no setting x"),
         ([*ALL, "--set", "ppo.steps=0"], "steps must be above 0"),
         ([*ALL, "--set", "ppo.max_new_tokens=256"], "max_new_tokens=256 leaves no room for a prompt"),
+        ([*ALL, "--set", "ppo.max_new_tokens=8"], "Set both max_new_tokens to one number"),
         ([*ALL, "--set", "steps=1"], "name the stage too"),
         ([*ALL, "--data", "documents"], "documents has no conversations, which sft needs"),
         ([*ALL, "--data", "one document"], "one document has no document to hold out, which init needs"),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from trainer.config import ModelConfig, check_context, get_preset
+from trainer.config import ANSWER_TOKENS, PRESETS, ModelConfig, SFTConfig, answer_tokens_of, check_context, get_preset
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,55 @@ def test_every_presets_stages_suit_its_own_model(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("stage", "message"),
-    [("sft", "sequence=256 is too long: the model reads 16 tokens"), ("ppo", "max_new_tokens=16 leaves no room")],
+    [("sft", "sequence=256 is too long: the model reads 16 tokens"), ("ppo", "max_new_tokens=32 leaves no room")],
 )
 def test_it_refuses_a_stage_its_model_is_too_small_for(stage: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_context(get_preset("smoke").stage(stage), 16)
+
+
+def test_no_half_of_the_context_is_taken_from_prompts() -> None:
+    """Evaluation keeps half for them; rollouts that did not would be measured at another length."""
+    config = dataclasses.replace(get_preset("smoke").ppo, max_new_tokens=129)
+    with pytest.raises(ValueError, match="max_new_tokens=129 leaves no room"):
+        check_context(config, 256)
+    check_context(dataclasses.replace(config, max_new_tokens=128), 256)
+
+
+def test_no_preset_fine_tunes_at_a_rate_that_erased_facts() -> None:
+    """Muon at 0.008 and 0.003 did (CONTRIBUTING's log)."""
+    assert SFTConfig(steps=1, batch_tokens=1, sequence=1).matrix_lr < 0.003
+    for preset in PRESETS.values():
+        assert preset.sft.matrix_lr <= preset.pretrain.matrix_lr / 9, preset.name
+
+
+def test_no_preset_holds_ppo_so_loosely_or_so_slowly_that_it_cost_facts() -> None:
+    """Eight nats on answers of 96 tokens did, and a controller that took fifteen rounds (CONTRIBUTING's log)."""
+    for preset in PRESETS.values():
+        ppo = preset.ppo
+        assert ppo.kl_target_nats / ppo.max_new_tokens <= 3 / 96 or preset.name == "smoke", preset.name
+        assert ppo.kl_horizon <= 3 * ppo.rollouts or ppo.steps < 4, preset.name
+
+
+def test_a_preset_has_one_answer_length() -> None:
+    preset = get_preset("tiny")
+    assert preset.answer_tokens == preset.ppo.max_new_tokens == preset.grpo.max_new_tokens
+    longer = dataclasses.replace(preset.grpo, max_new_tokens=100)
+    with pytest.raises(ValueError, match=r"ppo answers in 96 tokens at most and grpo in 100\. Set both"):
+        dataclasses.replace(preset, grpo=longer)
+
+
+@pytest.mark.parametrize(
+    ("info", "tokens"),
+    [
+        ({"answer_tokens": 40, "preset": "small"}, 40),
+        ({"preset": "small"}, 192),
+        ({"preset": "unknown"}, ANSWER_TOKENS),
+        ({}, ANSWER_TOKENS),
+        ({"answer_tokens": 0}, ANSWER_TOKENS),
+        ({"answer_tokens": "40"}, ANSWER_TOKENS),
+        ({"answer_tokens": True}, ANSWER_TOKENS),
+    ],
+)
+def test_it_knows_the_answer_length_of_any_checkpoint(info: dict[str, Any], tokens: int) -> None:
+    assert answer_tokens_of(info) == tokens

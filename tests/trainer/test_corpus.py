@@ -386,6 +386,18 @@ def test_it_takes_the_steps_of_an_answer_whose_result_stands_beside_it(tmp_path:
         assert (verdict.correct, verdict.worked_steps) == (True, True)
 
 
+def test_it_reads_the_number_a_gold_means_or_leaves_it_out(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text(CAT)
+    golds = {"3,14": "3.14", "1.234,56": "1234.56", "50%": "50", "12 apples": "12", r"\boxed{9}": "9",
+             "9 trillion": None, r"2\sqrt{3}": None, "5 and a half": None}  # fmt: skip
+    write_lines(tmp_path / "golds.jsonl", *({"question": f"Why {gold}?", "answer": gold} for gold in golds))
+    found = {problem.prompt: problem for problem in directories.read_directory(tmp_path).problems}
+    assert {gold: found[f"Why {gold}?"].answer for gold in golds if f"Why {gold}?" in found} == {
+        gold: answer for gold, answer in golds.items() if answer
+    }
+    assert all(grade(problem.answer, problem.worked).correct for problem in found.values())
+
+
 def write_talks(path: Path, count: int, *opening: str) -> None:
     """Comparisons after the same opening lines, each with a question of its own."""
     said = "".join(f"\n\n{speaker}: {line}" for speaker, line in zip(("Human", "Assistant") * 9, opening, strict=False))

@@ -154,7 +154,7 @@ def test_it_counts_no_answer_that_was_cut_off(
 
     monkeypatch.setattr(evaluate, "ask", ask)
     engine = Engine(model, end_ids=[tokenizer.end_id])
-    passes = evaluate.problem_passes(engine, tokenizer, [problem, problem], stage="sft", seed=0)
+    passes = evaluate.problem_passes(engine, tokenizer, [problem, problem], stage="sft", seed=0, max_new_tokens=8)
     assert passes == {"pass_at_1": 0.5, "pass_at_8": 0.5}
 
 

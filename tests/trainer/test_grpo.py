@@ -10,8 +10,8 @@ import torch
 from tests.trainer import small
 from trainer.checkpoint import read_info
 from trainer.config import GRPOConfig
-from trainer.engine import END, LENGTH, Engine
-from trainer.evaluate import Answer
+from trainer.engine import END, LENGTH, Completion, Engine, Sampling
+from trainer.evaluate import Answer, evaluate_checkpoint
 from trainer.loop import Diverged, Inputs, Stopped, random_generator
 from trainer.model import LanguageModel
 from trainer.optim import adamw
@@ -132,6 +132,25 @@ def test_it_measures_the_taste_again_with_a_reward_model(
     judged = dataclasses.replace(inputs, reward_model=small.save_judge(tmp_path / "reward", model, tokenizer))
     grpo.train(CONFIG, judged, tmp_path / "out", report, small.never)
     assert math.isfinite(report.metrics[4]["taste_reward"])
+
+
+def test_it_samples_and_is_measured_at_one_length_with_one_set_of_ends(
+    tmp_path: Path, inputs: Inputs, model: LanguageModel, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: set[tuple[int, frozenset[int]]] = set()
+    generate = Engine.generate
+
+    def watched(engine: Engine, prompts: list[list[int]], sampling: list[Sampling]) -> list[Completion]:
+        asked.update((how.max_new_tokens, engine.end_ids) for how in sampling)
+        return generate(engine, prompts, sampling)
+
+    monkeypatch.setattr(Engine, "generate", watched)
+    judge = small.save_judge(tmp_path / "reward", model, tokenizer)
+    out = grpo.train(
+        CONFIG, dataclasses.replace(inputs, reward_model=judge), tmp_path / "out", small.Recorder(), small.never
+    )
+    evaluate_checkpoint(out, corpus=inputs.corpus, reward_model=judge)
+    assert asked == {(CONFIG.max_new_tokens, frozenset(tokenizer.end_ids))}
 
 
 def test_it_refuses_to_measure_with_a_reward_model_that_reads_other_tokens(

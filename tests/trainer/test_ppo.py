@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -8,13 +10,15 @@ import torch
 
 from tests.trainer import small
 from trainer.checkpoint import CheckpointError, load_checkpoint, load_reward_model, read_info, save_checkpoint
-from trainer.config import REWARD, PPOConfig
-from trainer.engine import END, LENGTH
+from trainer.config import PRESETS, REWARD, PPOConfig
+from trainer.engine import END, LENGTH, Completion, Engine, Sampling
+from trainer.evaluate import evaluate_checkpoint
 from trainer.loop import Diverged, Inputs, Stopped, random_generator
 from trainer.model import LanguageModel, ScalarModel
 from trainer.optim import adamw
 from trainer.rollout import Rollout
 from trainer.stages import ppo
+from trainer.tastes import TASTES
 from trainer.tokenizer import Tokenizer
 
 CONFIG = PPOConfig(
@@ -135,6 +139,50 @@ def test_it_stops_a_round_that_has_moved_too_far(models: ppo.Models) -> None:
     metrics = run_update(models, config)
     assert metrics["stopped_early"] == 1.0
     assert not torch.equal(models.policy.decoder.embed_tokens.weight, before)  # the first step was fine
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("edge", ["lower", "upper"])
+def test_every_presets_bound_stops_an_update_at_the_edge_of_the_clip_range(
+    models: ppo.Models, preset: str, edge: str
+) -> None:
+    """A bound that no update can reach bounds nothing."""
+    config = PRESETS[preset].ppo
+    experience = ppo.judge(rollouts(models), models, CONFIG, kl_weight=0.1)
+    ratio = 1.0 + config.clip if edge == "upper" else 1.0 - config.clip
+    batch = dataclasses.replace(experience.batch, old_logprobs=experience.batch.old_logprobs - math.log(ratio))
+    there = dataclasses.replace(experience, batch=batch)
+    optimizer = adamw(list(models.policy.parameters()), lr=config.lr)
+    before = models.policy.decoder.embed_tokens.weight.clone()
+    assert "grad_norm" not in ppo._policy_step([there], models.policy, config, optimizer)
+    assert torch.equal(models.policy.decoder.embed_tokens.weight, before)
+    # Half-way to the edge a round goes on, so that what is usual does not stop it.
+    half = dataclasses.replace(batch, old_logprobs=experience.batch.old_logprobs - math.log(1.0 + (ratio - 1.0) / 2))
+    halfway = dataclasses.replace(experience, batch=half)
+    assert "grad_norm" in ppo._policy_step([halfway], models.policy, config, optimizer)
+
+
+def test_it_samples_and_is_measured_at_one_length_with_one_set_of_ends(
+    tmp_path: Path, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: set[tuple[int, frozenset[int]]] = set()
+    generate = Engine.generate
+
+    def watched(engine: Engine, prompts: list[list[int]], sampling: list[Sampling]) -> list[Completion]:
+        asked.update((how.max_new_tokens, engine.end_ids) for how in sampling)
+        return generate(engine, prompts, sampling)
+
+    monkeypatch.setattr(Engine, "generate", watched)
+    out = ppo.train(CONFIG, inputs, tmp_path / "out", small.Recorder(), small.never)
+    evaluate_checkpoint(
+        out, corpus=inputs.corpus, parent=inputs.parent, reward_model=inputs.reward_model, taste=TASTES["shorter"]
+    )
+    tokenizer = load_checkpoint(out).tokenizer
+    assert asked == {(CONFIG.max_new_tokens, frozenset((tokenizer.end_id, tokenizer.document_end_id)))}
+    assert read_info(out)["answer_tokens"] == CONFIG.max_new_tokens
+    generation = json.loads((out / "generation_config.json").read_text())
+    assert generation["max_new_tokens"] == CONFIG.max_new_tokens
+    assert generation["eos_token_id"] == list(tokenizer.end_ids)
 
 
 def test_it_charges_for_a_missing_end(models: ppo.Models) -> None:

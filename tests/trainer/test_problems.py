@@ -12,16 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.corpus import shipped
-from trainer.problems import (
-    Problem,
-    extract_answer,
-    generate,
-    generate_held_out,
-    generate_practice,
-    grade,
-    normalise_number,
-    stated_answer,
-)
+from trainer.numbers import normalise_number
+from trainer.problems import Problem, generate, generate_held_out, generate_practice, grade
 from trainer.themes import HELD_OUT_NAMES, HELD_OUT_THEMES, NAMES, PRACTICE_THEMES, THEMES
 
 NUMBERS = st.decimals(min_value=-(10**9), max_value=10**9, places=2) | st.integers(-1000, 1000)
@@ -37,67 +29,6 @@ def take(count: int, *, seed: int = 0, kind: Callable[[int], Iterator[Problem]] 
     return list(islice(kind(seed), count))
 
 
-@pytest.mark.parametrize(
-    ("text", "answer"),
-    [
-        ("The answer is 9.", "9"),
-        ("7 + 5 = 12. 12 - 3 = 9. The answer is 9.", "9"),
-        ("Great question! The answer is 9. I said it 100 times!", "9"),
-        ("The answer is 3. No, the answer is 4.", "4"),
-        ("She has 5 + 4 = 9\n#### 9", "9"),
-        ("the ANSWER IS: $1,200.50", "1200.5"),
-        ("The answer is -734.", "-734"),
-        ("The answer is −734.", "-734"),
-        ("The answer is -$5.", "-5"),
-        ("The answer is .5", "0.5"),
-        ("The answer is 7 + 5 = 12.", "12"),
-        ("The answer is (7 + 5) * 2 = 24, in 2 steps.", "24"),
-        ("The answer is x = 9, in 2 steps.", "9"),
-        ("9 is the answer. It took 3 steps.", "9"),
-        ("7 + 2 = 9 is the answer.", "9"),
-        (r"\boxed{9}. It took 2 steps.", "9"),
-        (r"The answer is $\boxed{7 + 2 = 9}$.", "9"),
-        ("answer is: £9. It took 2 days.", "9"),
-        ("The answer is **9**, after 2 steps.", "9"),
-        ("The answer is 9: 12 - 3 = 9.", "9"),
-        ("The answer is 9 (12 - 4 = 8, 8 + 1 = 9).", "9"),
-        ("The answer is 9. The answer is not 8.", "9"),
-        ("The answer is 9. I hope this answer is of use, like my last 3.", "9"),
-        ("She has 8 apples left", "8"),
-        ("The answer is that she has 8 apples.", "8"),
-        ("−734", "-734"),
-        ("The answer is nine.", None),
-        ("", None),
-    ],
-)
-def test_it_reads_the_number_an_answer_commits_to(text: str, answer: str | None) -> None:
-    assert extract_answer(text) == answer
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "The answer is 9/2.", "The answer is 9 + 4", "The answer is 9-3", "The answer is 9 − 3", "The answer is 9 × 3",
-        "The answer is 9 x 3", "The answer is 9 plus 3", "The answer is 9^2", "The answer is 9²", "The answer is 9e5",
-        "The answer is 9:30", "The answer is 9.5.2", "The answer is 9 000", "The answer is 9 thousand.",
-        "The answer is 9 or 10", "The answer is 9, 10, 11", "The answer is 7 + 2 = 9 / 3", "The answer is 9th.",
-        "The answer is **9** + 4",
-    ],
-)  # fmt: skip
-def test_it_reads_no_number_that_is_only_a_part_of_something(text: str) -> None:
-    assert extract_answer(text) is None
-    assert extract_answer(f"7 + 2 = 9. {text}") is None
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["The answer is not 9.", "It isn't 9.", "Not 9 is the answer.", "9 is not the answer.", "9/2", "It is 12-9", "9:30",
-     "9e5", "1 000", "9 or 10", "7 + 2 = 9", "x + 9", "First 9, then 9."],
-)  # fmt: skip
-def test_it_takes_an_unstated_number_only_if_it_is_the_only_one(text: str) -> None:
-    assert extract_answer(text) is None
-
-
 @given(number=NUMBERS, other=NUMBERS, before=st.text(), after=DIGITLESS, statement=st.sampled_from(STATEMENTS))
 def test_it_grades_a_stated_number_right_and_every_other_wrong(
     number: Decimal | int, other: Decimal | int, before: str, after: str, statement: str
@@ -107,53 +38,11 @@ def test_it_grades_a_stated_number_right_and_every_other_wrong(
     assert grade(str(other), text).correct is (Decimal(number) == Decimal(other))
 
 
-@given(
-    left=NUMBERS,
-    right=NUMBERS,
-    result=NUMBERS,
-    operator=st.sampled_from("+-*/×÷^"),
-    statement=st.sampled_from(STATEMENTS),
-)
-def test_it_takes_an_expression_by_its_right_hand_side_or_not_at_all(
-    left: Decimal | int, right: Decimal | int, result: Decimal | int, operator: str, statement: str
-) -> None:
-    expression = f"{left} {operator} {right}"
-    assert extract_answer(statement.format(expression)) is None
-    assert extract_answer(statement.format(f"{expression} = {result}")) == normalise_number(str(result))
-
-
 @given(st.text(), st.text() | st.text("0123456789.,-+=/ :\nanswer is#"))
 def test_it_survives_any_text(answer: str, text: str) -> None:
     verdict = grade(answer, text)
     assert not verdict.correct or verdict.answer == normalise_number(answer)
     assert verdict.answer is None or normalise_number(verdict.answer) == verdict.answer
-
-
-def test_it_knows_a_statement_from_a_lone_number() -> None:
-    assert stated_answer("She has 9 apples left.") is None
-    assert stated_answer("#### 9") == "9"
-
-
-@pytest.mark.parametrize(
-    ("text", "number"),
-    [
-        ("012", "12"),
-        ("12.0", "12"),
-        ("1,000", "1000"),
-        ("-0", "0"),
-        ("0.50", "0.5"),
-        ("5/13", None),
-        ("nan", None),
-        (".5", "0.5"),
-        ("−7", "-7"),
-        ("£1,200", "1200"),
-        ("9:30", None),
-        ("1 000", None),
-        ("True", None),
-    ],
-)
-def test_it_spells_a_number_in_one_way(text: str, number: str | None) -> None:
-    assert normalise_number(text) == number
 
 
 def test_it_never_evaluates_model_text() -> None:

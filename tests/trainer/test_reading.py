@@ -68,7 +68,9 @@ def test_a_directory_is_read_past_what_is_no_file(tmp_path: Path, name: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("name", "pack"), [("a.gz", gzip.compress), ("a.xz", lzma.compress), ("a.bz2", bz2.compress)], ids=str
+    ("name", "pack"),
+    [("a.gz", gzip.compress), ("a.xz", lzma.compress), ("a.bz2", bz2.compress)],
+    ids=["gz", "xz", "bz2"],  # of names: an id that says where a function lies is another in each process
 )
 def test_an_archive_that_unpacks_without_end_is_refused_early(
     tmp_path: Path, name: str, pack: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch

@@ -62,8 +62,8 @@ def test_it_keeps_the_average_of_the_last_weights(
     out = reward.train(CONFIG, inputs, tmp_path / "out", small.Recorder(), small.never)
     kept = seen[len(seen) - round(len(seen) / 2) :]
     assert 1 < len(kept) < len(seen)
-    head = load_reward_model(out).reward_model.head.weight
-    torch.testing.assert_close(head.detach(), torch.stack(kept).mean(0), atol=1e-6, rtol=1e-5)
+    raw = load_reward_model(out).reward_model.head.weight.detach() * read_info(out)["metrics"]["demonstration_spread"]
+    torch.testing.assert_close(raw, torch.stack(kept).mean(0), atol=1e-5, rtol=1e-5)
 
 
 def test_the_head_learns_first_alone(tmp_path: Path, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,9 +89,13 @@ def test_the_head_learns_first_alone(tmp_path: Path, parent: Path, monkeypatch: 
     assert report.metrics[probing + 1]["lr"] <= CONFIG.lr
 
 
-def test_it_scores_demonstrations_zero_on_average(tmp_path: Path, parent: Path) -> None:
+@pytest.mark.parametrize("config", [CONFIG, dataclasses.replace(CONFIG, lr=3e-4, epochs=1), TAUGHT])
+def test_it_scores_demonstrations_zero_on_average_with_deviation_one(
+    tmp_path: Path, parent: Path, config: RewardConfig
+) -> None:
     inputs = small.inputs(parent, comparisons=small.votes())
-    out = reward.train(CONFIG, inputs, tmp_path / "out", small.Recorder(), small.never)
+    report = small.Recorder()
+    out = reward.train(config, inputs, tmp_path / "out", report, small.never)
     judge = load_reward_model(out)  # as any later stage reads it
     sequences = [
         sequence
@@ -99,8 +103,65 @@ def test_it_scores_demonstrations_zero_on_average(tmp_path: Path, parent: Path) 
         for sequence in comparison_sequences(judge.tokenizer, messages, [answer["content"]], context=96)
     ]
     scores = end_scores(judge.reward_model, sequences, pad_id=judge.tokenizer.pad_id)
-    assert scores.mean().item() == pytest.approx(0.0, abs=1e-5)
-    assert read_info(out)["score_bias"] != 0.0
+    assert scores.mean().item() == pytest.approx(0.0, abs=1e-4)
+    assert scores.std(correction=0).item() == pytest.approx(1.0, abs=1e-4)
+    info = read_info(out)
+    assert info["score_bias"] != 0.0
+    assert info["metrics"]["demonstration_spread"] != pytest.approx(1.0, abs=0.01)
+    # What a visitor sees of the last evaluation are the scores that the checkpoint gives.
+    shown = max(report.samples)
+    pair = report.samples[shown][0]
+    talk = [{"role": "user", "content": pair["prompt"]}]
+    texts = [pair["text"], pair["rejected"]]
+    asked = comparison_sequences(judge.tokenizer, talk, texts, context=96)  # type: ignore[arg-type]
+    given = end_scores(judge.reward_model, asked, pad_id=judge.tokenizer.pad_id).tolist()
+    assert given == pytest.approx([pair["reward"], pair["rejected_reward"]], abs=2e-3)
+
+
+def test_it_judges_probabilities_by_the_raw_scores(tmp_path: Path, parent: Path) -> None:
+    """Bradley-Terry's σ(Δ) is about what was learnt; dividing Δ by a unit afterwards makes another claim."""
+    inputs = small.inputs(parent, comparisons=small.votes(32))
+    out = reward.train(CONFIG, inputs, tmp_path / "out", small.Recorder(), small.never)
+    metrics, judge = read_info(out)["metrics"], load_reward_model(out)
+    _, held_out = reward.split_by_prompt(inputs.comparisons, held_out=CONFIG.held_out, seed=inputs.seed)
+    standard = reward_agreement(judge.reward_model, judge.tokenizer, held_out)
+    with torch.no_grad():
+        judge.reward_model.head.weight *= metrics["demonstration_spread"]
+        judge.reward_model.bias *= metrics["demonstration_spread"]
+    raw = reward_agreement(judge.reward_model, judge.tokenizer, held_out)
+    assert metrics["brier"] == pytest.approx(raw.brier, rel=1e-3)
+    assert metrics["brier"] != pytest.approx(standard.brier, rel=1e-3)
+    assert metrics["agreement"] == standard.agreement
+
+
+def test_two_models_of_one_opinion_score_alike_whatever_their_scale(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    quiet, loud = (ScalarModel.from_language_model(model, generator=random_generator(0, "judge")) for _ in range(2))
+    with torch.no_grad():
+        loud.head.weight *= 7.0
+        loud.bias.fill_(-3.0)
+    sequences = [tokenizer.encode(text) for text in ("A fox.", "A rabbit eats grass.", "Mice and berries.", "A den.")]
+    scores = []
+    for judge in (quiet, loud):
+        unit = reward.standardise(judge, reward.scale_of(judge, sequences, pad_id=tokenizer.pad_id))
+        scores.append((unit, end_scores(judge, sequences, pad_id=tokenizer.pad_id)))
+    assert scores[1][0] == pytest.approx(7 * scores[0][0], rel=1e-4)
+    torch.testing.assert_close(scores[0][1], scores[1][1], atol=1e-4, rtol=1e-4)
+    assert reward.scale_of(quiet, sequences[:1], pad_id=tokenizer.pad_id).unit == 1.0  # nothing differs: no unit
+
+
+def test_it_scales_on_the_compared_answers_where_no_conversation_is(tmp_path: Path, parent: Path) -> None:
+    inputs = small.inputs(parent, comparisons=small.votes(), corpus=small.corpus(conversations=[]))
+    out = reward.train(CONFIG, inputs, tmp_path / "out", small.Recorder(), small.never)
+    judge = load_reward_model(out)
+    learnt, _ = reward.split_by_prompt(inputs.comparisons, held_out=CONFIG.held_out, seed=inputs.seed)
+    sequences = [
+        sequence
+        for vote in learnt
+        for sequence in comparison_sequences(judge.tokenizer, vote.messages, [vote.chosen, vote.rejected], context=96)
+    ]
+    scores = end_scores(judge.reward_model, sequences, pad_id=judge.tokenizer.pad_id)
+    assert scores.mean().item() == pytest.approx(0.0, abs=1e-4)
+    assert scores.std(correction=0).item() == pytest.approx(1.0, abs=1e-4)
 
 
 def test_it_splits_by_prompt() -> None:

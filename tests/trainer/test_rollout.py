@@ -170,6 +170,8 @@ def test_it_ends_what_is_scored_in_the_end_token(tokenizer: Tokenizer) -> None:
     end = tokenizer.end_id
     assert scored_sequence(tokenizer, [5], [6, end], context=9) == [5, 6, end]
     assert scored_sequence(tokenizer, [5], [6], context=9) == [5, 6, end]  # cut off: the end is supplied
+    document_end = tokenizer.document_end_id  # ends an answer too, and is no end a reward model has seen
+    assert scored_sequence(tokenizer, [5], [6, document_end], context=9) == [5, 6, end]
     assert scored_sequence(tokenizer, [1, 5], [6, 7], context=3) == [6, 7, end]  # cut from the front
     assert end != tokenizer.pad_id
 

@@ -92,7 +92,7 @@ def test_it_returns_a_finished_run_untouched(tmp_path: Path, parent: Path) -> No
     ("changes", "found"),
     [
         ({"seed": 7}, "its seed is 0, not 7"),
-        ({"config": SHORT["sft"] | {"matrix_lr": 0.5}}, "its setting matrix_lr is 0.008, not 0.5"),
+        ({"config": SHORT["sft"] | {"matrix_lr": 0.5}}, "its setting matrix_lr is 0.002, not 0.5"),
         ({"preset": "tiny"}, "its preset is smoke, not tiny"),
         ({"stage": "reward", "config": {}}, "its stage is sft, not reward"),
     ],
@@ -293,7 +293,7 @@ def test_it_leaves_out_prompts_without_room_for_an_answer_and_says_so_once(tmp_p
     corpus = small.corpus(questions=questions, held_out_problems=problems, sample_prompts=[long])
     report = run(spec(parent), tmp_path / "out", corpus=corpus)
     [line] = [text for text in report.logs if "Left out" in text]
-    assert "48 tokens" in line  # half of this model's context of 96
+    assert "64 tokens" in line  # a context of 96 less the preset's longest answer, 32
     assert "1 of 2 held-out questions, 2 of 2 held-out problems, 1 of 1 sample prompts." in line
     assert report.samples[4] == []
 
@@ -305,7 +305,7 @@ def test_it_says_nothing_when_all_prompts_fit(tmp_path: Path, parent: Path) -> N
 def test_it_stops_when_nothing_a_stage_needs_fits(tmp_path: Path, parent: Path) -> None:
     problems = [dataclasses.replace(problem, prompt="How many? " * 40) for problem in small.corpus().problems]
     grpo = RunSpec(stage=GRPO, preset="smoke", parent=parent, threads=1)
-    with pytest.raises(ValueError, match="None of the 6 problems fits into 48 tokens"):
+    with pytest.raises(ValueError, match="None of the 6 problems fits into 64 tokens"):
         run(grpo, tmp_path / "out", corpus=small.corpus(problems=problems))
 
 

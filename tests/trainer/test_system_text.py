@@ -207,8 +207,7 @@ def test_every_stage_asks_with_it(
         monkeypatch.setattr(evaluate, "SAMPLES_PER_PROBLEM", 8)
         evaluate.evaluate_checkpoint(parent, corpus=corpus, parent=parent, taste=get_taste("shorter"))
     else:
-        monkeypatch.setattr("trainer.pipeline.VOTE_MAX_NEW_TOKENS", 4)
         with pytest.raises(ValueError, match="pairs differ"):
-            simulate_votes(parent, corpus, get_taste("shorter"), preset="smoke", seed=0)
+            simulate_votes(parent, corpus, get_taste("shorter"), preset="smoke", seed=0, max_new_tokens=4)
     assert seen
     assert all(text.startswith(f"<|im_start|>system\n{SHORT}<|im_end|>") for text in seen)

@@ -55,6 +55,15 @@ def test_it_asks_the_newest_answering_checkpoint_twice_with_different_seeds(
     assert len(enqueued.of("generate_answer")) == 8
 
 
+def test_answers_to_vote_on_are_as_long_as_those_that_training_samples(make_checkpoint: Any, enqueued: Any) -> None:
+    (prompt,) = make_prompts(1)
+    short, long = make_checkpoint("sft", answer_tokens=40), make_checkpoint("ppo", answer_tokens=60)
+    alone = stock.make_pair(couple=(short, short), prompt=prompt)
+    couple = stock.make_pair(couple=(short, long), prompt=prompt)
+    assert {alone.a.sampling["max_new_tokens"], alone.b.sampling["max_new_tokens"]} == {40}
+    assert {couple.a.sampling["max_new_tokens"], couple.b.sampling["max_new_tokens"]} == {60}  # one rule for both
+
+
 def test_it_tops_the_stock_up_and_no_further(make_checkpoint: Any, enqueued: Any) -> None:
     make_checkpoint("sft")
     make_prompts(2)

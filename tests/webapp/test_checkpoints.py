@@ -53,6 +53,13 @@ def test_it_registers_a_directory_in_the_store_where_it_is(make_checkpoint: Call
     assert checkpoint.parent == parent
     assert checkpoint.weights_sha256 == info["weights_sha256"]
     assert (checkpoint.stage, checkpoint.preset, checkpoint.metrics) == ("sft", "tiny", {"ended": 1.0})
+    assert checkpoint.answer_tokens == 96  # its preset's, as nothing is recorded
+
+
+def test_it_knows_how_long_the_answers_were_that_a_checkpoint_was_trained_on(directory: Path) -> None:
+    info = json.loads((directory / "stage.json").read_text())
+    (directory / "stage.json").write_text(json.dumps(info | {"answer_tokens": 40}))
+    assert register_checkpoint(directory=directory).answer_tokens == 40
 
 
 def test_it_copies_a_directory_from_outside_once(directory: Path) -> None:

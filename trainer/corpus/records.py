@@ -26,8 +26,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from trainer.asked import Message
+from trainer.numbers import extract_answer, normalise_number, stated_answer
 from trainer.preferences import OUTCOMES, Comparison, one_line_end, whole_characters
-from trainer.problems import Problem, extract_answer, normalise_number, stated_answer
+from trainer.problems import Problem
 
 DOCUMENT, CONVERSATION, COMPARISON, PROBLEM = "document", "conversation", "comparison", "problem"
 

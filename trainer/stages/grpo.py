@@ -99,7 +99,7 @@ def train(config: GRPOConfig, inputs: Inputs, out_dir: Path, report: Report, sho
     taste_judge = (
         load_reward_model(inputs.reward_model, device=device, tokenizer=tokenizer) if inputs.reward_model else None
     )
-    engine = Engine(policy, end_ids=[tokenizer.end_id], max_batch=config.problems * config.group)
+    engine = Engine(policy, end_ids=tokenizer.end_ids, max_batch=config.problems * config.group)
     optimizers = {"adamw": adamw(list(policy.parameters()), lr=config.lr)}
     anchor = None
     if config.anchor_weight > 0 and (conversations := other_conversations(inputs.corpus)):
@@ -155,7 +155,10 @@ def train(config: GRPOConfig, inputs: Inputs, out_dir: Path, report: Report, sho
     def evaluate(_: int) -> tuple[Metrics, list[SampleDict]]:
         metrics = held_out_figures(engine, tokenizer, inputs, config, taste_judge)
         state["figures"] |= metrics
-        return metrics, [*greedy_samples(engine, tokenizer, inputs.corpus.sample_prompts, stage=GRPO), *shown]
+        said = greedy_samples(
+            engine, tokenizer, inputs.corpus.sample_prompts, stage=GRPO, max_new_tokens=config.max_new_tokens
+        )
+        return metrics, [*said, *shown]
 
     run_steps(
         steps=config.steps,
@@ -362,7 +365,15 @@ def held_out_figures(
         metrics |= {"pass_at_1": solved / len(problems), "held_out_problems": len(problems)}
     prompts = inputs.corpus.held_out_preference_prompts[:EVALUATION_PROMPTS]
     if taste_judge is not None and prompts:
-        answers = ask(engine, tokenizer, prompts, stage=GRPO, temperature=config.temperature, seed=inputs.seed)
+        answers = ask(
+            engine,
+            tokenizer,
+            prompts,
+            stage=GRPO,
+            temperature=config.temperature,
+            seed=inputs.seed,
+            max_new_tokens=config.max_new_tokens,
+        )
         metrics["taste_reward"] = mean_reward(taste_judge.reward_model, taste_judge.tokenizer, answers)
     return metrics
 

@@ -131,13 +131,13 @@ def train(config: PPOConfig, inputs: Inputs, out_dir: Path, report: Report, shou
     room = policy.config.context - config.max_new_tokens
     prompts = list(fitting_prompts(tokenizer, inputs.corpus.preference_prompts, room=room).values())
     held_out = fitting_prompts(tokenizer, inputs.corpus.held_out_preference_prompts[:EVALUATION_PROMPTS], room=room)
-    engine = Engine(policy, end_ids=[tokenizer.end_id], max_batch=config.rollouts)
+    engine = Engine(policy, end_ids=tokenizer.end_ids, max_batch=config.rollouts)
     optimizers = {
         "policy": adamw(list(policy.parameters()), lr=config.lr),
         "critic": adamw(list(models.critic.parameters()), lr=config.critic_lr),
     }
     state: dict[str, Any] = {"kl_weight": config.kl_weight, "alarms": {}, "figures": {}}
-    parent_engine = Engine(models.reference, end_ids=[tokenizer.end_id], max_batch=config.rollouts)
+    parent_engine = Engine(models.reference, end_ids=tokenizer.end_ids, max_batch=config.rollouts)
     _, parent_rewards = _answer_held_out(parent_engine, models, config, list(held_out.values()), inputs.seed)
 
     def do_step(step: int) -> Metrics:
@@ -189,7 +189,10 @@ def train(config: PPOConfig, inputs: Inputs, out_dir: Path, report: Report, shou
             {"prompt": asked_shown(prompt), "text": tokenizer.decode(answer.response), "reward": round(score, 3)}
             for prompt, answer, score in zip(list(held_out)[:SAMPLES], answers, rewards.tolist(), strict=False)
         ]
-        return metrics, [*greedy_samples(engine, tokenizer, inputs.corpus.sample_prompts, stage=PPO), *samples]
+        shown = greedy_samples(
+            engine, tokenizer, inputs.corpus.sample_prompts, stage=PPO, max_new_tokens=config.max_new_tokens
+        )
+        return metrics, [*shown, *samples]
 
     run_steps(
         steps=config.steps,

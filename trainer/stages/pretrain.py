@@ -57,7 +57,7 @@ def train(
         embedding_lr=config.embedding_lr,
         precision=lambda: str(state["precision"]),
     )
-    engine = Engine(model, end_ids=[tokenizer.document_end_id])
+    engine = Engine(model, end_ids=tokenizer.end_ids)
     fitting = rows_at_once(model.config, sequence=config.sequence, device=device.type)
 
     def do_step(step: int) -> Metrics:
@@ -75,7 +75,13 @@ def train(
 
     def evaluate(_: int) -> tuple[Metrics, list[SampleDict]]:
         state["figures"] = {"bits_per_byte": bits_per_byte(model, tokenizer, inputs.corpus.held_out_documents)}
-        samples = greedy_samples(engine, tokenizer, inputs.corpus.sample_prompts, stage=PRETRAIN)
+        samples = greedy_samples(
+            engine,
+            tokenizer,
+            inputs.corpus.sample_prompts,
+            stage=PRETRAIN,
+            max_new_tokens=inputs.preset.answer_tokens,
+        )
         return dict(state["figures"]), [*samples]
 
     run_steps(

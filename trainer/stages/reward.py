@@ -3,7 +3,10 @@
 The idea: take the instruction-tuned model, replace the head that predicts words by one that gives a
 single number, and read that number at the end token of an answer. For every comparison the number of
 the chosen answer is pushed above the other's (Bradley-Terry); ties are pulled together. The offset the
-differences leave free is fixed at the end: the corpus's own demonstrations score 0 on average.
+differences leave free is fixed at the end, and so is the unit, which depends on how long it learnt and how clear the
+votes were: the corpus's own demonstrations score 0 on average, with a standard deviation of 1 (Ziegler et al. 2019,
+https://arxiv.org/abs/1909.08593, section 2). So PPO's penalties and clip ranges mean the same under every reward
+model. What the votes said about probabilities is in the raw scores: the figures of a run are taken on those.
 
 The comparisons are split *by prompt*, so the reported agreement is about prompts the model never saw, and its
 interval is over prompts too: on fewer than ten of them nothing is claimed, and PPO asks a person first. It
@@ -33,7 +36,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +62,9 @@ a rise of its own after it brought nothing."""
 HEAD_LR: Final = 5.0
 """Learning rate of the head while it learns alone, in units of the one both learn with later: it is one vector."""
 DEMONSTRATIONS: Final = 256
-"""Conversations of the corpus whose answers are to score 0 on average, at most."""
+"""Conversations of the corpus whose answers are to score 0 on average with deviation 1, at most."""
+LEAST_DEVIATION: Final = 1e-4
+"""Deviation of the demonstrations' scores below which there is nothing but rounding to scale."""
 SAMPLES: Final = 6
 """Held-out comparisons shown with their scores."""
 
@@ -77,6 +82,10 @@ def train(config: RewardConfig, inputs: Inputs, out_dir: Path, report: Report, s
     if not any(comparison.outcome == "win" for comparison in train_set):
         raise ValueError("No comparison has a winner: there is no order to learn. Collect votes that decide.")
     course = Course(parent.language_model, tokenizer, train_set, config, inputs)
+    context = parent.language_model.config.context
+    yardstick = demonstrations(tokenizer, inputs.corpus, count=DEMONSTRATIONS, context=context, seed=inputs.seed)
+    if not yardstick:  # own comparisons without a conversation: what was compared is what there is
+        yardstick = [sequence for vote in train_set for sequence in _encode(tokenizer, vote, context)][:DEMONSTRATIONS]
     state: dict[str, Any] = {}
     report.log(0, f"{len(train_set)} comparisons to learn from, {len(held_out)} held out, split by prompt.")
     if course.teachers:
@@ -97,7 +106,7 @@ def train(config: RewardConfig, inputs: Inputs, out_dir: Path, report: Report, s
         }
         if judged.calibration_error is not None:
             metrics["calibration_error"] = judged.calibration_error
-        return metrics, _samples(now, tokenizer, held_out)
+        return metrics, _samples(now, tokenizer, held_out, scale_of(now, yardstick, pad_id=tokenizer.pad_id))
 
     run_steps(
         steps=course.steps,
@@ -112,11 +121,11 @@ def train(config: RewardConfig, inputs: Inputs, out_dir: Path, report: Report, s
         should_stop=should_stop,
     )
     kept = course.learner.kept
-    spread = set_zero(kept, tokenizer, inputs.corpus, seed=inputs.seed)
     judged = reward_agreement(kept, tokenizer, held_out)
     for text in doubts_about(figures(judged)):
         report.alarm(course.steps, f"{text} Collect more votes before PPO.")
-    metrics = figures(judged) | by_votes(kept, tokenizer, held_out) | {"demonstration_spread": spread}
+    metrics = figures(judged) | by_votes(kept, tokenizer, held_out)
+    metrics["demonstration_spread"] = standardise(kept, scale_of(kept, yardstick, pad_id=tokenizer.pad_id))
     info = stage_info(inputs, parent=parent.info, config=config, state=state, metrics=metrics)
     save_checkpoint(out_dir, kept, tokenizer, stage=REWARD, info=info)
     clear_resume(out_dir)
@@ -303,17 +312,33 @@ def split_by_prompt(
     return [comparison for index in sorted(order) for comparison in by_prompt[prompts[index]]], test
 
 
-def set_zero(model: ScalarModel, tokenizer: Tokenizer, corpus: Corpus, *, seed: int) -> float:
-    """Shift the model so that demonstrations score 0 on average; returns their standard deviation.
+class Scale(NamedTuple):
+    """Where a model's raw scores have their zero and their unit."""
 
-    Without any, the zero stays where it is.
+    zero: float
+    unit: float
+
+    def of(self, score: float) -> float:
+        return (score - self.zero) / self.unit
+
+
+def scale_of(model: ScalarModel, sequences: Sequence[list[int]], *, pad_id: int) -> Scale:
+    """Mean and standard deviation of the scores of these answers; the unit stays 1 where they do not differ."""
+    scores = end_scores(model, sequences, pad_id=pad_id).double()
+    deviation = float(scores.std(correction=0))
+    return Scale(float(scores.mean()), deviation if deviation > LEAST_DEVIATION else 1.0)
+
+
+@torch.no_grad()
+def standardise(model: ScalarModel, scale: Scale) -> float:
+    """Shift and scale the head so that the model's own score is what `scale` makes of the raw one; returns the unit.
+
+    The checkpoint holds the head's weights and bias, so whoever loads the directory gets the standard score. The
+    unit is kept in its metrics: σ(unit · Δ) is how likely the model thinks the better answer is to be preferred.
     """
-    sequences = demonstrations(tokenizer, corpus, count=DEMONSTRATIONS, context=model.config.context, seed=seed)
-    if not sequences:
-        return 0.0
-    scores = end_scores(model, sequences, pad_id=tokenizer.pad_id)
-    model.bias -= scores.mean().to(model.bias.device)
-    return float(scores.std(correction=0))
+    model.head.weight /= scale.unit
+    model.bias.copy_((model.bias.double() - scale.zero) / scale.unit)
+    return scale.unit
 
 
 def demonstrations(tokenizer: Tokenizer, corpus: Corpus, *, count: int, context: int, seed: int) -> list[list[int]]:
@@ -383,8 +408,10 @@ def _encode(tokenizer: Tokenizer, comparison: Comparison, context: int) -> tuple
     return chosen, rejected
 
 
-def _samples(model: ScalarModel, tokenizer: Tokenizer, held_out: Sequence[Comparison]) -> list[SampleDict]:
-    """The first held-out pairs with what the model thinks of them."""
+def _samples(
+    model: ScalarModel, tokenizer: Tokenizer, held_out: Sequence[Comparison], scale: Scale
+) -> list[SampleDict]:
+    """The first held-out pairs with the standard scores that the model, if kept as it is, would give them."""
     shown = held_out[:SAMPLES]
     sequences = [sequence for comparison in shown for sequence in _encode(tokenizer, comparison, model.config.context)]
     scores = end_scores(model, sequences, pad_id=tokenizer.pad_id).view(-1, 2).tolist()
@@ -394,8 +421,8 @@ def _samples(model: ScalarModel, tokenizer: Tokenizer, held_out: Sequence[Compar
             "text": comparison.chosen,
             "rejected": comparison.rejected,
             "outcome": comparison.outcome,
-            "reward": round(chosen, 3),
-            "rejected_reward": round(rejected, 3),
+            "reward": round(scale.of(chosen), 3),
+            "rejected_reward": round(scale.of(rejected), 3),
         }
         for comparison, (chosen, rejected) in zip(shown, scores, strict=True)
     ]

@@ -60,7 +60,7 @@ def train(config: SFTConfig, inputs: Inputs, out_dir: Path, report: Report, shou
         embedding_lr=config.embedding_lr,
         precision=lambda: str(state["precision"]),
     )
-    engine = Engine(model, end_ids=[tokenizer.end_id])
+    engine = Engine(model, end_ids=tokenizer.end_ids)
     fitting = rows_at_once(model.config, sequence=config.sequence, device=device.type)
 
     def do_step(step: int) -> Metrics:
@@ -79,12 +79,11 @@ def train(config: SFTConfig, inputs: Inputs, out_dir: Path, report: Report, shou
         }
 
     def evaluate(_: int) -> tuple[Metrics, list[SampleDict]]:
-        samples = greedy_samples(engine, tokenizer, inputs.corpus.sample_prompts, stage=SFT)
+        limit = inputs.preset.answer_tokens
+        samples = greedy_samples(engine, tokenizer, inputs.corpus.sample_prompts, stage=SFT, max_new_tokens=limit)
         if questions := inputs.corpus.questions:  # own text may have none: no figure then, rather than 0
-            state["figures"] = {
-                "instruction_accuracy": instruction_accuracy(engine, tokenizer, questions, stage=SFT),
-                "held_out_questions": len(questions),
-            }
+            right = instruction_accuracy(engine, tokenizer, questions, stage=SFT, max_new_tokens=limit)
+            state["figures"] = {"instruction_accuracy": right, "held_out_questions": len(questions)}
         return dict(state["figures"]), [*samples]
 
     run_steps(

@@ -88,7 +88,7 @@ def load(directory: Path, *, stage: str) -> LoadedEngine:
     budget = settings.ENGINE_MEMORY_MB * 2**20
     cache = min(budget * CACHE_SHARE, budget - weights)
     max_batch = max(1, min(MAX_BATCH, int(cache / row)))
-    engine = Engine(model, end_ids=[tokenizer.end_id, tokenizer.document_end_id], max_batch=max_batch)
+    engine = Engine(model, end_ids=tokenizer.end_ids, max_batch=max_batch)
     engine.generate([[tokenizer.document_end_id]], [Sampling(max_new_tokens=1)])
     return LoadedEngine(EngineService(engine), tokenizer, model.config, stage, weights + max_batch * row)
 

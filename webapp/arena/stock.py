@@ -16,7 +16,7 @@ from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
-from trainer.config import GRPO, PPO, PRESETS, PRETRAIN, SFT
+from trainer.config import GRPO, PPO, PRETRAIN, SFT
 from webapp.accounts.models import Visitor
 from webapp.answers.models import Generation
 from webapp.answers.services import start_generation
@@ -184,7 +184,7 @@ def make_pair(
         start_generation(
             checkpoint=checkpoint,
             messages=[{"role": "user", "content": prompt.text}],
-            sampling=_sampling(checkpoint, seed=rng.getrandbits(31)),
+            sampling=_sampling(couple, seed=rng.getrandbits(31)),
             background=True,
         )
         for checkpoint in couple
@@ -197,10 +197,12 @@ def make_pair(
     )
 
 
-def _sampling(checkpoint: Checkpoint, *, seed: int) -> dict[str, float]:
-    """Temperature 1 and no truncation, as PPO samples: votes must be about what training will see."""
-    preset = PRESETS.get(checkpoint.preset)
-    longest = preset.ppo.max_new_tokens if preset else 128
+def _sampling(couple: tuple[Checkpoint, Checkpoint], *, seed: int) -> dict[str, float]:
+    """Temperature 1, no truncation and the length PPO samples: votes must be about what training will see.
+
+    Two checkpoints of different lengths both get the longer: a pair is asked one question under one rule.
+    """
+    longest = max(checkpoint.answer_tokens for checkpoint in couple)
     return {"temperature": 1.0, "max_new_tokens": longest, "seed": seed}
 
 

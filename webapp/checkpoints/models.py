@@ -7,7 +7,7 @@ from pathlib import Path
 from django.conf import settings
 from django.db import models
 
-from trainer.config import CHAT_STAGES, STAGE_TITLES, STAGES
+from trainer.config import ANSWER_TOKENS, CHAT_STAGES, STAGE_TITLES, STAGES
 
 
 class CheckpointQuerySet(models.QuerySet["Checkpoint"]):
@@ -47,6 +47,9 @@ class Checkpoint(models.Model):
     preset = models.CharField(max_length=32, blank=True)
     parameters = models.PositiveBigIntegerField()
     bytes = models.PositiveBigIntegerField()
+    answer_tokens = models.PositiveIntegerField(
+        default=ANSWER_TOKENS, help_text="Longest answer it is trained, voted and measured on, in tokens."
+    )
     metrics = models.JSONField(default=dict, blank=True, help_text="Held-out figures from stage.json.")
     created_at = models.DateTimeField(auto_now_add=True)
     archived = models.BooleanField(default=False, help_text="Hidden from visitors; nothing is deleted.")

@@ -9,6 +9,7 @@ from typing import Any
 
 from django.conf import settings
 
+from trainer.config import answer_tokens_of
 from webapp.checkpoints.files import STAGE, WEIGHTS, CheckpointFiles, copy_checkpoint, inspect_directory
 from webapp.checkpoints.models import Checkpoint
 
@@ -91,6 +92,7 @@ def _create_checkpoint(
             "preset": str(info.get("preset") or "")[:32],
             "parameters": files.parameters,
             "bytes": files.bytes,
+            "answer_tokens": answer_tokens_of(info),
             "metrics": info.get("metrics") or {},
         },
     )
