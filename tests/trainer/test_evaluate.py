@@ -292,7 +292,7 @@ def test_it_judges_a_reward_checkpoint_by_the_taste(
     card = evaluate.evaluate_checkpoint(judge, corpus=small.corpus(), parent=parent, taste=TASTES["shorter"])
     assert 0.0 < card["agreement"] < 1.0
     assert card["agreement_interval"] is None  # two prompts are too few to say
-    assert (card["held_out_comparisons"] > 200, card["held_out_prompts"]) == (True, 2)  # many are ties
+    assert (card["held_out_comparisons"] > 50, card["held_out_prompts"]) == (True, 2)  # many are ties
     assert card["length_only_agreement"] > 0.5
     assert card["bits_per_byte"] is None
     assert evaluate.evaluate_checkpoint(judge, corpus=small.corpus())["agreement"] is None  # no taste, no figures kept

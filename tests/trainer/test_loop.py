@@ -192,9 +192,10 @@ def test_saving_takes_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatch,
         assert count * save_s <= 1.01 * loop.SAVE_SHARE * moment
 
 
-def test_early_kills_do_not_begin_at_the_first_step_each_time(tmp_path: Path) -> None:
-    parent = smoke_init(tmp_path)
-    command = run_spec(tmp_path, stage="pretrain", parent=str(parent), config={"tokens": 60 * 1024, "evaluations": 1})
+def test_early_kills_do_not_begin_at_the_first_step_each_time(tmp_path: Path, smoke_init: Path) -> None:
+    command = run_spec(
+        tmp_path, stage="pretrain", parent=str(smoke_init), config={"tokens": 60 * 1024, "evaluations": 1}
+    )
     begun = []
     for _ in range(3):
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
