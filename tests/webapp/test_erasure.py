@@ -30,7 +30,9 @@ def her(alice: User) -> Visitor:
 
 
 @pytest.fixture
-def chat(her: Visitor, make_checkpoint: Any) -> Conversation:
+def chat(her: Visitor, make_checkpoint: Any, monkeypatch: pytest.MonkeyPatch) -> Conversation:
+    # By the chat's id one in three turns offers two answers.
+    monkeypatch.setattr("webapp.chat.services.offers_two_answers", lambda **_: False)
     return begin_conversation(visitor=her, checkpoint=make_checkpoint("sft"), text="Where do I live?", sampling={})
 
 

@@ -69,7 +69,12 @@ def test_answers_move_to_their_own_app_with_all_that_refers_to_them(migrate: Cal
 
 def test_the_votes_there_are_are_counted(migrate: Callable[[Targets], Apps]) -> None:
     """A site of the version before: looks of every kind, two voters and one who agrees with nobody."""
-    apps = migrate([("arena", "0003_generation_moved"), ("answers", "0001_initial")])
+    before = [
+        ("arena", "0003_generation_moved"),
+        ("answers", "0001_initial"),
+        ("checkpoints", "0005_delete_generation"),
+    ]
+    apps = migrate(before)
     Checkpoint, Generation = apps.get_model("checkpoints", "Checkpoint"), apps.get_model("answers", "Generation")
     Pair, Vote = apps.get_model("arena", "Pair"), apps.get_model("arena", "Vote")
     prompt = apps.get_model("arena", "Prompt").objects.create(text="What does a fox eat?", source="staff")

@@ -93,7 +93,8 @@ def test_every_chore_names_a_task_and_waits_behind_nothing_else() -> None:
         task = import_string(entry["task"])
         assert task.name in app.tasks
         route = app.amqp.router.route(entry.get("options", {}), task.name)
-        assert route["queue"].name == "chores"
+        # Ranking a million votes takes seconds, which the small chores should not wait for.
+        assert route["queue"].name == ("background" if task.name.endswith("keep_ranking") else "chores")
 
 
 @pytest.mark.parametrize(
