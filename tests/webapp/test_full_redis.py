@@ -43,9 +43,10 @@ def full_redis(settings: Any) -> Iterator[redis.Redis]:
         use_broker(f"redis+socket://{embedded_redis.socket_path(directory)}?virtual_host=0")
         streams.client.cache_clear()
         streams.append("log", {"type": "token", "text": "A fox"})
-        with contextlib.suppress(redis.exceptions.OutOfMemoryError):
-            for number in range(100_000):
-                streams.client().set(f"filler:{number}", "x" * 1000)
+        for size in (1000, 50, 1):  # where no large value fits, a small one may
+            with contextlib.suppress(redis.exceptions.OutOfMemoryError):
+                for number in range(100_000):
+                    streams.client().set(f"filler:{size}:{number}", "x" * size)
         yield streams.client()
     finally:
         use_broker(before)
