@@ -5,13 +5,12 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from datetime import timedelta
 from functools import partial
 from typing import Any, TypedDict
 
 import redis
 from django.db import transaction
-from django.db.models import F, Q, QuerySet, Value
+from django.db.models import F, Q, QuerySet
 from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
@@ -20,6 +19,7 @@ from webapp.accounts.models import Visitor
 from webapp.answers.models import Generation
 from webapp.checkpoints.models import Checkpoint
 from webapp.live import streams
+from webapp.ops.clock import seconds_from_now
 from webapp.ops.metrics import ANSWER_SECONDS, FIRST_TOKEN_SECONDS
 from webapp.ops.queues import BACKGROUND, CHAT, enqueue, queue_length
 
@@ -206,7 +206,7 @@ def forgotten_generations() -> list[str]:
     Their message was lost, or could not be sent because Redis is full or away; nothing but the database
     is needed to find them.
     """
-    long_queued = Generation.objects.filter(state=State.QUEUED, created_at__lt=_ago(ASK_AGAIN_S))
+    long_queued = Generation.objects.filter(state=State.QUEUED, created_at__lt=seconds_from_now(-ASK_AGAIN_S))
     empty = [queue for queue in (CHAT, BACKGROUND) if not queue_length(queue)]
     oldest = long_queued.defer("messages").order_by("background", "created_at")[:MOST_FORGOTTEN]
     return [str(generation.pk) for generation in oldest if queue_of(generation) in empty]
@@ -245,13 +245,9 @@ def _ask_again(generation: Generation) -> None:
     """
     told = Coalesce("enqueued_at", "created_at")
     queued = Generation.objects.alias(told_at=told).filter(pk=generation.pk, state=State.QUEUED)
-    late = queued.filter(told_at__lt=_ago(ASK_AGAIN_S))
+    late = queued.filter(told_at__lt=seconds_from_now(-ASK_AGAIN_S))
     if late.exists() and not queue_length(queue_of(generation)) and late.update(enqueued_at=Now()):
         enqueue_generation(generation)
-
-
-def _ago(seconds: float) -> Any:
-    return Now() - Value(timedelta(seconds=seconds))
 
 
 def fail_if_dead(generation: Generation) -> bool:
@@ -260,9 +256,9 @@ def fail_if_dead(generation: Generation) -> bool:
     Whoever misses the worker first only doubts it; it is ended when it has not spoken up DOUBT_S after that.
     """
     rows = Generation.objects.filter(pk=generation.pk, state=State.RUNNING)
-    missed = rows.alias(heard_at=Coalesce("alive_at", "created_at")).filter(heard_at__lt=_ago(ALIVE_S))
+    missed = rows.alias(heard_at=Coalesce("alive_at", "created_at")).filter(heard_at__lt=seconds_from_now(-ALIVE_S))
     doubted = Q(doubted_at__gt=F("heard_at"))
-    given_up = missed.filter(doubted, doubted_at__lt=_ago(DOUBT_S))
+    given_up = missed.filter(doubted, doubted_at__lt=seconds_from_now(-DOUBT_S))
     if not given_up.exists():
         missed.filter(Q(doubted_at=None) | ~doubted).update(doubted_at=Now())
         return False

@@ -14,17 +14,19 @@ from functools import partial
 
 from django.db import IntegrityError, transaction
 from django.db.models import F, Q
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from webapp.accounts.models import User
 from webapp.arena import tally
 from webapp.arena.exchange import write_votes
 from webapp.arena.models import Vote, VoteExport
+from webapp.ops.clock import seconds_from_now
 from webapp.ops.queues import enqueue
 
 logger = logging.getLogger(__name__)
 
-LEASE = timedelta(minutes=2)
+LEASE_S = 120
 """An export whose worker has written nothing for this long is started again."""
 KEPT = timedelta(days=7)
 """Files of votes hold what people wrote; they do not lie about for ever."""
@@ -54,16 +56,15 @@ def _enqueue(export_id: uuid.UUID) -> None:
 
 def write_export(*, export_id: uuid.UUID) -> None:
     """Write the file, unless somebody does already."""
-    now = timezone.now()
-    gone = Q(state=State.RUNNING, lease_until__lt=now)
+    gone = Q(state=State.RUNNING, lease_until__lt=Now())
     free = VoteExport.objects.filter(Q(state=State.QUEUED) | gone, pk=export_id)
-    if not free.update(state=State.RUNNING, attempt=F("attempt") + 1, lease_until=now + LEASE, written=0):
+    if not free.update(state=State.RUNNING, attempt=F("attempt") + 1, lease_until=seconds_from_now(LEASE_S), written=0):
         return
     export = VoteExport.objects.get(pk=export_id)
     held = VoteExport.objects.filter(pk=export_id, attempt=export.attempt, state=State.RUNNING)
 
     def report(written: int) -> None:
-        if not held.update(written=written, lease_until=timezone.now() + LEASE):
+        if not held.update(written=written, lease_until=seconds_from_now(LEASE_S)):
             raise _TakenOver
 
     held.update(total=tally.comparisons())
@@ -91,7 +92,7 @@ def look_after_exports() -> None:
     """Send again what was forgotten or left, and delete the files of old exports."""
     now = timezone.now()
     forgotten = Q(state=State.QUEUED, created_at__lt=now - timedelta(seconds=30))
-    left = Q(state=State.RUNNING, lease_until__lt=now)
+    left = Q(state=State.RUNNING, lease_until__lt=Now())
     for pk in VoteExport.objects.filter(forgotten | left).values_list("pk", flat=True):
         _enqueue(pk)
     for export in VoteExport.objects.filter(state=State.DONE, finished_at__lt=now - KEPT):

@@ -27,9 +27,10 @@ from webapp.arena.models import Vote
 from webapp.arena.simulation import simulate_votes, simulated_visitor
 from webapp.checkpoints.models import Checkpoint
 from webapp.checkpoints.services import register_checkpoint
+from webapp.ops.clock import seconds_from_now
 from webapp.ops.queues import enqueue
 from webapp.training import services
-from webapp.training.models import Curriculum, TrainingRun, seconds_from_now
+from webapp.training.models import Curriculum, TrainingRun
 
 if TYPE_CHECKING:
     from webapp.accounts.models import User

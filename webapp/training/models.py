@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from django.conf import settings
 from django.db import models
@@ -19,11 +18,6 @@ CHART_POINTS = 800
 """A chart shows at most about this many steps; more cannot be told apart on a screen."""
 FAILED_FOR_EVERYONE = "It failed; staff can see why."
 """In place of the reason, which may hold paths of this machine and the last words of its programs."""
-
-
-def seconds_from_now(seconds: float) -> Any:
-    """A moment by the database's clock, for an UPDATE: hosts whose clocks differ must agree on when a lease ends."""
-    return models.ExpressionWrapper(Now() + timedelta(seconds=seconds), output_field=models.DateTimeField())
 
 
 class TrainingRunQuerySet(models.QuerySet["TrainingRun"]):

@@ -34,9 +34,10 @@ from webapp.chat.models import Message
 from webapp.checkpoints.models import Checkpoint
 from webapp.checkpoints.services import inspect_finished, record_checkpoint
 from webapp.live import streams
+from webapp.ops.clock import seconds_from_now
 from webapp.ops.queues import enqueue
 from webapp.training.events import Logged, Measured, Sampled, Started, TrainerEvent
-from webapp.training.models import LogLine, Metric, Sample, TrainingRun, seconds_from_now
+from webapp.training.models import LogLine, Metric, Sample, TrainingRun
 
 if TYPE_CHECKING:
     from webapp.accounts.models import User
