@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "webapp.settings")
@@ -28,6 +29,7 @@ from django.db.models import Count
 
 from tests.webapp.arena_factory import make_pair
 from webapp.accounts.models import User, Visitor
+from webapp.accounts.services import LOGGED_IN_AT
 from webapp.answers.models import Generation
 from webapp.arena.models import Vote
 from webapp.chat.models import Message
@@ -52,6 +54,7 @@ def owner() -> str:
             SESSION_KEY: str(user.pk),
             BACKEND_SESSION_KEY: "django.contrib.auth.backends.ModelBackend",
             HASH_SESSION_KEY: user.get_session_auth_hash(),
+            LOGGED_IN_AT: int(time.time()),  # staff are staff for some hours only
         }
     )
 
