@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
 import os
 import queue
@@ -167,13 +168,20 @@ def running_site(data_dir: Path, *, prepare: Sequence[Sequence[str]] = ()) -> It
 # -- visitors --------------------------------------------------------------------------------------
 
 
+_numbers = itertools.count()
+
+
 class Browser:
     """One visitor: a kept connection and cookies."""
 
     def __init__(self, address: str) -> None:
         self.address = address
         self.host = urlsplit(address).netloc
-        self._connection = http.client.HTTPConnection(self.host, timeout=PATIENCE_S)
+        number = next(_numbers)
+        # Each from an address of its own, as people are: what one address may do is limited. (Linux answers to all
+        # of 127.0.0.0/8; elsewhere everyone is at one address.)
+        source = (f"127.1.{number // 250 % 250}.{number % 250 + 1}", 0) if sys.platform == "linux" else None
+        self._connection = http.client.HTTPConnection(self.host, timeout=PATIENCE_S, source_address=source)
         self._used_at = 0.0
         self._cookies: SimpleCookie = SimpleCookie()
         self._csrf_token = ""
