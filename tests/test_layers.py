@@ -223,6 +223,7 @@ def test_web_supervisor_and_train_worker_never_import_torch(module: str) -> None
         "problems",
         "corpus",
         "corpus.reader",
+        "preferences",
         "reading",
         "scope",
         "statistics",

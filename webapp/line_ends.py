@@ -13,10 +13,7 @@ from typing import Any
 from django.http import HttpRequest, QueryDict
 from django.utils.deprecation import MiddlewareMixin
 
-
-def one_line_end(text: str) -> str:
-    """`text` with every line end, old ("\r") or doubled ("\r\n"), as "\n"."""
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+from trainer.preferences import one_line_end
 
 
 class LineEndMiddleware(MiddlewareMixin):

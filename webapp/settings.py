@@ -254,10 +254,10 @@ CELERY_BEAT_SCHEDULE: dict[str, dict[str, Any]] = {  # sent by the workers thems
     "look-after-exports": {"task": "webapp.arena.tasks.look_after_exports", "schedule": 30.0},
     "look-after-answers": {"task": "webapp.answers.tasks.look_after_answers", "schedule": 30.0},
     "look-after-runs": {"task": "webapp.training.tasks.look_after_runs", "schedule": 20.0},
+    "prune": {"task": "webapp.chat.tasks.prune", "schedule": 86_400.0},
 }
 PRUNE_AFTER_DAYS = _number("PRUNE_AFTER_DAYS", 30)
 """A deleted chat can be brought back for this long; then it is deleted for good (`manage.py prune`)."""
-CELERY_BEAT_SCHEDULE["prune"] = {"task": "webapp.chat.tasks.prune", "schedule": 86_400.0}
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_DISABLE_PREFETCH = True
 """A worker holds no message it does not work on: another one may be free, and this one may die."""

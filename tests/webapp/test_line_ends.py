@@ -11,11 +11,12 @@ from django.http import HttpRequest, HttpResponse
 from django.test import Client, RequestFactory
 from django.urls import reverse
 
+from trainer.preferences import one_line_end
 from webapp.answers.models import Generation
 from webapp.arena.models import Prompt
 from webapp.chat.models import Conversation, Message
 from webapp.checkpoints.models import Checkpoint
-from webapp.line_ends import LineEndMiddleware, one_line_end
+from webapp.line_ends import LineEndMiddleware
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("enqueued")]
 
