@@ -1,6 +1,7 @@
 """Who may import whom, and who may enqueue: the rules of the design, read from the syntax trees.
 
 trainer                 imports nothing of webapp, Django, Celery or Redis
+its rooms               stages -> evaluation -> rl -> world -> data -> model -> tasks -> runtime, never back
 webapp                  stages -> training -> arena -> chat -> answers -> checkpoints -> accounts -> ops -> live
                         never back; templates include only what stands below them
 the web process         never imports torch
@@ -33,6 +34,9 @@ LAYERS = (
     ("stages",),
 )
 """Lowest first: a package of the site imports itself and what stands below it. Neighbours do not know each other."""
+ROOMS = ("runtime", "tasks", "model", "data", "world", "rl", "evaluation", "stages")
+"""The trainer's, lowest first; its modules that are in none stand below all of them or above, and are listed here."""
+BELOW_ALL_ROOMS = {"config", "presets", "asked"}
 APPS = tuple(app for layer in LAYERS for app in layer)
 LOWEST = {ROOT / f"webapp/{name}.py" for name in ("celery", "settings", "htmx", "formats", "line_ends", "files")}
 """Modules every app may use, so they use none."""
@@ -108,6 +112,23 @@ def test_it_finds_imports_however_they_are_written(tmp_path: Path, monkeypatch: 
 
 def test_the_trainer_knows_nothing_of_the_site() -> None:
     assert offences(modules("trainer"), SITE_PACKAGES) == []
+
+
+def test_every_module_of_the_trainer_has_its_place() -> None:
+    assert {path.parent.name for path in (ROOT / "trainer").glob("*/__init__.py")} == set(ROOMS)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_of_the_trainer_imports_only_what_stands_below_it(room: str) -> None:
+    below = {*BELOW_ALL_ROOMS, *ROOMS[: ROOMS.index(room) + 1], "__version__"}
+    below |= {"lineage"} if room == "stages" else set()
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in modules(f"trainer/{room}")
+        for line, name in imports(path)
+        if name.startswith("trainer.") and name.split(".")[1] not in below
+    ]
+    assert wrong == []
 
 
 def test_trainer_stages_never_import_one_another() -> None:
@@ -215,19 +236,21 @@ def test_web_supervisor_and_train_worker_never_import_torch(module: str) -> None
 @pytest.mark.parametrize(
     "module",
     [
-        "alarms",
+        "evaluation.alarms",
         "asked",
         "config",
-        "files",
-        "tastes",
-        "problems",
-        "corpus",
-        "corpus.reader",
-        "preferences",
-        "reading",
-        "scope",
-        "statistics",
-        "tokenizer_rules",
+        "presets",
+        "data.corpus",
+        "runtime.files",
+        "world.tastes",
+        "world.problems",
+        "world",
+        "data.reader",
+        "data.preferences",
+        "runtime.reading",
+        "evaluation.scope",
+        "evaluation.statistics",
+        "model.tokenizer_rules",
     ],
 )
 def test_what_the_web_process_uses_of_the_trainer_is_free_of_torch(module: str) -> None:

@@ -22,7 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from trainer.config import PRESETS, STAGES, available_cores
+from trainer.config import STAGES, available_cores
+from trainer.presets import PRESETS
 
 EXIT_DONE, EXIT_CRASH, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 2, 3
 RUNS = (*STAGES, "run")
@@ -32,8 +33,8 @@ BENCH_PARTS = ("training", "sampler", "ppo", "grpo")
 
 def build_parser() -> argparse.ArgumentParser:
     """All commands; torch is not imported before one of them runs."""
-    from trainer.measurements import REPEATS, default_path
-    from trainer.tastes import TASTES
+    from trainer.runtime.measurements import REPEATS, default_path
+    from trainer.world.tastes import TASTES
 
     parser = argparse.ArgumentParser(prog="python -m trainer", description="Raise a language model, stage by stage.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -105,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _read(directory: Path) -> int:
     """What `--data` would read, record by record, then what it would leave out; without torch."""
-    from trainer.corpus.reader import described, read
+    from trainer.data.reader import described, read
 
     left_out = []
     try:
@@ -137,13 +138,13 @@ def _command(options: argparse.Namespace) -> int:
     should_stop = _StopFlag()
     if options.command in RUNS:
         should_stop.listen()  # before torch is loaded, because that takes seconds
-    from trainer.loop import Diverged
+    from trainer.runtime.errors import Diverged
 
     try:
         if options.command == "run":
             return _run(options, should_stop)
         if options.command == "measure":
-            from trainer.machine import measure
+            from trainer.runtime.machine import measure
 
             print(json.dumps(measure()))
         elif options.command == "bench":
@@ -210,9 +211,9 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, object]:
 
 def _stage(options: argparse.Namespace, should_stop: _StopFlag) -> int:
     """A stage started by hand: progress bar, Ctrl-C saves."""
-    from trainer.loop import Stopped
     from trainer.reports import ProgressBar
     from trainer.run import RunSpec, execute
+    from trainer.runtime.errors import Stopped
 
     spec = RunSpec(
         stage=options.command,
@@ -238,9 +239,9 @@ def _stage(options: argparse.Namespace, should_stop: _StopFlag) -> int:
 def _run(options: argparse.Namespace, should_stop: _StopFlag) -> int:
     """A stage started by a worker: the same, reported as JSON lines."""
     _die_with_parent()
-    from trainer.loop import Diverged, Stopped
     from trainer.reports import JsonLines, ProgressBar
     from trainer.run import RunSpec, execute
+    from trainer.runtime.errors import Diverged, Stopped
 
     lines = JsonLines(sys.stdout)
     try:
@@ -256,7 +257,7 @@ def _run(options: argparse.Namespace, should_stop: _StopFlag) -> int:
     except (ValueError, Diverged, OSError) as error:
         lines.send(type="error", text=_sentence(error))
         return EXIT_MISTAKE
-    from trainer.checkpoint import read_info
+    from trainer.model.checkpoint import read_info
 
     lines.send(type="done", path=str(path), info=read_info(path))
     return EXIT_DONE

@@ -29,19 +29,22 @@ from unittest import mock
 
 import torch
 
-from trainer import corpus as corpora
-from trainer import machine
-from trainer.anchor import Anchor, other_conversations
-from trainer.checkpoint import load_checkpoint, save_checkpoint
-from trainer.config import REWARD, SFT, GRPOConfig, ModelConfig, Preset, available_cores, get_preset
-from trainer.corpus import Corpus
-from trainer.engine import END, Engine, Sampling
-from trainer.loop import Inputs, Metrics, SampleDict, random_generator
-from trainer.measurements import Figure, ratios, table, write_section
-from trainer.model import ScalarModel
-from trainer.optim import adamw
-from trainer.rollout import collect, fitting_prompts
+from trainer.config import REWARD, SFT, GRPOConfig, ModelConfig, available_cores
+from trainer.data.corpus import Corpus
+from trainer.lineage import Inputs
+from trainer.model.checkpoint import load_checkpoint, save_checkpoint
+from trainer.model.decoder import ScalarModel
+from trainer.model.engine import END, Engine, Sampling
+from trainer.presets import Preset, get_preset
+from trainer.rl.anchor import Anchor, other_conversations
+from trainer.rl.rollout import collect, fitting_prompts
+from trainer.runtime import machine
+from trainer.runtime.loop import Metrics, SampleDict
+from trainer.runtime.measurements import Figure, ratios, table, write_section
+from trainer.runtime.optim import adamw
+from trainer.runtime.seeds import random_generator
 from trainer.stages import grpo, init, ppo, pretrain
+from trainer.world import shipped
 
 HOPELESS: Final = 0.1
 """A precision whose products run at less than this share of the chosen one's would only take minutes."""
@@ -95,7 +98,7 @@ def run(*, out: Path, repeats: int, only: Sequence[str] | None, preset: str, thr
 
 def _prepare(preset: Preset, *, repeats: int, scratch: Path) -> Bench:
     """A corpus with little that is held out (evaluation is not what is timed), a random model and a random judge."""
-    full = corpora.shipped(size=preset.name)
+    full = shipped(size=preset.name)
     corpus = dataclasses.replace(
         full,
         held_out_documents=full.held_out_documents[:2],

@@ -1,13 +1,7 @@
-"""Names, settings and presets of every stage. Imports nothing but the standard library.
+"""Names and settings of every stage. Imports nothing but the standard library.
 
-The idea: a stage is described by one frozen dataclass, and a preset is a model of one size with settings for every
-stage. Width, depth and the width of the feed-forward layers follow from one *size dial*, the number of attention
-heads (`shape`). The web process imports this module to show presets and estimates, so it must never need torch.
-
-Simplification: rates, batches and horizons do not follow from the dial. Those of `tiny` were found by trying (see
-CONTRIBUTING.md's log); those of `small` and `base` are customary for such sizes, and not tried as a whole; where
-the log says that a customary one did harm (a fast fine-tuning, a loose or slow hold on PPO), they keep to what `tiny`
-found, the KL in proportion to the length of answers.
+The idea: a stage is described by one frozen dataclass. The web process imports this module and presets.py to show
+settings and estimates, so neither must ever need torch.
 """
 
 from __future__ import annotations
@@ -15,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 INIT: Final = "init"
@@ -70,7 +64,7 @@ def check_stage(stage: str) -> None:
         raise ValueError(f"Unknown stage {stage!r}; choose one of {', '.join(STAGES)}.")
 
 
-def _require(ok: bool, message: str) -> None:
+def require(ok: bool, message: str) -> None:
     if not ok:
         raise ValueError(message)
 
@@ -93,18 +87,18 @@ def _check_numbers(config: Any, *, positive: Sequence[str] = (), shares: Sequenc
         is_number = isinstance(value, int if is_whole else int | float) and not isinstance(value, bool)
         if not is_number or not abs(value) < LARGEST_SETTING:  # NaN is not below anything either
             raise ValueError(f"{name} must be a {'whole ' if is_whole else ''}number, not {value!r:.60}.")
-        _require(value > 0 or name not in positive, f"{name} must be above 0, not {value}.")
-        _require(value >= 0, f"{name} must be 0 or more, not {value}.")
-        _require(value <= 1 or name not in shares, f"{name} must be from 0 to 1, not {value}.")
+        require(value > 0 or name not in positive, f"{name} must be above 0, not {value}.")
+        require(value >= 0, f"{name} must be 0 or more, not {value}.")
+        require(value <= 1 or name not in shares, f"{name} must be from 0 to 1, not {value}.")
 
 
 def check_context(config: Any, context: int) -> None:
     """Raise ValueError unless a stage with these settings suits a model that reads `context` tokens."""
     sequence, answer = getattr(config, "sequence", 0), getattr(config, "max_new_tokens", 0)
-    _require(
+    require(
         sequence <= context, f"sequence={sequence} is too long: the model reads {context} tokens. Choose {context}."
     )
-    _require(
+    require(
         answer <= context // 2,
         f"max_new_tokens={answer} leaves no room for a prompt: the model reads {context} tokens, half of them are for "
         "prompts. Choose fewer.",
@@ -136,8 +130,8 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _check_numbers(self, positive=[item.name for item in dataclasses.fields(self)])
-        _require(self.heads % self.kv_heads == 0, f"kv_heads={self.kv_heads} must divide heads={self.heads}.")
-        _require(self.head_dim % 2 == 0, "head_dim must be even: rotary positions turn pairs.")
+        require(self.heads % self.kv_heads == 0, f"kv_heads={self.kv_heads} must divide heads={self.heads}.")
+        require(self.head_dim % 2 == 0, "head_dim must be even: rotary positions turn pairs.")
 
     @property
     def width(self) -> int:
@@ -176,7 +170,7 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         _check_numbers(self, positive=("tokens", "batch_tokens", "sequence", "evaluations"), shares=("warmup", "decay"))
         _check_batch(self.batch_tokens, self.sequence)
-        _require(
+        require(
             self.tokens >= self.batch_tokens,
             f"tokens={self.tokens} must cover at least one batch of batch_tokens={self.batch_tokens}.",
         )
@@ -214,7 +208,7 @@ class SFTConfig:
 
 
 def _check_batch(batch_tokens: int, sequence: int) -> None:
-    _require(
+    require(
         batch_tokens % sequence == 0,
         f"batch_tokens={batch_tokens} must be a multiple of sequence={sequence}: whole rows.",
     )
@@ -356,8 +350,8 @@ class GRPOConfig:
     def __post_init__(self) -> None:
         counts = ("steps", "problems", "minibatch", "epochs", "max_new_tokens", "anchor_rows", "hardest", "evaluations")
         _check_numbers(self, positive=(*counts, "temperature"), shares=("solved_low", "solved_high"))
-        _require(self.group >= 2, "group must be at least 2: an advantage compares answers.")
-        _require(
+        require(self.group >= 2, "group must be at least 2: an advantage compares answers.")
+        require(
             self.solved_low <= self.solved_high,
             f"solved_low={self.solved_low} must not be above solved_high={self.solved_high}.",
         )
@@ -368,171 +362,11 @@ class GRPOConfig:
         return self.epochs * math.ceil(self.problems * self.group / self.minibatch)
 
 
-def check_answer_tokens(ppo: PPOConfig, grpo: GRPOConfig) -> None:
-    """Raise ValueError unless both stages allow answers of one length: votes and figures can have only one."""
-    _require(
-        ppo.max_new_tokens == grpo.max_new_tokens,
-        f"ppo answers in {ppo.max_new_tokens} tokens at most and grpo in {grpo.max_new_tokens}. Set both "
-        "max_new_tokens to one number: what is voted on and measured has one length too.",
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """One size of everything."""
-
-    name: str
-    summary: str
-    model: ModelConfig
-    pretrain: PretrainConfig
-    sft: SFTConfig
-    reward: RewardConfig = field(default_factory=RewardConfig)
-    ppo: PPOConfig
-    grpo: GRPOConfig
-    votes: int = 200
-    """Simulated votes collected where people are missing."""
-    taste: str = "friendlier"
-    """What simulated voters like when nobody says (tastes.py)."""
-
-    def __post_init__(self) -> None:
-        check_answer_tokens(self.ppo, self.grpo)
-
-    @property
-    def answer_tokens(self) -> int:
-        """Longest answer of all that is trained on, voted on and measured: what is judged is what was practised."""
-        return self.ppo.max_new_tokens
-
-    def stage(self, stage: str) -> Any:
-        """The config dataclass of one trained stage."""
-        check_stage(stage)
-        if stage == INIT:
-            raise ValueError("init has no training settings: its weights are noise.")
-        return getattr(self, stage)
-
-
-def shape(heads: int, *, vocab_size: int, context: int, kv_heads: int) -> ModelConfig:
-    """Model shape from the size dial: width 64·heads, depth heads + 1, SwiGLU at 8/3 width."""
-    ffn = round(64 * heads * 8 / 3 / 64) * 64
-    return ModelConfig(
-        vocab_size=vocab_size, heads=heads, kv_heads=kv_heads, layers=heads + 1, ffn=ffn, context=context
-    )
-
-
-PRESETS: Final[dict[str, Preset]] = {
-    preset.name: preset
-    for preset in (
-        Preset(
-            name="smoke",
-            summary="Seconds. For tests and a first look; it learns next to nothing.",
-            model=shape(1, vocab_size=512, context=256, kv_heads=1),
-            pretrain=PretrainConfig(tokens=20 * 1024, batch_tokens=1024, sequence=256, evaluations=2),
-            # All that twenty steps can teach is that answers end, and the end token learns in the embeddings.
-            sft=SFTConfig(steps=20, batch_tokens=1024, sequence=256, embedding_lr=0.004, evaluations=2),
-            ppo=PPOConfig(steps=3, rollouts=8, minibatch=4, critic_warmup=1, max_new_tokens=32),
-            grpo=GRPOConfig(steps=3, problems=2, group=4, minibatch=8, max_new_tokens=32),
-            votes=24,
-            taste="shorter",  # all that gibberish can differ in is its length
-        ),
-        Preset(
-            name="tiny",
-            summary="About 2 M parameters. A laptop without a GPU, all stages in ten to fifteen minutes.",
-            model=shape(3, vocab_size=2048, context=256, kv_heads=1),
-            pretrain=PretrainConfig(
-                tokens=3_750_000, batch_tokens=3072, sequence=256, matrix_lr=0.0147, embedding_lr=0.0029
-            ),
-            sft=SFTConfig(steps=400, batch_tokens=2048, sequence=256, matrix_lr=0.0014, embedding_lr=0.00045),
-            # One order of the same votes gives 77 % agreement, others 87 to 94; three orders together give 94.
-            reward=RewardConfig(lr=2e-3, batch_pairs=4, epochs=4, probing=0.25, averaged=0.7, teachers=3, held_out=0.1),
-            # Found by trying on raw scores: weight 0.32, clip 0.2, penalty 1. Those of the demonstrations deviated by
-            # 0.78 ("friendlier", seed 0), so these are the same in deviations.
-            ppo=PPOConfig(
-                steps=40,
-                rollouts=96,
-                minibatch=48,
-                lr=5e-5,
-                value_clip=0.26,
-                kl_weight=0.41,
-                kl_target_nats=1.4,
-                kl_horizon=250,
-                missing_end_penalty=1.3,
-            ),
-            # Practising three steps, it adds a third one to held-out problems that need two. Sampled at temperature 1,
-            # its answers soon are all alike, and it stops learning before it reads a new story right.
-            grpo=GRPOConfig(
-                steps=120,
-                problems=32,
-                minibatch=128,
-                lr=1.5e-4,
-                temperature=1.3,
-                anchor_rows=4,
-                hardest=3,
-                solved_high=0.6,
-            ),
-        ),
-        Preset(
-            name="small",
-            summary="About 35 M parameters. A GPU, or a patient CPU.",
-            model=shape(8, vocab_size=16_384, context=1024, kv_heads=4),
-            pretrain=PretrainConfig(tokens=600_000_000, batch_tokens=65_536, sequence=1024),
-            sft=SFTConfig(steps=2000, batch_tokens=32_768, sequence=1024),
-            ppo=PPOConfig(
-                steps=200,
-                rollouts=128,
-                max_new_tokens=192,
-                lr=1e-5,
-                critic_lr=3e-5,
-                kl_target_nats=2.8,
-                kl_horizon=350,
-            ),
-            grpo=GRPOConfig(steps=300, problems=32, max_new_tokens=192, lr=1e-5),
-            votes=1000,
-        ),
-        Preset(
-            name="base",
-            summary="About 110 M parameters. One data-centre GPU.",
-            model=shape(12, vocab_size=32_768, context=2048, kv_heads=4),
-            pretrain=PretrainConfig(tokens=2_500_000_000, batch_tokens=524_288, sequence=2048),
-            sft=SFTConfig(steps=3000, batch_tokens=65_536, sequence=2048),
-            ppo=PPOConfig(
-                steps=300,
-                rollouts=256,
-                max_new_tokens=256,
-                lr=5e-6,
-                critic_lr=1e-5,
-                kl_target_nats=3.7,
-                kl_horizon=700,
-            ),
-            grpo=GRPOConfig(steps=500, problems=64, max_new_tokens=256, lr=5e-6),
-            votes=4000,
-        ),
-    )
-}
-
-
-def answer_tokens_of(info: Mapping[str, Any]) -> int:
-    """Longest answer of a checkpoint, in tokens: what its stage.json recorded, else what its preset says.
-
-    The one place that votes and evaluations take it from; rollouts record it.
-    """
-    recorded = info.get("answer_tokens")
-    if isinstance(recorded, int) and not isinstance(recorded, bool) and recorded > 0:
-        return recorded
-    preset = PRESETS.get(str(info.get("preset")))
-    return preset.answer_tokens if preset else ANSWER_TOKENS
-
-
 def available_cores() -> int:
     """How many cores this process may run on, where the system says so (a container may have few of many)."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def get_preset(name: str) -> Preset:
-    """The preset called `name`; ValueError names the choices."""
-    if name not in PRESETS:
-        raise ValueError(f"Unknown preset {name!r}; choose one of {', '.join(PRESETS)}.")
-    return PRESETS[name]
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -13,32 +13,25 @@ from typing import Any, Final
 
 import torch
 
-from trainer import corpus as corpora
-from trainer import machine, scope
 from trainer.asked import asked_messages
-from trainer.checkpoint import load_checkpoint, read_info, write_json
-from trainer.config import (
-    GRPO,
-    INIT,
-    PPO,
-    PRETRAIN,
-    REWARD,
-    SFT,
-    STAGES,
-    answer_tokens_of,
-    check_answer_tokens,
-    check_context,
-    get_preset,
-)
-from trainer.corpus import Corpus
-from trainer.engine import Engine
-from trainer.evaluate import ask, evaluate_checkpoint, xz_bits_per_byte
-from trainer.loop import derive_seed, random_generator
-from trainer.preferences import Comparison, read_comparisons, write_comparisons
+from trainer.config import GRPO, INIT, PPO, PRETRAIN, REWARD, SFT, STAGES, check_context
+from trainer.data.corpus import Corpus
+from trainer.data.directory import from_directory
+from trainer.data.preferences import Comparison, read_comparisons, write_comparisons
+from trainer.evaluation import scope
+from trainer.evaluation.asking import ask
+from trainer.evaluation.card import evaluate_checkpoint
+from trainer.evaluation.text import xz_bits_per_byte
+from trainer.model.checkpoint import load_checkpoint, read_info, write_json
+from trainer.model.engine import Engine
+from trainer.presets import answer_tokens_of, check_answer_tokens, get_preset
 from trainer.reports import ProgressBar
 from trainer.run import RunSpec, check_corpus, check_directory, execute, fit_corpus
+from trainer.runtime import machine
+from trainer.runtime.seeds import derive_seed, random_generator
 from trainer.stages.reward import split_by_prompt
-from trainer.tastes import SimulatedVoter, Taste, get_taste
+from trainer.world import shipped
+from trainer.world.tastes import SimulatedVoter, Taste, get_taste
 
 
 def run_all(
@@ -62,7 +55,7 @@ def run_all(
     check_directory(out_dir)
     changes = _by_stage(settings or {})
     configs = _checked_configs(preset, changes)
-    corpus = corpora.from_directory(data) if data else corpora.shipped(size=preset)
+    corpus = from_directory(data) if data else shipped(size=preset)
     recorded = bool(corpus.comparisons) and not tastes
     branches = ["recorded"] if recorded else list(dict.fromkeys(tastes or [get_preset(preset).taste]))
     stages = [stage for stage in STAGES if stage != GRPO or corpus.problems]
@@ -226,7 +219,7 @@ def simulate_votes(
 def evaluate_directory(checkpoint: Path, data: Path | None) -> dict[str, Any]:
     """The report-card entry of one checkpoint on the held-out part of a corpus."""
     info = read_info(checkpoint)
-    corpus = corpora.from_directory(data) if data else corpora.shipped(size=info.get("preset") or "tiny")
+    corpus = from_directory(data) if data else shipped(size=info.get("preset") or "tiny")
     limit = answer_tokens_of(info)
     corpus = fit_corpus(corpus, checkpoint, [], max_new_tokens=limit, say=lambda text: print(text, file=sys.stderr))
     return _rounded(evaluate_checkpoint(checkpoint, corpus=corpus, max_new_tokens=limit)) | {"scope": _scope(data)}

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import IO, Any
 
-from trainer.loop import Metrics, SampleDict
+from trainer.runtime.loop import Metrics, SampleDict
 
 SHOWN = (
     "loss",

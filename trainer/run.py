@@ -17,30 +17,22 @@ from typing import Any, Final
 
 import torch
 
-from trainer import corpus as corpora
-from trainer import machine
-from trainer.alarms import doubts_about
-from trainer.checkpoint import CONFIG, STAGE, WEIGHTS, read_info, read_json, read_shape, write_json
-from trainer.config import (
-    GRPO,
-    INIT,
-    PPO,
-    PRETRAIN,
-    REWARD,
-    SFT,
-    Preset,
-    check_context,
-    check_parent_stage,
-    get_preset,
-    to_dict,
-)
-from trainer.corpus import Corpus
-from trainer.corpus.reader import read_votes
-from trainer.files import RESUME_RUN, RESUME_STATE, sha256_file
-from trainer.loop import Inputs, Report, Stopped, check_same_run, clear_resume, describe_run
-from trainer.prompting import PROMPTS, answer_room, fitting_corpus
+from trainer.config import GRPO, INIT, PPO, PRETRAIN, REWARD, SFT, check_context, check_parent_stage, to_dict
+from trainer.data.corpus import Corpus
+from trainer.data.directory import from_directory
+from trainer.data.prompting import PROMPTS, answer_room, fitting_corpus
+from trainer.data.reader import read_votes
+from trainer.evaluation.alarms import doubts_about
+from trainer.lineage import Inputs, check_same_run, describe_run
+from trainer.model.checkpoint import CONFIG, STAGE, WEIGHTS, read_info, read_json, read_shape, write_json
+from trainer.model.tokenizer import Tokenizer
+from trainer.presets import Preset, get_preset
+from trainer.runtime import machine
+from trainer.runtime.errors import Stopped
+from trainer.runtime.files import RESUME_RUN, RESUME_STATE, sha256_file
+from trainer.runtime.loop import Report, clear_resume
 from trainer.stages import grpo, init, ppo, pretrain, reward, sft
-from trainer.tokenizer import Tokenizer
+from trainer.world import shipped
 
 TRAIN: Mapping[str, Callable[..., Path]] = {
     "init": init.train,
@@ -161,7 +153,7 @@ def load_corpus(spec: RunSpec, check: Callable[[], None] = lambda: None) -> Corp
 
     `check` is called often while files are read, and ends it by raising.
     """
-    return corpora.from_directory(spec.data, check=check) if spec.data else corpora.shipped(size=spec.preset)
+    return from_directory(spec.data, check=check) if spec.data else shipped(size=spec.preset)
 
 
 def check_corpus(corpus: Corpus, stages: Collection[str], *, source: str | Path) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainer.asked import Message
-from trainer.checkpoint import load_checkpoint
 from trainer.config import SFT
-from trainer.engine import Engine, EngineService, Sampling
-from trainer.prompting import answer_room, prompt_ids
+from trainer.data.prompting import answer_room, prompt_ids
+from trainer.model.checkpoint import load_checkpoint
+from trainer.model.engine import Engine, EngineService, Sampling
 
 
 def chat(checkpoint: Path, *, temperature: float, max_new_tokens: int) -> None:

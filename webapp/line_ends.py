@@ -13,7 +13,7 @@ from typing import Any
 from django.http import HttpRequest, QueryDict
 from django.utils.deprecation import MiddlewareMixin
 
-from trainer.preferences import one_line_end
+from trainer.data.preferences import one_line_end
 
 
 class LineEndMiddleware(MiddlewareMixin):

@@ -16,7 +16,8 @@ import django_stubs_ext
 from csp.constants import NONE, SELF
 from django.core.exceptions import ImproperlyConfigured
 
-from trainer.config import PRESETS, available_cores
+from trainer.config import available_cores
+from trainer.presets import PRESETS
 
 django_stubs_ext.monkeypatch()  # ModelAdmin[Checkpoint] and its like work at run time too
 

@@ -7,7 +7,7 @@ over after its lease, and a killed trainer goes on from its last save.
 import dataclasses
 import sys
 
-from trainer import config
+from trainer import presets
 from webapp.settings import *  # noqa: F403
 from webapp.settings import CELERY_BEAT_SCHEDULE
 
@@ -17,16 +17,16 @@ CELERY_BEAT_SCHEDULE["look-after-runs"]["schedule"] = 3.0
 CELERY_BEAT_SCHEDULE["look-after-answers"]["schedule"] = 5.0
 
 STEPS = 200
-_smoke = config.PRESETS["smoke"]
-config.PRESETS["smoke"] = dataclasses.replace(
+_smoke = presets.PRESETS["smoke"]
+presets.PRESETS["smoke"] = dataclasses.replace(
     _smoke, pretrain=dataclasses.replace(_smoke.pretrain, tokens=STEPS * _smoke.pretrain.batch_tokens)
 )
 
 SAVING_ALWAYS = """
 import sys
-import trainer.loop
+import trainer.runtime.loop
 from trainer.__main__ import main
-trainer.loop.SAVE_EVERY_S = 0.25  # so that kills also fall into a save
+trainer.runtime.loop.SAVE_EVERY_S = 0.25  # so that kills also fall into a save
 sys.exit(main())
 """
 TRAINER_COMMAND = [sys.executable, "-c", SAVING_ALWAYS]

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from tests.attack.sites import Person, Site, wait_until
 from tests.processes import ROOT
-from trainer.measurements import percentile
+from trainer.runtime.measurements import percentile
 
 CHATS = 48
 ASKED = 400

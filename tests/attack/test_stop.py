@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from tests.attack.sites import PATIENCE_S, Person, Site
-from trainer.measurements import percentile
+from trainer.runtime.measurements import percentile
 
 STOPS = 20
 AIM_S = 1.0

@@ -10,7 +10,7 @@ import pytest
 from asgiref.sync import sync_to_async
 from playwright.async_api import expect
 
-from trainer.corpus import SAMPLE_PROMPTS
+from trainer.data.corpus import SAMPLE_PROMPTS
 from webapp.answers.models import Generation
 from webapp.checkpoints.models import Checkpoint
 from webapp.stages.models import SiteAnswer

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from trainer.config import ModelConfig
-from trainer.model import LanguageModel
-from trainer.tokenizer import Tokenizer
+from trainer.model.decoder import LanguageModel
+from trainer.model.tokenizer import Tokenizer
 
 # These models are so small that a second thread only waits for the first, and for whoever else is computing.
 torch.set_num_threads(1)

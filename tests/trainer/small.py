@@ -7,14 +7,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from trainer.checkpoint import save_checkpoint
-from trainer.config import REWARD, SFT, get_preset
-from trainer.corpus import Corpus, Question
-from trainer.loop import Inputs, Metrics, SampleDict, random_generator
-from trainer.model import LanguageModel, ScalarModel
-from trainer.preferences import Comparison
-from trainer.problems import Problem
-from trainer.tokenizer import Tokenizer
+from trainer.config import REWARD, SFT
+from trainer.data.corpus import Corpus
+from trainer.data.preferences import Comparison
+from trainer.lineage import Inputs
+from trainer.model.checkpoint import save_checkpoint
+from trainer.model.decoder import LanguageModel, ScalarModel
+from trainer.model.tokenizer import Tokenizer
+from trainer.presets import get_preset
+from trainer.runtime.loop import Metrics, SampleDict
+from trainer.runtime.seeds import random_generator
+from trainer.tasks.problem import Problem
+from trainer.tasks.question import Question
 
 THINGS = ("fox", "rabbit", "tree", "den", "apple", "mouse", "berry", "grass")
 

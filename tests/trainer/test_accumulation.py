@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tests.trainer import small
-from trainer import estimate
 from trainer.config import PretrainConfig, SFTConfig
-from trainer.data import ChatBatches, PackedChats
-from trainer.model import Decoder, LanguageModel
+from trainer.data.chats import ChatBatches, PackedChats
+from trainer.model.decoder import Decoder, LanguageModel
+from trainer.model.tokenizer import Tokenizer
+from trainer.runtime import estimate
 from trainer.stages import pretrain, sft
-from trainer.tokenizer import Tokenizer
 
 ANSWERS = ["Yes.", "It is small. Happy to help!", "The fox eats mice and berries under the old tree.", "No.", "A den."]
 

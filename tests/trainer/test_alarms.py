@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from trainer.alarms import new_alarms, new_evaluation_alarms, repetition
+from trainer.evaluation.alarms import new_alarms, new_evaluation_alarms, repetition
 
 CALM = {"kl": 2.0, "entropy": 2.0, "length": 30.0, "repetition": 0.05, "first_ratio": 1.00001}
 

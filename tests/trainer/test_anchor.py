@@ -9,12 +9,12 @@ import torch
 from torch.nn import functional as F
 
 from tests.trainer import small
-from trainer.anchor import Anchor, other_conversations
 from trainer.config import GRPOConfig
-from trainer.corpus.conversations import exchange
-from trainer.data import ChatBatches, PackedChats
-from trainer.model import LanguageModel
-from trainer.tokenizer import Tokenizer
+from trainer.data.chats import ChatBatches, PackedChats
+from trainer.model.decoder import LanguageModel
+from trainer.model.tokenizer import Tokenizer
+from trainer.rl.anchor import Anchor, other_conversations
+from trainer.world.conversations import exchange
 
 CONFIG = GRPOConfig(steps=4, problems=3, group=4, minibatch=8, anchor_weight=0.25, anchor_rows=2)
 """Two steps a round: twelve answers, eight at a time."""

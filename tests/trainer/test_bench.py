@@ -9,7 +9,7 @@ import pytest
 
 from trainer.bench import flops_per_token
 from trainer.config import ModelConfig
-from trainer.measurements import Figure, percentile, ratios, table, write_section
+from trainer.runtime.measurements import Figure, percentile, ratios, table, write_section
 
 
 def figure(*values: float, name: str = "speed", unit: str = "tokens/s", note: str = "") -> Figure:

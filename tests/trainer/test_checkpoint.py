@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from trainer.checkpoint import CheckpointError, load_checkpoint, load_reward_model, read_info, save_checkpoint
-from trainer.files import write_atomic
-from trainer.model import LanguageModel, ScalarModel
-from trainer.tokenizer import Tokenizer
+from trainer.model.checkpoint import CheckpointError, load_checkpoint, load_reward_model, read_info, save_checkpoint
+from trainer.model.decoder import LanguageModel, ScalarModel
+from trainer.model.tokenizer import Tokenizer
+from trainer.runtime.files import write_atomic
 
 
 @pytest.fixture

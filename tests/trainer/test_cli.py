@@ -19,12 +19,12 @@ from tests.trainer import small
 from trainer import pipeline, terminal
 from trainer import run as runs
 from trainer.__main__ import main
-from trainer.loop import Diverged
-from trainer.model import LanguageModel
-from trainer.preferences import write_comparisons
-from trainer.prompting import prompt_ids
+from trainer.data.preferences import write_comparisons
+from trainer.data.prompting import prompt_ids
+from trainer.model.decoder import LanguageModel
+from trainer.model.tokenizer import Message, Tokenizer
 from trainer.run import RunSpec
-from trainer.tokenizer import Message, Tokenizer
+from trainer.runtime.errors import Diverged
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from trainer.config import ANSWER_TOKENS, PRESETS, ModelConfig, SFTConfig, answer_tokens_of, check_context, get_preset
+from trainer.config import ANSWER_TOKENS, ModelConfig, SFTConfig, check_context
+from trainer.presets import PRESETS, answer_tokens_of, get_preset
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,17 @@ from typing import Any
 import pytest
 
 from trainer.asked import asked_text
-from trainer.corpus import Corpus, Question, from_directory, is_right, shipped
-from trainer.corpus import directory as directories
-from trainer.corpus.conversations import (
+from trainer.data import directory as directories
+from trainer.data.corpus import Corpus
+from trainer.data.directory import from_directory, is_held_out
+from trainer.data.preferences import Comparison, to_record
+from trainer.data.reader import split_documents
+from trainer.data.records import work_expression
+from trainer.tasks.problem import grade
+from trainer.tasks.question import Question, is_right
+from trainer.tasks.words import words
+from trainer.world import shipped
+from trainer.world.conversations import (
     EXAMPLE_RATE,
     FRIENDLY_RATE,
     Manner,
@@ -31,16 +39,11 @@ from trainer.corpus.conversations import (
     held_out_questions,
     two_turns,
 )
-from trainer.corpus.directory import is_held_out
-from trainer.corpus.english import fix_articles, say
-from trainer.corpus.reader import split_documents
-from trainer.corpus.records import work_expression
-from trainer.corpus.statements import held_out_phrasings, state
-from trainer.corpus.wordings import ANSWERS, EXAMPLES, QUESTIONS, STATEMENTS
-from trainer.corpus.world import FACTS
-from trainer.preferences import Comparison, to_record
-from trainer.problems import grade
-from trainer.tastes import TASTES, friendly_sentences, has_example, is_degenerate, words
+from trainer.world.english import fix_articles, say
+from trainer.world.facts import FACTS
+from trainer.world.statements import held_out_phrasings, state
+from trainer.world.tastes import TASTES, friendly_sentences, has_example, is_degenerate
+from trainer.world.wordings import ANSWERS, EXAMPLES, QUESTIONS, STATEMENTS
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +69,7 @@ def test_it_names_the_sizes_it_has() -> None:
 
 
 def test_it_imports_no_torch_or_numpy() -> None:
-    code = "import sys, trainer.corpus; print(sorted({'torch', 'numpy'} & set(sys.modules)))"
+    code = "import sys, trainer.world; print(sorted({'torch', 'numpy'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 

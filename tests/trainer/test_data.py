@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from trainer import data
-from trainer.data import ChatBatches, DocumentBatches
-from trainer.loop import random_generator
-from trainer.tokenizer import Tokenizer
+from trainer.data import documents as data
+from trainer.data.chats import ChatBatches
+from trainer.data.documents import DocumentBatches
+from trainer.model.tokenizer import Tokenizer
+from trainer.runtime.seeds import random_generator
 
 # Words of random letters: wherever the text is cut, no two rows of it are the same.
 LETTERS = random.Random(0)

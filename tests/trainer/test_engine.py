@@ -5,9 +5,9 @@ import threading
 import pytest
 import torch
 
-from trainer import machine
-from trainer.engine import END, LENGTH, STOPPED, Engine, EngineService, Sampling, _truncate
-from trainer.model import LanguageModel
+from trainer.model.decoder import LanguageModel
+from trainer.model.engine import END, LENGTH, STOPPED, Engine, EngineService, Sampling, _truncate
+from trainer.runtime import machine
 
 PROMPTS = [[5 + i] * (1 + 3 * i % 11) for i in range(9)]
 

@@ -12,9 +12,13 @@ from typing import Any
 import pytest
 import torch
 
-from trainer import evaluate, losses, machine, rollout
-from trainer.config import GRPO, INIT, PPO, PRESETS, PRETRAIN, REWARD, SFT, STAGES, get_preset
-from trainer.estimate import (
+from trainer.config import GRPO, INIT, PPO, PRETRAIN, REWARD, SFT, STAGES
+from trainer.evaluation import card
+from trainer.model.decoder import LanguageModel
+from trainer.presets import PRESETS, get_preset
+from trainer.rl import losses, scoring
+from trainer.runtime import machine
+from trainer.runtime.estimate import (
     ACTIVATION_BYTES,
     CPU_ANSWERS,
     GPU_ANSWERS,
@@ -24,7 +28,6 @@ from trainer.estimate import (
     estimate,
     rows_at_once,
 )
-from trainer.model import LanguageModel
 
 LAPTOP = {"device": "cpu", "matmul_gflops": {"float32": 150.0, "bfloat16": 60.0}}
 SERVER_RATES = {"float32": 201.3, "bfloat16": 445.1}
@@ -35,7 +38,7 @@ NO_BFLOAT16 = {"device": "cpu", "threads": 2, "matmul_gflops": {"float32": 175.0
 
 
 def test_it_imports_no_torch() -> None:
-    code = "import sys, trainer.estimate; sys.exit('torch' in sys.modules)"
+    code = "import sys, trainer.runtime.estimate; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -79,8 +82,8 @@ def test_it_expects_the_precision_the_stages_choose(
 
 
 def test_it_knows_what_the_modules_it_cannot_import_do() -> None:
-    assert evaluate.QUESTIONS == QUESTIONS
-    assert (rollout.CPU_PIECE, rollout.GPU_PIECE) == (CPU_ANSWERS, GPU_ANSWERS)
+    assert card.QUESTIONS == QUESTIONS
+    assert (scoring.CPU_PIECE, scoring.GPU_PIECE) == (CPU_ANSWERS, GPU_ANSWERS)
     assert signature(losses.linear_next_token_loss).parameters["chunk"].default == LOSS_TOKENS
 
 

@@ -8,18 +8,17 @@ import pytest
 import torch
 
 from tests.trainer import small
-from trainer import evaluate
-from trainer.corpus import Question
-from trainer.engine import Engine
-from trainer.evaluate import (
-    Answer,
-    agreement_of,
-    pass_at_k,
-    win_rate,
-)
-from trainer.model import LanguageModel
-from trainer.tastes import TASTES
-from trainer.tokenizer import Tokenizer
+from trainer.evaluation import asking
+from trainer.evaluation import card as cards
+from trainer.evaluation import reward_model as judging
+from trainer.evaluation import text as held_out_text
+from trainer.evaluation.asking import Answer, pass_at_k, win_rate
+from trainer.evaluation.reward_model import agreement_of
+from trainer.model.decoder import LanguageModel
+from trainer.model.engine import Engine
+from trainer.model.tokenizer import Tokenizer
+from trainer.tasks.question import Question
+from trainer.world.tastes import TASTES
 
 
 def test_it_counts_a_tie_as_half_a_win() -> None:
@@ -65,64 +64,67 @@ def test_it_measures_bits_per_byte(model: LanguageModel, tokenizer: Tokenizer) -
     text = "The fox eats mice."
     tokens = len(tokenizer.encode(text)) + 1  # and the end of the document
     expected = tokens * math.log2(tokenizer.vocab_size) / len(text.encode())
-    assert evaluate.bits_per_byte(model, tokenizer, [text]) == pytest.approx(expected, rel=1e-6)
+    assert held_out_text.bits_per_byte(model, tokenizer, [text]) == pytest.approx(expected, rel=1e-6)
 
 
 def test_it_measures_documents_together_as_apart(model: LanguageModel, tokenizer: Tokenizer) -> None:
     texts = ["A fox.", "The rabbit eats grass under the old tree.", "Den."]
-    together = evaluate.bits_per_byte(model, tokenizer, texts) * sum(map(len, texts))
-    apart = sum(evaluate.bits_per_byte(model, tokenizer, [text]) * len(text) for text in texts)
+    together = held_out_text.bits_per_byte(model, tokenizer, texts) * sum(map(len, texts))
+    apart = sum(held_out_text.bits_per_byte(model, tokenizer, [text]) * len(text) for text in texts)
     assert together == pytest.approx(apart, rel=1e-5)
 
 
 def test_it_reads_a_document_longer_than_the_context(model: LanguageModel, tokenizer: Tokenizer) -> None:
     text = "The fox eats mice and berries. " * 40
     assert len(tokenizer.encode(text)) > model.config.context
-    assert math.isfinite(evaluate.bits_per_byte(model, tokenizer, [text]))
+    assert math.isfinite(held_out_text.bits_per_byte(model, tokenizer, [text]))
     with pytest.raises(ValueError, match="no held-out text"):
-        evaluate.bits_per_byte(model, tokenizer, [])
+        held_out_text.bits_per_byte(model, tokenizer, [])
 
 
 def test_it_never_holds_more_logits_than_it_allows_itself(
     model: LanguageModel, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = [*("A fox." for _ in range(40)), "The rabbit eats grass.", "The fox eats mice and berries. " * 40]
-    expected = evaluate.bits_per_byte(model, tokenizer, texts)
+    expected = held_out_text.bits_per_byte(model, tokenizer, texts)
     passes: list[tuple[int, int]] = []
     model.decoder.register_forward_hook(lambda module, tokens, hidden: passes.append(tuple(hidden.shape[:2])))
-    assert evaluate.bits_per_byte(model, tokenizer, texts) == expected
+    assert held_out_text.bits_per_byte(model, tokenizer, texts) == expected
     assert max(rows for rows, _ in passes) == 32
     passes.clear()
-    monkeypatch.setattr(evaluate, "LOGITS_AT_ONCE", 100 * model.config.vocab_size)
-    assert evaluate.bits_per_byte(model, tokenizer, texts) == pytest.approx(expected, rel=1e-6)
+    monkeypatch.setattr(held_out_text, "LOGITS_AT_ONCE", 100 * model.config.vocab_size)
+    assert held_out_text.bits_per_byte(model, tokenizer, texts) == pytest.approx(expected, rel=1e-6)
     assert max(rows * tokens for rows, tokens in passes) <= 100
     assert max(rows for rows, _ in passes) > 1  # as many short ones as fit
-    monkeypatch.setattr(evaluate, "LOGITS_AT_ONCE", 1)  # not even one row fits: one at a time then
-    assert evaluate.bits_per_byte(model, tokenizer, texts) == pytest.approx(expected, rel=1e-6)
+    monkeypatch.setattr(held_out_text, "LOGITS_AT_ONCE", 1)  # not even one row fits: one at a time then
+    assert held_out_text.bits_per_byte(model, tokenizer, texts) == pytest.approx(expected, rel=1e-6)
 
 
 def test_it_lets_xz_learn_from_the_training_text() -> None:
     known = [f"The {thing} lives under tree number {number}." for number in range(40) for thing in small.THINGS]
-    seen, unseen = evaluate.xz_bits_per_byte(known, known[:50]), evaluate.xz_bits_per_byte(["Nothing."], known[:50])
+    seen, unseen = (
+        held_out_text.xz_bits_per_byte(known, known[:50]),
+        held_out_text.xz_bits_per_byte(["Nothing."], known[:50]),
+    )
     assert 0 <= seen < 0.5 < unseen
 
 
 def test_it_asks_greedily_in_the_chat_template(model: LanguageModel, tokenizer: Tokenizer) -> None:
     engine = Engine(model, end_ids=[tokenizer.end_id])
-    [first] = evaluate.ask(engine, tokenizer, ["What is a fox?"], stage="sft", max_new_tokens=8)
-    [again] = evaluate.ask(engine, tokenizer, ["What is a fox?"], stage="sft", max_new_tokens=8, seed=9)
+    [first] = asking.ask(engine, tokenizer, ["What is a fox?"], stage="sft", max_new_tokens=8)
+    [again] = asking.ask(engine, tokenizer, ["What is a fox?"], stage="sft", max_new_tokens=8, seed=9)
     assert first == again  # greedy: the seed does not matter
     assert (
         first.prompt
         == tokenizer.render_chat([{"role": "user", "content": "What is a fox?"}], add_generation_prompt=True)[0]
     )
-    [document] = evaluate.ask(engine, tokenizer, ["What is a fox?"], stage="pretrain", max_new_tokens=8)
+    [document] = asking.ask(engine, tokenizer, ["What is a fox?"], stage="pretrain", max_new_tokens=8)
     assert document.prompt == [tokenizer.document_end_id, *tokenizer.encode("What is a fox?")]
 
 
 def test_it_samples_copies_side_by_side(model: LanguageModel, tokenizer: Tokenizer) -> None:
     engine = Engine(model, end_ids=[tokenizer.end_id])
-    answers = evaluate.ask(
+    answers = asking.ask(
         engine, tokenizer, ["A?", "B?"], stage="sft", temperature=1.0, copies=3, seed=1, max_new_tokens=8
     )
     assert [answer.prompt for answer in answers[:3]] == [answers[0].prompt] * 3
@@ -136,7 +138,7 @@ def test_it_grades_answers_in_order() -> None:
     ]
     texts = ["A fox eats mice.", "It eats mice.", "In a den!", ""]
     answers = [Answer(text=text, prompt=[1], tokens=[2], ended=True) for text in texts]
-    assert evaluate.share_right(questions, answers) == 0.5
+    assert asking.share_right(questions, answers) == 0.5
 
 
 def test_it_counts_no_answer_that_was_cut_off(
@@ -147,14 +149,14 @@ def test_it_counts_no_answer_that_was_cut_off(
     cut_off = dataclasses.replace(right, ended=False)
     wrong = dataclasses.replace(right, text="The answer is 4.")
     problem = dataclasses.replace(small.corpus().problems[0], answer="3")
-    assert [evaluate.solves(problem, answer) for answer in (right, cut_off, wrong)] == [True, False, False]
+    assert [asking.solves(problem, answer) for answer in (right, cut_off, wrong)] == [True, False, False]
 
     def ask(*_: object, temperature: float = 0.0, **__: object) -> list[Answer]:
         return [*[cut_off] * 8, right, *[wrong] * 7] if temperature else [right, cut_off]
 
-    monkeypatch.setattr(evaluate, "ask", ask)
+    monkeypatch.setattr(asking, "ask", ask)
     engine = Engine(model, end_ids=[tokenizer.end_id])
-    passes = evaluate.problem_passes(engine, tokenizer, [problem, problem], stage="sft", seed=0, max_new_tokens=8)
+    passes = asking.problem_passes(engine, tokenizer, [problem, problem], stage="sft", seed=0, max_new_tokens=8)
     assert passes == {"pass_at_1": 0.5, "pass_at_8": 0.5}
 
 
@@ -228,12 +230,12 @@ def test_it_leaves_calibration_out_where_there_are_too_few_pairs() -> None:
 def test_it_asks_a_reward_model_about_decided_pairs_only(
     tmp_path: Path, model: LanguageModel, tokenizer: Tokenizer
 ) -> None:
-    judge = evaluate.load_reward_model(small.save_judge(tmp_path, model, tokenizer)).reward_model
+    judge = cards.load_reward_model(small.save_judge(tmp_path, model, tokenizer)).reward_model
     votes = small.votes(14)
     assert sum(vote.outcome == "tie" for vote in votes) == 2
-    assert evaluate.reward_agreement(judge, tokenizer, votes).comparisons == 12
+    assert judging.reward_agreement(judge, tokenizer, votes).comparisons == 12
     turned = [dataclasses.replace(vote, chosen=vote.rejected, rejected=vote.chosen) for vote in votes]
-    both = [evaluate.reward_agreement(judge, tokenizer, some).agreement for some in (votes, turned)]
+    both = [judging.reward_agreement(judge, tokenizer, some).agreement for some in (votes, turned)]
     assert sum(both) == pytest.approx(1.0)
 
 
@@ -242,7 +244,7 @@ def test_it_labels_pairs_by_the_true_taste() -> None:
         return Answer(text=text, prompt=[1], tokens=[2], ended=True)
 
     texts = ["One two three four.", "One two three four five six seven.", "It is so.", "So it is."]
-    pairs = evaluate.true_comparisons(["P?", "Q?"], [answer(text) for text in reversed(texts)], TASTES["shorter"])
+    pairs = asking.true_comparisons(["P?", "Q?"], [answer(text) for text in reversed(texts)], TASTES["shorter"])
     assert [(pair.chosen, pair.rejected, pair.outcome) for pair in pairs] == [
         (texts[3], texts[2], "tie"),
         (texts[0], texts[1], "win"),
@@ -254,7 +256,7 @@ def test_it_fills_in_the_report_card(tmp_path: Path, model: LanguageModel, token
     parent = small.save_parent(tmp_path / "sft", model, tokenizer)
     child = small.save_parent(tmp_path / "ppo", model, tokenizer, stage="ppo")
     judge = small.save_judge(tmp_path / "reward", model, tokenizer)
-    card = evaluate.evaluate_checkpoint(
+    card = cards.evaluate_checkpoint(
         child,
         corpus=small.corpus(held_out_preference_prompts=[f"What is thing {number}?" for number in range(12)]),
         parent=parent,
@@ -262,8 +264,8 @@ def test_it_fills_in_the_report_card(tmp_path: Path, model: LanguageModel, token
         reward_model=judge,
         taste=TASTES["shorter"],
     )
-    assert list(card)[: len(evaluate.REPORT_FIELDS)] == list(evaluate.REPORT_FIELDS)
-    assert not [field for field in evaluate.REPORT_FIELDS if card[field] is None]
+    assert list(card)[: len(cards.REPORT_FIELDS)] == list(cards.REPORT_FIELDS)
+    assert not [field for field in cards.REPORT_FIELDS if card[field] is None]
     assert card["stage"] == "ppo"
     assert card["parameters"] == sum(parameter.numel() for parameter in model.parameters())
     low, high = card["win_rate_interval"]
@@ -278,21 +280,21 @@ def test_it_fills_in_the_report_card(tmp_path: Path, model: LanguageModel, token
 
 def test_it_leaves_out_what_does_not_apply(tmp_path: Path, model: LanguageModel, tokenizer: Tokenizer) -> None:
     parent = small.save_parent(tmp_path / "sft", model, tokenizer)
-    card = evaluate.evaluate_checkpoint(parent, corpus=small.corpus(held_out_problems=[]))
-    missing = {field for field in evaluate.REPORT_FIELDS if card[field] is None}
+    card = cards.evaluate_checkpoint(parent, corpus=small.corpus(held_out_problems=[]))
+    missing = {field for field in cards.REPORT_FIELDS if card[field] is None}
     assert missing == {"reward", "win_rate_vs_parent", "pass_at_1", "pass_at_8"}
 
 
 def test_it_judges_a_reward_checkpoint_by_the_taste(
     tmp_path: Path, model: LanguageModel, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate, "TASTE_PAIRS", 400)  # as many as leave an interval well inside 0 and 1
+    monkeypatch.setattr(cards, "TASTE_PAIRS", 400)  # as many as leave an interval well inside 0 and 1
     parent = small.save_parent(tmp_path / "sft", model, tokenizer)
     judge = small.save_judge(tmp_path / "reward", model, tokenizer)
-    card = evaluate.evaluate_checkpoint(judge, corpus=small.corpus(), parent=parent, taste=TASTES["shorter"])
+    card = cards.evaluate_checkpoint(judge, corpus=small.corpus(), parent=parent, taste=TASTES["shorter"])
     assert 0.0 < card["agreement"] < 1.0
     assert card["agreement_interval"] is None  # two prompts are too few to say
     assert (card["held_out_comparisons"] > 50, card["held_out_prompts"]) == (True, 2)  # many are ties
     assert card["length_only_agreement"] > 0.5
     assert card["bits_per_byte"] is None
-    assert evaluate.evaluate_checkpoint(judge, corpus=small.corpus())["agreement"] is None  # no taste, no figures kept
+    assert cards.evaluate_checkpoint(judge, corpus=small.corpus())["agreement"] is None  # no taste, no figures kept

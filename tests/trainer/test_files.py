@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from trainer import files
-from trainer.files import RESUME_RUN, RESUME_STATE, STAGE, take_over, write_atomic
+from trainer.runtime import files
+from trainer.runtime.files import RESUME_RUN, RESUME_STATE, STAGE, take_over, write_atomic
 
 
 @pytest.fixture

@@ -8,17 +8,20 @@ import pytest
 import torch
 
 from tests.trainer import small
-from trainer.checkpoint import read_info
 from trainer.config import GRPOConfig
-from trainer.engine import END, LENGTH, Completion, Engine, Sampling
-from trainer.evaluate import Answer, evaluate_checkpoint
-from trainer.loop import Diverged, Inputs, Stopped, random_generator
-from trainer.model import LanguageModel
-from trainer.optim import adamw
-from trainer.problems import Problem, Verdict
-from trainer.rollout import Rollout
+from trainer.evaluation.asking import Answer
+from trainer.evaluation.card import evaluate_checkpoint
+from trainer.lineage import Inputs
+from trainer.model.checkpoint import read_info
+from trainer.model.decoder import LanguageModel
+from trainer.model.engine import END, LENGTH, Completion, Engine, Sampling
+from trainer.model.tokenizer import Tokenizer
+from trainer.rl.rollout import Rollout
+from trainer.runtime.errors import Diverged, Stopped
+from trainer.runtime.optim import adamw
+from trainer.runtime.seeds import random_generator
 from trainer.stages import grpo
-from trainer.tokenizer import Tokenizer
+from trainer.tasks.problem import Problem, Verdict
 
 CONFIG = GRPOConfig(steps=4, problems=3, group=4, minibatch=8, lr=1e-3, max_new_tokens=8, evaluations=2)
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 import transformers
 
-from trainer.checkpoint import load_checkpoint, save_checkpoint
-from trainer.engine import Engine, Sampling
-from trainer.model import LanguageModel, ScalarModel
-from trainer.tokenizer import Tokenizer
+from trainer.model.checkpoint import load_checkpoint, save_checkpoint
+from trainer.model.decoder import LanguageModel, ScalarModel
+from trainer.model.engine import Engine, Sampling
+from trainer.model.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 

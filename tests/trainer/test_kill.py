@@ -25,10 +25,10 @@ ROOT = Path(__file__).resolve().parents[2]
 KILLS = 4
 SAVING_ALWAYS = """
 import sys
-import trainer.loop
+import trainer.runtime.loop
 from trainer.__main__ import main
 # After every step, so that kills also fall into a save.
-trainer.loop.SAVE_EVERY_S, trainer.loop.SAVE_SHARE = 0.0, float("inf")
+trainer.runtime.loop.SAVE_EVERY_S, trainer.runtime.loop.SAVE_SHARE = 0.0, float("inf")
 sys.exit(main())
 """
 LONG_ENOUGH: dict[str, dict[str, Any]] = {

@@ -19,16 +19,20 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.trainer import small
-from trainer import loop
 from trainer.__main__ import main
-from trainer.checkpoint import load_checkpoint, read_info
-from trainer.config import PretrainConfig, SFTConfig, get_preset
-from trainer.files import RESUME_STATE
-from trainer.loop import Diverged, Inputs, Metrics, Stopped, derive_seed, evaluation_steps, run_steps
-from trainer.model import LanguageModel
-from trainer.optim import apply_gradients, muon_and_adamw, warmup_decay
+from trainer.config import PretrainConfig, SFTConfig
+from trainer.lineage import Inputs
+from trainer.model.checkpoint import load_checkpoint, read_info
+from trainer.model.decoder import LanguageModel
+from trainer.model.tokenizer import Tokenizer
+from trainer.presets import get_preset
+from trainer.runtime import loop
+from trainer.runtime.errors import Diverged, Stopped
+from trainer.runtime.files import RESUME_STATE
+from trainer.runtime.loop import Metrics, evaluation_steps, run_steps
+from trainer.runtime.optim import apply_gradients, muon_and_adamw, warmup_decay
+from trainer.runtime.seeds import derive_seed
 from trainer.stages import init, pretrain, sft
-from trainer.tokenizer import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 PRETRAIN = PretrainConfig(tokens=12 * 128, batch_tokens=128, sequence=32, evaluations=2)
@@ -370,5 +374,5 @@ def test_the_site_never_needs_more_than_ids_and_files() -> None:
     """The trainer runs alone: nothing of Django is loaded by its command line."""
     code = "import sys, trainer.run, trainer.pipeline; print(*sys.modules, sep='\\n')"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
-    assert "trainer.loop" in loaded.stdout
+    assert "trainer.runtime.loop" in loaded.stdout
     assert not re.findall(r"^(?:django|celery|redis|webapp)\b.*", loaded.stdout, re.MULTILINE)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer import losses
+from trainer.rl import losses
 
 NAN = float("nan")
 

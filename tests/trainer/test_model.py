@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from trainer.config import PRESETS, shape
-from trainer.model import LanguageModel, RMSNorm, ScalarModel, attend, rope_table, rotate, segment_positions
+from trainer.model.decoder import LanguageModel, RMSNorm, ScalarModel, attend, rope_table, rotate, segment_positions
+from trainer.presets import PRESETS, shape
 
 
 def test_it_normalises_by_the_root_mean_square() -> None:

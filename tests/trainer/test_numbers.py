@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.numbers import extract_answer, normalise_number, shows_steps, stated_answer
+from trainer.tasks.numbers import extract_answer, normalise_number, shows_steps, stated_answer
 
 NUMBERS = st.decimals(min_value=-(10**9), max_value=10**9, places=2) | st.integers(-1000, 1000)
 STATEMENTS = (

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.model import LanguageModel
-from trainer.optim import Muon, muon_and_adamw, orthogonalize
+from trainer.model.decoder import LanguageModel
+from trainer.runtime.optim import Muon, muon_and_adamw, orthogonalize
 
 SHAPES = ((6, 10), (10, 6), (6, 10), (4, 4))
 

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from tests.trainer import small
-from trainer import evaluate
-from trainer.checkpoint import read_info
-from trainer.corpus import Corpus
-from trainer.model import LanguageModel
+from trainer.data.corpus import Corpus
+from trainer.data.preferences import Comparison, write_comparisons
+from trainer.evaluation import card as cards
+from trainer.model.checkpoint import read_info
+from trainer.model.decoder import LanguageModel
+from trainer.model.tokenizer import Tokenizer
 from trainer.pipeline import check_votes, run_all
-from trainer.preferences import Comparison, write_comparisons
-from trainer.tastes import get_taste
-from trainer.tokenizer import Tokenizer
+from trainer.world.tastes import get_taste
 
 FIELDS = {
     "stage", "path", "parameters", "seconds", "bits_per_byte", "instruction_accuracy", "ended", "mean_tokens",
@@ -38,7 +38,7 @@ def without_clock(card: dict[str, Any]) -> dict[str, Any]:
 
 def test_it_walks_all_stages_once_and_never_mixes_two_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("QUESTIONS", "PROBLEMS", "TASTE_ANSWERS", "TASTE_PAIRS"):  # as many as show that it works
-        monkeypatch.setattr(evaluate, name, 4)
+        monkeypatch.setattr(cards, name, 4)
     said: list[str] = []
 
     def run(**changes: Any) -> dict[str, Any]:

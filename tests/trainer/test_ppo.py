@@ -9,17 +9,20 @@ import pytest
 import torch
 
 from tests.trainer import small
-from trainer.checkpoint import CheckpointError, load_checkpoint, load_reward_model, read_info, save_checkpoint
-from trainer.config import PRESETS, REWARD, PPOConfig
-from trainer.engine import END, LENGTH, Completion, Engine, Sampling
-from trainer.evaluate import evaluate_checkpoint
-from trainer.loop import Diverged, Inputs, Stopped, random_generator
-from trainer.model import LanguageModel, ScalarModel
-from trainer.optim import adamw
-from trainer.rollout import Rollout
+from trainer.config import REWARD, PPOConfig
+from trainer.evaluation.card import evaluate_checkpoint
+from trainer.lineage import Inputs
+from trainer.model.checkpoint import CheckpointError, load_checkpoint, load_reward_model, read_info, save_checkpoint
+from trainer.model.decoder import LanguageModel, ScalarModel
+from trainer.model.engine import END, LENGTH, Completion, Engine, Sampling
+from trainer.model.tokenizer import Tokenizer
+from trainer.presets import PRESETS
+from trainer.rl.rollout import Rollout
+from trainer.runtime.errors import Diverged, Stopped
+from trainer.runtime.optim import adamw
+from trainer.runtime.seeds import random_generator
 from trainer.stages import ppo
-from trainer.tastes import TASTES
-from trainer.tokenizer import Tokenizer
+from trainer.world.tastes import TASTES
 
 CONFIG = PPOConfig(
     steps=4, rollouts=8, minibatch=4, critic_warmup=1, max_new_tokens=8, lr=1e-3, critic_lr=1e-3, evaluations=2

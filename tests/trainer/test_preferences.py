@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from trainer.preferences import Comparison, read_comparisons, write_comparisons
+from trainer.data.preferences import Comparison, read_comparisons, write_comparisons
 
 QUESTION = [{"role": "user", "content": "What does a rabbit eat?"}]
 

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.corpus import shipped
-from trainer.numbers import normalise_number
-from trainer.problems import Problem, generate, generate_held_out, generate_practice, grade
-from trainer.themes import HELD_OUT_NAMES, HELD_OUT_THEMES, NAMES, PRACTICE_THEMES, THEMES
+from trainer.tasks.numbers import normalise_number
+from trainer.tasks.problem import Problem, grade
+from trainer.world import shipped
+from trainer.world.problems import generate, generate_held_out, generate_practice
+from trainer.world.themes import HELD_OUT_NAMES, HELD_OUT_THEMES, NAMES, PRACTICE_THEMES, THEMES
 
 NUMBERS = st.decimals(min_value=-(10**9), max_value=10**9, places=2) | st.integers(-1000, 1000)
 DIGITLESS = st.text().filter(lambda text: not re.search(r"\d", text))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from trainer.config import PRETRAIN, SFT
-from trainer.prompting import prompt_ids
-from trainer.tokenizer import Message, Tokenizer
+from trainer.data.prompting import prompt_ids
+from trainer.model.tokenizer import Message, Tokenizer
 
 TURNS: list[Message] = [
     {"role": "user", "content": "What does a fox eat?"},

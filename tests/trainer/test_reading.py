@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from trainer import reading
-from trainer.checkpoint import CheckpointError, read_json
-from trainer.corpus import from_directory
-from trainer.corpus.reader import read, read_votes
-from trainer.preferences import read_comparisons
-from trainer.reading import NotAFile, Reader, read_bytes
+from trainer.data.directory import from_directory
+from trainer.data.preferences import read_comparisons
+from trainer.data.reader import read, read_votes
+from trainer.model.checkpoint import CheckpointError, read_json
+from trainer.runtime import reading
+from trainer.runtime.reading import NotAFile, Reader, read_bytes
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -161,7 +161,7 @@ def test_whoever_reads_can_be_told_to_stop(tmp_path: Path) -> None:
 
 STOPPED_WHILE_IT_READS = """
 import os, signal, sys
-from trainer import reading
+from trainer.runtime import reading
 count = reading.Reader.count
 def note(self, size, path):
     if self.read == 0:

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.asked import Message
-from trainer.corpus.reader import LEFT_OUT, described, read, read_votes
-from trainer.corpus.records import COMPARISON, CONVERSATION, DOCUMENT, PROBLEM, LeftOut, Taken, take
-from trainer.preferences import Comparison
-from trainer.problems import Problem
-from trainer.tokenizer import Tokenizer
+from trainer.data.preferences import Comparison
+from trainer.data.reader import LEFT_OUT, described, read, read_votes
+from trainer.data.records import COMPARISON, CONVERSATION, DOCUMENT, PROBLEM, LeftOut, Taken, take
+from trainer.model.tokenizer import Tokenizer
+from trainer.tasks.problem import Problem
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED_CASES = ROOT.parent / "shared" / "cases"

@@ -11,17 +11,18 @@ import pytest
 import torch
 
 from tests.trainer import small
-from trainer.alarms import doubts_about
-from trainer.checkpoint import load_reward_model, read_info
 from trainer.config import RewardConfig
-from trainer.evaluate import Agreement, agreement_of, comparison_sequences, reward_agreement
-from trainer.loop import Stopped, random_generator
-from trainer.model import LanguageModel, ScalarModel
-from trainer.optim import apply_gradients
-from trainer.preferences import Comparison
-from trainer.rollout import end_scores
+from trainer.data.preferences import Comparison
+from trainer.evaluation.alarms import doubts_about
+from trainer.evaluation.reward_model import Agreement, agreement_of, comparison_sequences, reward_agreement
+from trainer.model.checkpoint import load_reward_model, read_info
+from trainer.model.decoder import LanguageModel, ScalarModel
+from trainer.model.tokenizer import Tokenizer
+from trainer.rl.scoring import end_scores
+from trainer.runtime.errors import Stopped
+from trainer.runtime.optim import apply_gradients
+from trainer.runtime.seeds import random_generator
 from trainer.stages import reward
-from trainer.tokenizer import Tokenizer
 
 CONFIG = RewardConfig(lr=3e-3, batch_pairs=4, epochs=4, probing=0.25, averaged=0.5)
 TAUGHT = dataclasses.replace(CONFIG, teachers=2, studied=8, study_epochs=3)

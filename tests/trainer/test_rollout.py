@@ -7,25 +7,20 @@ import pytest
 import torch
 from torch import nn
 
-from trainer.engine import END, Completion, Engine, Sampling
-from trainer.loop import random_generator
-from trainer.model import LanguageModel, ScalarModel
-from trainer.rollout import (
-    Rollout,
+from trainer.model.decoder import LanguageModel, ScalarModel
+from trainer.model.engine import END, Completion, Engine, Sampling
+from trainer.model.tokenizer import Tokenizer
+from trainer.rl.rollout import Rollout, collect, deal, fitting_prompts, minibatches, pad
+from trainer.rl.scoring import (
     by_length,
-    collect,
-    deal,
     end_scores,
-    fitting_prompts,
-    minibatches,
-    pad,
     response_logprobs,
     response_values,
     score_logprobs,
     score_values,
     scored_sequence,
 )
-from trainer.tokenizer import Tokenizer
+from trainer.runtime.seeds import random_generator
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13]]
 PAD = 3

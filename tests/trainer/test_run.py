@@ -11,17 +11,17 @@ import pytest
 import torch
 
 from tests.trainer import small
-from trainer import machine
-from trainer.checkpoint import read_info, read_shape
 from trainer.config import GRPO, PPO, SFT
-from trainer.corpus import Corpus
-from trainer.files import RESUME_RUN, RESUME_STATE
-from trainer.loop import Stopped
-from trainer.model import LanguageModel
-from trainer.preferences import write_comparisons
-from trainer.prompting import fitting_corpus
+from trainer.data.corpus import Corpus
+from trainer.data.preferences import write_comparisons
+from trainer.data.prompting import fitting_corpus
+from trainer.model.checkpoint import read_info, read_shape
+from trainer.model.decoder import LanguageModel
+from trainer.model.tokenizer import Tokenizer
 from trainer.run import RunSpec, check_corpus, execute
-from trainer.tokenizer import Tokenizer
+from trainer.runtime import machine
+from trainer.runtime.errors import Stopped
+from trainer.runtime.files import RESUME_RUN, RESUME_STATE
 
 SHORT = {
     "sft": {"steps": 4, "batch_tokens": 192, "sequence": 96, "evaluations": 1},

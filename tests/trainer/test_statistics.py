@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from trainer.statistics import (
+from trainer.evaluation.statistics import (
     MIN_CALIBRATION_PAIRS,
     MIN_GROUPS,
     calibration_error,

@@ -10,19 +10,20 @@ from typing import Any
 import pytest
 
 from tests.trainer import small
-from trainer import evaluate
 from trainer.asked import Prompt, asked_messages, asked_text, single_question
-from trainer.corpus import Corpus, from_directory, shipped
-from trainer.corpus.directory import is_held_out
-from trainer.engine import Engine
-from trainer.model import LanguageModel
+from trainer.data.corpus import Corpus
+from trainer.data.directory import from_directory, is_held_out
+from trainer.data.prompting import fitting_corpus, greedy_samples
+from trainer.evaluation import asking, card
+from trainer.model.decoder import LanguageModel
+from trainer.model.engine import Engine
+from trainer.model.tokenizer import Tokenizer
 from trainer.pipeline import simulate_votes
-from trainer.problems import Problem
-from trainer.prompting import fitting_corpus, greedy_samples
-from trainer.rollout import fitting_prompts
+from trainer.rl.rollout import fitting_prompts
 from trainer.stages import grpo, ppo
-from trainer.tastes import get_taste
-from trainer.tokenizer import Tokenizer
+from trainer.tasks.problem import Problem
+from trainer.world import shipped
+from trainer.world.tastes import get_taste
 
 CALM = "You are a calm helper."
 SHORT = "Calm."
@@ -150,14 +151,14 @@ def test_it_is_asked_with_its_system_text(model: LanguageModel, tokenizer: Token
     wanted, _ = tokenizer.render_chat(asked, add_generation_prompt=True)
     prompt = Prompt("A fox?", "Calm.")
     engine = Engine(model, end_ids=[tokenizer.end_id])
-    [answer] = evaluate.ask(engine, tokenizer, [prompt], stage="sft", max_new_tokens=4)
+    [answer] = asking.ask(engine, tokenizer, [prompt], stage="sft", max_new_tokens=4)
     assert answer.prompt == wanted
     assert fitting_prompts(tokenizer, [prompt], room=80) == {prompt: wanted}
-    [document] = evaluate.ask(engine, tokenizer, [prompt], stage="pretrain", max_new_tokens=4)
+    [document] = asking.ask(engine, tokenizer, [prompt], stage="pretrain", max_new_tokens=4)
     assert document.prompt == [tokenizer.document_end_id, *tokenizer.encode("Calm.\nA fox?")]
     [sample] = greedy_samples(engine, tokenizer, [prompt], stage="sft", max_new_tokens=4)
     assert sample["prompt"] == "Calm.\n\nA fox?"
-    [pair] = evaluate.true_comparisons([prompt], [answer, answer], get_taste("shorter"))
+    [pair] = asking.true_comparisons([prompt], [answer, answer], get_taste("shorter"))
     assert pair.messages == asked
 
 
@@ -203,9 +204,9 @@ def test_every_stage_asks_with_it(
         config = dataclasses.replace(inputs.preset.grpo, steps=1, problems=2, group=2, max_new_tokens=8)
         grpo.train(config, inputs, tmp_path / "out", small.Recorder(), small.never)
     elif stage == "evaluate":
-        monkeypatch.setattr(evaluate, "TASTE_ANSWERS", 2)
-        monkeypatch.setattr(evaluate, "SAMPLES_PER_PROBLEM", 8)
-        evaluate.evaluate_checkpoint(parent, corpus=corpus, parent=parent, taste=get_taste("shorter"))
+        monkeypatch.setattr(card, "TASTE_ANSWERS", 2)
+        monkeypatch.setattr(asking, "SAMPLES_PER_PROBLEM", 8)
+        card.evaluate_checkpoint(parent, corpus=corpus, parent=parent, taste=get_taste("shorter"))
     else:
         with pytest.raises(ValueError, match="pairs differ"):
             simulate_votes(parent, corpus, get_taste("shorter"), preset="smoke", seed=0, max_new_tokens=4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from trainer.tastes import TASTES, SimulatedVoter, get_taste, has_example, is_degenerate
+from trainer.world.tastes import TASTES, SimulatedVoter, get_taste, has_example, is_degenerate
 
 PLAIN = "A rabbit eats grass."
 LONG = "A rabbit eats grass. It lives in a burrow under the old oak and likes the quiet evening hours."

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.tokenizer import CHAT_TEMPLATE, SPECIAL, Tokenizer
+from trainer.model.tokenizer import CHAT_TEMPLATE, SPECIAL, Tokenizer
 
 CHAT = [
     {"role": "user", "content": "What does a fox eat?"},

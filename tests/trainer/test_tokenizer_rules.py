@@ -13,8 +13,8 @@ import pytest
 from tokenizers import Regex, decoders, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
-from trainer.tokenizer import TOKENIZER, Tokenizer
-from trainer.tokenizer_rules import read_tokenizer
+from trainer.model.tokenizer import TOKENIZER, Tokenizer
+from trainer.model.tokenizer_rules import read_tokenizer
 
 
 def save(backend: Backend, directory: Path, **changes: Any) -> Path:

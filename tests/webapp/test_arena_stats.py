@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from trainer.statistics import share_of
+from trainer.evaluation.statistics import share_of
 from webapp.arena.stats import (
     ELO_PER_NAT,
     Cell,

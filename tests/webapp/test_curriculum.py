@@ -12,7 +12,7 @@ import pytest
 from django.core.management import CommandError, call_command
 
 from trainer.config import STAGES
-from trainer.tastes import SimulatedVoter
+from trainer.world.tastes import SimulatedVoter
 from webapp.answers.models import Generation
 from webapp.arena.models import Pair, Prompt, Vote
 from webapp.arena.publishing import seed_prompts

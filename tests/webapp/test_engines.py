@@ -17,11 +17,11 @@ import torch
 from django.core.management import CommandError, call_command
 
 from tests.threads import database_thread
-from trainer.checkpoint import save_checkpoint
-from trainer.config import shape
-from trainer.engine import Sampling
-from trainer.model import LanguageModel
-from trainer.tokenizer import Tokenizer
+from trainer.model.checkpoint import save_checkpoint
+from trainer.model.decoder import LanguageModel
+from trainer.model.engine import Sampling
+from trainer.model.tokenizer import Tokenizer
+from trainer.presets import shape
 from webapp.answers import services, writing
 from webapp.answers.engines import Engines, LoadedEngine, NotWaitedFor, load, memory_bytes, render_prompt
 from webapp.answers.models import Generation

@@ -12,7 +12,7 @@ from django.core.asgi import get_asgi_application
 from django.test import Client
 from django.urls import reverse
 
-from trainer.corpus import SAMPLE_PROMPTS
+from trainer.data.corpus import SAMPLE_PROMPTS
 from webapp.answers.models import Generation
 from webapp.stages import poll
 from webapp.stages.models import SiteAnswer

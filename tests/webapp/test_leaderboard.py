@@ -11,7 +11,7 @@ from django.test import Client
 from django.urls import reverse
 
 from tests.webapp.arena_factory import make_pair, make_vote
-from trainer.statistics import share_of
+from trainer.evaluation.statistics import share_of
 from webapp.accounts.models import Visitor
 from webapp.arena import standings
 from webapp.arena.models import Pair, Prompt, Vote

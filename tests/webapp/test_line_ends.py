@@ -11,7 +11,7 @@ from django.http import HttpRequest, HttpResponse
 from django.test import Client, RequestFactory
 from django.urls import reverse
 
-from trainer.preferences import one_line_end
+from trainer.data.preferences import one_line_end
 from webapp.answers.models import Generation
 from webapp.arena.models import Prompt
 from webapp.chat.models import Conversation, Message

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from tests.webapp.fake_trainer import DOUBTFUL
 from trainer.config import CHAT_STAGES, STAGES
-from trainer.corpus import SAMPLE_PROMPTS
+from trainer.data.corpus import SAMPLE_PROMPTS
 from webapp.accounts.models import Visitor
 from webapp.answers.models import Generation
 from webapp.arena.models import Pair, Prompt, Vote

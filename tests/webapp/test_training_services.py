@@ -17,7 +17,8 @@ from django.utils import timezone
 from tests.threads import database_thread
 from tests.webapp import fake_trainer
 from tests.webapp.arena_factory import make_pair, make_vote
-from trainer.config import get_preset, to_dict
+from trainer.config import to_dict
+from trainer.presets import get_preset
 from webapp.arena.models import Prompt, Vote
 from webapp.chat.models import Conversation, Message
 from webapp.live import streams

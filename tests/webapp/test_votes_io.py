@@ -18,7 +18,7 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
 from tests.webapp.arena_factory import make_answer, make_pair, make_vote
-from trainer.preferences import read_comparisons
+from trainer.data.preferences import read_comparisons
 from webapp.accounts.models import Visitor
 from webapp.answers.models import Generation
 from webapp.arena.exchange import import_votes, write_votes

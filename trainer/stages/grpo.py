@@ -35,41 +35,26 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from trainer import losses, machine
-from trainer.alarms import new_alarms, repetition
-from trainer.anchor import Anchor, other_conversations
 from trainer.asked import asked_shown
-from trainer.checkpoint import Loaded, load_checkpoint, load_reward_model, save_checkpoint
 from trainer.config import GRPO, GRPOConfig
-from trainer.data import NothingFits
-from trainer.engine import Engine
-from trainer.evaluate import ask, mean_reward, solves
-from trainer.loop import (
-    Inputs,
-    Metrics,
-    Report,
-    SampleDict,
-    clear_resume,
-    random_generator,
-    run_steps,
-    stage_info,
-)
-from trainer.model import LanguageModel
-from trainer.optim import adamw, apply_gradients, set_lr_factor, warmup_decay
-from trainer.problems import Problem, Verdict, grade
-from trainer.prompting import greedy_samples
-from trainer.rollout import (
-    Batch,
-    Rollout,
-    collect,
-    fitting_prompts,
-    minibatches,
-    pad,
-    pieces,
-    response_logprobs,
-    score_logprobs,
-)
-from trainer.tokenizer import Tokenizer
+from trainer.data.chats import NothingFits
+from trainer.data.prompting import greedy_samples
+from trainer.evaluation.alarms import new_alarms, repetition
+from trainer.evaluation.asking import ask, mean_reward, solves
+from trainer.lineage import Inputs, stage_info
+from trainer.model.checkpoint import Loaded, load_checkpoint, load_reward_model, save_checkpoint
+from trainer.model.decoder import LanguageModel
+from trainer.model.engine import Engine
+from trainer.model.tokenizer import Tokenizer
+from trainer.rl import losses
+from trainer.rl.anchor import Anchor, other_conversations
+from trainer.rl.rollout import Batch, Rollout, collect, fitting_prompts, minibatches, pad
+from trainer.rl.scoring import pieces, response_logprobs, score_logprobs
+from trainer.runtime import machine
+from trainer.runtime.loop import Metrics, Report, SampleDict, clear_resume, run_steps
+from trainer.runtime.optim import adamw, apply_gradients, set_lr_factor, warmup_decay
+from trainer.runtime.seeds import random_generator
+from trainer.tasks.problem import Problem, Verdict, grade
 
 DECAY: Final = 0.5
 """Share of the rounds, at the end, over which the learning rate falls to zero."""

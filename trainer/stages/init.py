@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.checkpoint import save_checkpoint
 from trainer.config import INIT, to_dict
-from trainer.evaluate import bits_per_byte
-from trainer.loop import Inputs, Report, random_generator, stage_info
-from trainer.model import LanguageModel
-from trainer.tokenizer import Tokenizer
+from trainer.evaluation.text import bits_per_byte
+from trainer.lineage import Inputs, stage_info
+from trainer.model.checkpoint import save_checkpoint
+from trainer.model.decoder import LanguageModel
+from trainer.model.tokenizer import Tokenizer
+from trainer.runtime.loop import Report
+from trainer.runtime.seeds import random_generator
 
 
 def train(config: None, inputs: Inputs, out_dir: Path, report: Report, should_stop: Callable[[], bool]) -> Path:

@@ -34,35 +34,19 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from trainer import losses, machine
-from trainer.alarms import new_alarms, new_evaluation_alarms, repetition
 from trainer.asked import asked_shown
-from trainer.checkpoint import load_checkpoint, load_reward_model, save_checkpoint
 from trainer.config import PPO, PPOConfig
-from trainer.engine import Engine
-from trainer.loop import (
-    Diverged,
-    Inputs,
-    Metrics,
-    Report,
-    SampleDict,
-    clear_resume,
-    random_generator,
-    run_steps,
-    stage_info,
-)
-from trainer.model import LanguageModel, ScalarModel
-from trainer.optim import adamw, apply_gradients, set_lr_factor, warmup_decay
-from trainer.prompting import greedy_samples
-from trainer.rollout import (
-    Batch,
-    Rollout,
-    collect,
-    deal,
+from trainer.data.prompting import greedy_samples
+from trainer.evaluation.alarms import new_alarms, new_evaluation_alarms, repetition
+from trainer.lineage import Inputs, stage_info
+from trainer.model.checkpoint import load_checkpoint, load_reward_model, save_checkpoint
+from trainer.model.decoder import LanguageModel, ScalarModel
+from trainer.model.engine import Engine
+from trainer.model.tokenizer import Tokenizer
+from trainer.rl import losses
+from trainer.rl.rollout import Batch, Rollout, collect, deal, fitting_prompts, minibatches, pad
+from trainer.rl.scoring import (
     end_scores,
-    fitting_prompts,
-    minibatches,
-    pad,
     pieces,
     response_logprobs,
     response_values,
@@ -70,7 +54,11 @@ from trainer.rollout import (
     score_values,
     scored_sequence,
 )
-from trainer.tokenizer import Tokenizer
+from trainer.runtime import machine
+from trainer.runtime.errors import Diverged
+from trainer.runtime.loop import Metrics, Report, SampleDict, clear_resume, run_steps
+from trainer.runtime.optim import adamw, apply_gradients, set_lr_factor, warmup_decay
+from trainer.runtime.seeds import random_generator
 
 DECAY: Final = 0.5
 """Share of the rounds, at the end, over which the learning rates fall to zero."""

@@ -19,18 +19,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer import machine
-from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.config import PRETRAIN, PretrainConfig
-from trainer.data import DocumentBatches
-from trainer.engine import Engine
-from trainer.estimate import rows_at_once
-from trainer.evaluate import bits_per_byte
-from trainer.loop import Inputs, Metrics, Report, SampleDict, clear_resume, run_steps, stage_info
-from trainer.losses import linear_next_token_loss
-from trainer.model import LanguageModel
-from trainer.optim import apply_gradients, muon_and_adamw, set_lr_factor, warmup_decay
-from trainer.prompting import greedy_samples
+from trainer.data.documents import DocumentBatches
+from trainer.data.prompting import greedy_samples
+from trainer.evaluation.text import bits_per_byte
+from trainer.lineage import Inputs, stage_info
+from trainer.model.checkpoint import load_checkpoint, save_checkpoint
+from trainer.model.decoder import LanguageModel
+from trainer.model.engine import Engine
+from trainer.rl.losses import linear_next_token_loss
+from trainer.runtime import machine
+from trainer.runtime.estimate import rows_at_once
+from trainer.runtime.loop import Metrics, Report, SampleDict, clear_resume, run_steps
+from trainer.runtime.optim import apply_gradients, muon_and_adamw, set_lr_factor, warmup_decay
 
 
 def train(

@@ -43,18 +43,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel
 
-from trainer import losses, machine
-from trainer.alarms import doubts_about
-from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.config import REWARD, RewardConfig
-from trainer.corpus import Corpus
-from trainer.evaluate import Agreement, comparison_sequences, interval_or_none, reward_agreement
-from trainer.loop import Inputs, Metrics, Report, SampleDict, clear_resume, random_generator, run_steps, stage_info
-from trainer.model import LanguageModel, ScalarModel
-from trainer.optim import adamw, apply_gradients, set_lr_factor, warmup_decay
-from trainer.preferences import Comparison
-from trainer.rollout import end_scores, last_values
-from trainer.tokenizer import Tokenizer
+from trainer.data.corpus import Corpus
+from trainer.data.preferences import Comparison
+from trainer.evaluation.alarms import doubts_about
+from trainer.evaluation.reward_model import Agreement, comparison_sequences, interval_or_none, reward_agreement
+from trainer.lineage import Inputs, stage_info
+from trainer.model.checkpoint import load_checkpoint, save_checkpoint
+from trainer.model.decoder import LanguageModel, ScalarModel
+from trainer.model.tokenizer import Tokenizer
+from trainer.rl import losses
+from trainer.rl.scoring import end_scores, last_values
+from trainer.runtime import machine
+from trainer.runtime.loop import Metrics, Report, SampleDict, clear_resume, run_steps
+from trainer.runtime.optim import adamw, apply_gradients, set_lr_factor, warmup_decay
+from trainer.runtime.seeds import random_generator
 
 WARMUP: Final = 0.1
 """Share of the steps spent warming up, the rest decays linearly to zero; probing counts as steps, and warms up better:

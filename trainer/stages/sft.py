@@ -20,18 +20,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainer import machine
-from trainer.checkpoint import load_checkpoint, save_checkpoint
 from trainer.config import SFT, SFTConfig
-from trainer.data import ChatBatches, PackedChats
-from trainer.engine import Engine
-from trainer.estimate import rows_at_once
-from trainer.evaluate import instruction_accuracy
-from trainer.loop import Inputs, Metrics, Report, SampleDict, clear_resume, run_steps, stage_info
-from trainer.losses import linear_next_token_loss
-from trainer.model import LanguageModel
-from trainer.optim import apply_gradients, muon_and_adamw, set_lr_factor, warmup_decay
-from trainer.prompting import greedy_samples
+from trainer.data.chats import ChatBatches, PackedChats
+from trainer.data.prompting import greedy_samples
+from trainer.evaluation.asking import instruction_accuracy
+from trainer.lineage import Inputs, stage_info
+from trainer.model.checkpoint import load_checkpoint, save_checkpoint
+from trainer.model.decoder import LanguageModel
+from trainer.model.engine import Engine
+from trainer.rl.losses import linear_next_token_loss
+from trainer.runtime import machine
+from trainer.runtime.estimate import rows_at_once
+from trainer.runtime.loop import Metrics, Report, SampleDict, clear_resume, run_steps
+from trainer.runtime.optim import apply_gradients, muon_and_adamw, set_lr_factor, warmup_decay
 
 
 def train(config: SFTConfig, inputs: Inputs, out_dir: Path, report: Report, should_stop: Callable[[], bool]) -> Path:

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from django.conf import settings
 
-from trainer.checkpoint import load_checkpoint
 from trainer.config import ModelConfig
-from trainer.engine import Engine, EngineService, Request, Sampling
-from trainer.prompting import answer_room, prompt_ids
-from trainer.tokenizer import Tokenizer
+from trainer.data.prompting import answer_room, prompt_ids
+from trainer.model.checkpoint import load_checkpoint
+from trainer.model.engine import Engine, EngineService, Request, Sampling
+from trainer.model.tokenizer import Tokenizer
 from webapp.checkpoints.models import Checkpoint
 
 logger = logging.getLogger(__name__)

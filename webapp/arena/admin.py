@@ -18,7 +18,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.text import Truncator
 
-from trainer.tastes import TASTES
+from trainer.world.tastes import TASTES
 from webapp.accounts.audit import audit
 from webapp.accounts.models import User
 from webapp.arena import exports, standings

@@ -1,6 +1,6 @@
 """Votes as JSON Lines: out to a file the whole field reads, and back in without loss.
 
-The line's shape is trainer.preferences' (and so TRL's); what we add to it is listed at `_extra`.
+The line's shape is trainer.data.preferences' (and so TRL's); what we add to it is listed at `_extra`.
 Exporting, importing elsewhere and exporting again gives the same bytes: a line names its pair, its
 voter (a random id that says nothing about the person), both checkpoints by hash, and the time.
 
@@ -26,8 +26,8 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from trainer.config import CHAT_STAGES, SFT
-from trainer.corpus.reader import numbered_votes
-from trainer.preferences import Comparison, one_line_end, write_comparisons
+from trainer.data.preferences import Comparison, one_line_end, write_comparisons
+from trainer.data.reader import numbered_votes
 from webapp.accounts.models import Visitor
 from webapp.answers.models import Generation
 from webapp.arena import tally
@@ -256,7 +256,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _check_text(text: str) -> None:
-    """Refuse what no database keeps; half a surrogate pair does not come this far (trainer.preferences)."""
+    """Refuse what no database keeps; half a surrogate pair does not come this far (trainer.data.preferences)."""
     if "\0" in text:
         raise ValueError("a text holds a NUL")
 

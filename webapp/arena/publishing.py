@@ -14,7 +14,7 @@ LONGEST_CHAT_PROMPT = 300
 def seed_prompts() -> int:
     """Add the shipped corpus's preference prompts that are not there yet; returns how many were added."""
     from trainer.asked import asked_text
-    from trainer.corpus import shipped  # generating it takes a moment, which only this caller should pay
+    from trainer.world import shipped  # generating it takes a moment, which only this caller should pay
 
     before = Prompt.objects.count()
     texts = [asked_text(asked) for asked in shipped(0, size="smoke").preference_prompts]

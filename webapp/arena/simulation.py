@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import uuid
 
-from trainer.tastes import TASTES, SimulatedVoter
+from trainer.world.tastes import TASTES, SimulatedVoter
 from webapp.accounts.models import Visitor
 from webapp.arena.models import Pair, Vote
 from webapp.arena.stock import ANSWERING_STAGES, least_used_prompts, make_pair, settle_pairs

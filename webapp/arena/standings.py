@@ -15,7 +15,7 @@ from django.conf import settings
 from django.core.cache import cache
 from django.utils import timezone
 
-from trainer.statistics import Group, Share, share_of
+from trainer.evaluation.statistics import Group, Share, share_of
 from webapp.accounts.models import Visitor
 from webapp.arena import stats, tally
 from webapp.arena.models import DuelTally, KeptRanking, Vote, VoterTally

@@ -2,7 +2,7 @@
 
 The idea: a leaderboard is a Bradley–Terry model, P(i beats j) = p_i / (p_i + p_j), shown on the Elo
 scale as 1000 + 400·log10(p). Votes on one prompt hang together (the better model there is the better one in
-all of them), so the intervals are over *prompts*, by the same rules as every share (`trainer.statistics`).
+all of them), so the intervals are over *prompts*, by the same rules as every share (`trainer.evaluation.statistics`).
 Agreement between voters is Krippendorff's alpha for nominal data.
 
 Simplifications: every checkpoint also plays one virtual tie against an average opponent, which keeps
@@ -16,7 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from trainer.statistics import MIN_GROUPS, PRIOR_GROUPS, t_quantile
+from trainer.evaluation.statistics import MIN_GROUPS, PRIOR_GROUPS, t_quantile
 
 Duel = tuple[int, int, float]
 """(first, second, the first's score): 1 won, 0.5 tied, 0 lost."""
@@ -154,7 +154,7 @@ def _deviations(cells: Mapping[Cell, int], scores: Mapping[int, float]) -> dict[
     The variance of a log-strength is that of the model, the inverse of its information matrix (with the virtual ties),
     times a design effect: the variance of its estimating equations between prompts over what it would be between
     votes (the sandwich of Liang and Zeger 1986, https://doi.org/10.1093/biomet/73.1.13), with the same correction for
-    few prompts and the same prior as in `trainer.statistics.share_of`.
+    few prompts and the same prior as in `trainer.evaluation.statistics.share_of`.
     """
     names = list(scores)
     index = {one: row for row, one in enumerate(names)}

@@ -19,7 +19,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 from django_htmx.http import HttpResponseClientRedirect
 
-from trainer.statistics import MIN_GROUPS
+from trainer.evaluation.statistics import MIN_GROUPS
 from webapp.accounts import limits
 from webapp.accounts.models import Visitor
 from webapp.accounts.services import visitor_for

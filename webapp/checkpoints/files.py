@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import PRETRAIN, REWARD, SFT, check_stage
-from trainer.files import changed_file, sha256_file
-from trainer.reading import read_bytes
-from trainer.tokenizer_rules import read_tokenizer
+from trainer.model.tokenizer_rules import read_tokenizer
+from trainer.runtime.files import changed_file, sha256_file
+from trainer.runtime.reading import read_bytes
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"

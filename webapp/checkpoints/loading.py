@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainer.checkpoint import load_checkpoint
+from trainer.model.checkpoint import load_checkpoint
 
 
 def check_loads(directory: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.conf import settings
 
-from trainer.config import answer_tokens_of
+from trainer.presets import answer_tokens_of
 from webapp.checkpoints.files import STAGE, WEIGHTS, CheckpointFiles, copy_checkpoint, inspect_directory
 from webapp.checkpoints.models import Checkpoint
 

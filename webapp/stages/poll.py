@@ -23,7 +23,7 @@ from django.contrib.auth.models import AnonymousUser
 from django.db import DatabaseError
 from django.template.loader import render_to_string
 
-from trainer.corpus import SAMPLE_PROMPTS
+from trainer.data.corpus import SAMPLE_PROMPTS
 from webapp.stages.queries import home_page
 
 FRESH_S: Final = 1.0

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trainer.corpus import SAMPLE_PROMPTS
+from trainer.data.corpus import SAMPLE_PROMPTS
 from webapp.answers.models import Generation
 from webapp.chat.models import Conversation, Message
 from webapp.chat.threads import Answer

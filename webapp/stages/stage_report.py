@@ -14,9 +14,10 @@ from typing import Any, TypeGuard
 from django.db.models import Exists, OuterRef
 from django.utils.safestring import SafeString
 
-from trainer.config import GRPO, INIT, PPO, PRESETS, PRETRAIN, REWARD, SFT, get_preset
-from trainer.scope import COUNTS, SHIPPED, count_of
-from trainer.statistics import MIN_GROUPS
+from trainer.config import GRPO, INIT, PPO, PRETRAIN, REWARD, SFT
+from trainer.evaluation.scope import COUNTS, SHIPPED, count_of
+from trainer.evaluation.statistics import MIN_GROUPS
+from trainer.presets import PRESETS, get_preset
 from webapp.answers.models import Generation
 from webapp.arena import tally
 from webapp.arena.models import Pair, Prompt, Vote

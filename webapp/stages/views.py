@@ -12,8 +12,8 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 from django_htmx.middleware import HtmxDetails
 
-from trainer.corpus import SAMPLE_PROMPTS
-from trainer.tastes import TASTES
+from trainer.data.corpus import SAMPLE_PROMPTS
+from trainer.world.tastes import TASTES
 from webapp.accounts.limits import allow
 from webapp.accounts.services import visitor_for
 from webapp.chat.models import Conversation

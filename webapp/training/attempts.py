@@ -27,7 +27,7 @@ from typing import TypeVar
 from django.conf import settings
 from django.db import InterfaceError, OperationalError, connections
 
-from trainer.files import take_over
+from trainer.runtime.files import take_over
 from webapp.training import services
 from webapp.training.events import MAX_LINE_BYTES, Logged, Measured, Started, parse_line
 from webapp.training.models import TrainingRun

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainer.config import GRPO, PPO, REWARD
-from trainer.scope import COUNTS, count_of
+from trainer.evaluation.scope import COUNTS, count_of
 from webapp.training.models import Metric, Sample, TrainingRun
 
 TITLES = {

@@ -20,8 +20,9 @@ from django.db.models import Q
 from django.db.models.functions import Now
 from django.urls import reverse
 
-from trainer.config import GRPO, INIT, PARENT_STAGES, PPO, PRETRAIN, REWARD, SFT, STAGE_TITLES, get_preset
-from trainer.tastes import TASTES
+from trainer.config import GRPO, INIT, PARENT_STAGES, PPO, PRETRAIN, REWARD, SFT, STAGE_TITLES
+from trainer.presets import get_preset
+from trainer.world.tastes import TASTES
 from webapp.arena import tally
 from webapp.arena.models import Vote
 from webapp.arena.simulation import simulate_votes, simulated_visitor

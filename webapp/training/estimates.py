@@ -21,8 +21,8 @@ import redis
 from django.conf import settings
 from django.utils import timezone
 
-from trainer.config import get_preset
-from trainer.estimate import estimate
+from trainer.presets import get_preset
+from trainer.runtime.estimate import estimate
 from webapp.live import streams
 from webapp.ops.periodic import alive_key
 from webapp.training.models import Machine, TrainingRun

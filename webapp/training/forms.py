@@ -7,8 +7,9 @@ from typing import Any
 from django import forms
 from django.conf import settings
 
-from trainer.config import GRPO, PARENT_STAGES, PPO, PRESETS, REWARD, STAGE_TITLES
-from trainer.tastes import TASTES
+from trainer.config import GRPO, PARENT_STAGES, PPO, REWARD, STAGE_TITLES
+from trainer.presets import PRESETS
+from trainer.world.tastes import TASTES
 from webapp.arena import tally
 from webapp.checkpoints.models import Checkpoint
 from webapp.training import curriculum, services

@@ -26,7 +26,8 @@ from django.db.models import Case, F, IntegerField, Max, Q, When
 from django.db.models.functions import Coalesce, Now
 
 from trainer import config as stages
-from trainer.alarms import doubts_about
+from trainer.evaluation.alarms import doubts_about
+from trainer.presets import PRESETS, Preset, get_preset
 from webapp.arena import tally
 from webapp.arena.exchange import learnt_votes, mark_learnt, write_votes
 from webapp.arena.models import Pair, Prompt, Vote, VoteQuerySet
@@ -105,7 +106,7 @@ def queue_run(
             votes_used = tally.training_votes(source=votes)
             if votes_used <= FROZEN_AT_ONCE:
                 votes_sha256, votes_used = write_votes(staging / "votes.jsonl", training_votes(votes))
-        config = {} if stage == stages.INIT else stages.to_dict(stages.get_preset(preset).stage(stage))
+        config = {} if stage == stages.INIT else stages.to_dict(get_preset(preset).stage(stage))
         with transaction.atomic():
             run = TrainingRun.objects.create(
                 stage=stage,
@@ -180,7 +181,7 @@ def check_run(
     RewardModelDoubted comes last: overruling it is all that is missing then.
     """
     stages.check_parent_stage(stage, parent.stage if parent else None)
-    _check_size(stages.get_preset(preset), parent)
+    _check_size(get_preset(preset), parent)
     if not 0 <= seed <= MAX_SEED:
         raise ValueError(f"The seed must be a number from 0 to {MAX_SEED}, not {seed}.")
     if reward_model is not None and stage not in (stages.PPO, stages.GRPO):
@@ -219,8 +220,8 @@ def votes_problem(votes: str = "all") -> str:
     return ""
 
 
-def _check_size(preset: stages.Preset, parent: Checkpoint | None) -> None:
-    grown = stages.PRESETS.get(parent.preset) if parent else None
+def _check_size(preset: Preset, parent: Checkpoint | None) -> None:
+    grown = PRESETS.get(parent.preset) if parent else None
     if grown and grown.model.context < preset.model.context:
         raise ValueError(
             f"Preset {preset.name} reads {preset.model.context} tokens at a time, but this checkpoint was made with "

@@ -9,7 +9,7 @@ from typing import Any
 import redis
 from django.core.management.base import BaseCommand, CommandError
 
-from trainer.tastes import TASTES
+from trainer.world.tastes import TASTES
 from webapp.arena import simulation, stock
 from webapp.arena.models import Vote
 from webapp.checkpoints.models import Checkpoint

@@ -32,7 +32,7 @@ from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
-from trainer.measurements import percentile
+from trainer.runtime.measurements import percentile
 from webapp.accounts.models import Visitor
 from webapp.answers.models import Generation
 from webapp.arena import standings, stock

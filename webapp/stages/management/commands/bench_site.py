@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from django.core.management.base import BaseCommand, CommandError
 
-from trainer.measurements import REPEATS, Figure, default_path, percentile, table, write_section
+from trainer.runtime.measurements import REPEATS, Figure, default_path, percentile, table, write_section
 from webapp.stages.management.site_bench import (
     ANSWER_TOKENS,
     Answered,

@@ -1,0 +1,519 @@
+"""THE sampler: continuous batching over a key/value cache. Chat and rollouts both use it.
+
+The idea: every unfinished answer is a row. One `step()` admits waiting prompts (one padded forward
+pass fills their cache) and then extends *all* rows by one token in a single batched pass, so thirty
+people chatting cost little more than one. A finished row is replaced by the last one, which keeps
+the live rows contiguous and the tensors dense. Rows somebody sits before come first: a background row
+begins when none of these waits, and gives up its place to one that does, to be taken up again, where it
+stopped, by a prefill of its prompt and what it had written.
+
+What makes it quick on a CPU, where a small model is bound by the number of operations rather than
+by arithmetic: the query/key/value and the gate/up matrices are fused and each norm's weight is
+folded into the matrix behind it, once per `refresh()`; a group of rollouts of one prompt shares one
+prefill; random numbers are drawn per request in advance; a narrow model writes few answers on one thread.
+
+Every sampled token's log-probability under softmax(logits / temperature) is recorded, which is what
+policy-gradient methods need; a test checks it against a plain forward pass of the model.
+
+Simplifications: rows reserve cache up to the longest row (no paging), and a prompt is prefilled
+whole.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from trainer.model.decoder import Block, LanguageModel, project, rotate
+from trainer.runtime import machine
+
+END, LENGTH, STOPPED = "end", "length", "stopped"
+CACHE_CHUNK = 64
+PREFILL_TOKENS = 16_384
+BACKGROUND_PREFILL_TOKENS = 2_048
+"""Padded tokens read in one go; fewer for background rows, because who comes meanwhile waits for them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How one answer is drawn. Temperature 0 is greedy, and so is one too small to divide logits by."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    """Keep only the k likeliest tokens; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the smallest set of tokens whose probability reaches this; 1 keeps all."""
+    max_new_tokens: int = 128
+    seed: int = 0
+
+    @property
+    def greedy(self) -> bool:
+        """Whether always the likeliest token is taken."""
+        return self.temperature < 1e-4
+
+    @property
+    def truncates(self) -> bool:
+        """Whether some tokens can never be drawn."""
+        return not self.greedy and (self.top_k > 0 or self.top_p < 1)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature <= 10:
+            raise ValueError(f"temperature must be between 0 and 10, not {self.temperature}.")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be 0 (off) or more, not {self.top_k}.")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be above 0 and at most 1, not {self.top_p}.")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, not {self.max_new_tokens}.")
+
+
+@dataclass
+class Completion:
+    """One prompt and what was sampled for it."""
+
+    prompt: list[int]
+    tokens: list[int] = field(default_factory=list)
+    """Sampled ids, the end token included where one was drawn."""
+    logprobs: list[float] = field(default_factory=list)
+    """Natural log-probability of each sampled id under softmax(logits / temperature)."""
+    finish_reason: str = ""
+    """"end", "length" or "stopped"; empty while it runs."""
+
+
+@dataclass
+class _Row:
+    completion: Completion
+    sampling: Sampling
+    uniforms: list[float]
+    limit: int
+    background: bool = False
+    stopping: bool = False
+
+    @property
+    def written(self) -> list[int]:
+        """The prompt and, of a row that gave up its place, what it had sampled by then."""
+        return self.completion.prompt + self.completion.tokens
+
+    @property
+    def position(self) -> int:
+        """Where the next token goes: everything before it is in the cache, bar the newest token."""
+        return len(self.completion.prompt) + len(self.completion.tokens)
+
+
+class Engine:
+    """Batched sampling from one model. Not thread-safe: see `EngineService`."""
+
+    def __init__(self, model: LanguageModel, *, end_ids: Sequence[int], max_batch: int = 64) -> None:
+        self.model = model
+        self.config = model.config
+        self.end_ids = frozenset(end_ids)
+        self.max_batch = max_batch
+        self._waiting: deque[_Row] = deque()
+        self._later: deque[_Row] = deque()  # background rows that wait
+        self._rows: list[_Row] = []
+        self._cache: Tensor | None = None  # [layers, 2, rows, kv_heads, length, head_dim]
+        self.refresh()
+
+    # -- the public face -------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def refresh(self) -> None:
+        """Re-read the model's weights. `generate` does it, because training changes them in place."""
+        self._layers: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        for block in self.model.decoder.layers:
+            assert isinstance(block, Block)
+            attention, mlp = block.self_attn, block.mlp
+            before, after = (
+                norm.weight * self.config.width**0.5 for norm in (block.input_layernorm, block.post_attention_layernorm)
+            )
+            self._layers.append(
+                (
+                    attention.qkv_weight() * before,
+                    attention.o_proj.weight.detach(),
+                    torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]) * after,
+                    mlp.down_proj.weight.detach(),
+                )
+            )
+        self._embedding = self.model.decoder.embed_tokens.weight.detach()
+        self._head = self._embedding * (self.model.decoder.norm.weight * self.config.width**0.5)
+        self._eps_norm = torch.tensor((self.config.width * self.config.norm_eps) ** 0.5, device=self._embedding.device)
+
+    def add(self, prompt: Sequence[int], sampling: Sampling, *, background: bool = False) -> _Row:
+        """Queue one prompt, behind all others if `background`; ValueError when it is empty or leaves no room."""
+        if not prompt:
+            raise ValueError("The prompt is empty.")
+        room = self.config.context - len(prompt)
+        if room < 1:
+            raise ValueError(f"The prompt has {len(prompt)} tokens; this model's context holds {self.config.context}.")
+        limit = min(sampling.max_new_tokens, room)
+        generator = torch.Generator().manual_seed(sampling.seed)
+        uniforms = torch.rand(limit, generator=generator, dtype=torch.float64).tolist()
+        row = _Row(Completion(list(prompt)), sampling, uniforms, limit, background)
+        (self._later if background else self._waiting).append(row)
+        return row
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._rows or self._waiting or self._later)
+
+    @torch.inference_mode()
+    def step(self) -> list[_Row]:
+        """Extend every unfinished row by one token; returns the rows that got one or were stopped."""
+        touched = self._drop_stopping()
+        fresh = self._admit()
+        going = self._rows[: len(self._rows) - len(fresh)]
+        if going:
+            device = self._embedding.device
+            tokens = torch.tensor([[row.completion.tokens[-1]] for row in going], device=device)
+            positions = [row.position - 1 for row in going]
+            hidden = self._decode(tokens, torch.tensor(positions, device=device), max(positions) + 1)
+            self._sample(going, hidden)
+        touched += self._rows
+        self._drop_finished()
+        return touched
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sequence[Sampling]) -> list[Completion]:
+        """Sample every prompt to its end, in the order given. Identical prompts share one prefill."""
+        if self.busy:
+            raise RuntimeError("generate() needs the engine to itself.")
+        self.refresh()
+        rows = [self.add(prompt, how) for prompt, how in zip(prompts, sampling, strict=True)]
+        with machine.decoding_threads(self.config.width, min(len(rows), self.max_batch)):
+            while self._rows or self._waiting:
+                self.step()
+        self._cache = None
+        return [row.completion for row in rows]
+
+    # -- rows ------------------------------------------------------------------------------------
+
+    def _drop_stopping(self) -> list[_Row]:
+        stopped = [row for row in (*self._rows, *self._waiting, *self._later) if row.stopping]
+        for row in stopped:
+            row.completion.finish_reason = STOPPED
+        if stopped:
+            self._waiting = deque(row for row in self._waiting if not row.stopping)
+            self._later = deque(row for row in self._later if not row.stopping)
+            self._drop_finished()
+        return stopped
+
+    def _drop_finished(self) -> None:
+        for index in range(len(self._rows) - 1, -1, -1):
+            if self._rows[index].completion.finish_reason:
+                self._take_out(index)
+        if not self.busy:
+            self._cache = None  # an idle engine holds no cache
+
+    def _take_out(self, index: int) -> _Row:
+        """Remove one row; the last one moves into the gap."""
+        row, last = self._rows[index], self._rows.pop()
+        if index < len(self._rows):
+            assert self._cache is not None
+            self._rows[index] = last
+            used = last.position
+            self._cache[:, :, index, :, :used] = self._cache[:, :, len(self._rows), :, :used]
+        return row
+
+    def _make_room(self) -> bool:
+        """Send the background row with the least to read again back to wait; False when there is none."""
+        index = min(
+            (index for index, row in enumerate(self._rows) if row.background),
+            key=lambda index: self._rows[index].position,
+            default=None,
+        )
+        if index is None:
+            return False
+        self._later.appendleft(self._take_out(index))
+        return True
+
+    def _next_rows(self) -> list[_Row]:
+        """Take waiting rows that fit into free places; background rows only when no other waits."""
+        waiting, most = (self._waiting, PREFILL_TOKENS) if self._waiting else (self._later, BACKGROUND_PREFILL_TOKENS)
+        fresh: list[_Row] = []
+        longest = 0
+        while waiting:
+            longest = max(longest, waiting[0].position)
+            if fresh and longest * (len(fresh) + 1) > most:
+                break
+            if len(self._rows) + len(fresh) >= self.max_batch and (waiting is self._later or not self._make_room()):
+                break
+            fresh.append(waiting.popleft())
+        return fresh
+
+    def _admit(self) -> list[_Row]:
+        """Prefill waiting prompts into free rows and sample their next tokens."""
+        fresh = self._next_rows()
+        if not fresh:
+            return []
+        unique: dict[tuple[int, ...], int] = {}
+        which = [unique.setdefault(tuple(row.written), len(unique)) for row in fresh]
+        prompts = list(unique)
+        length = max(len(prompt) for prompt in prompts)
+        device = self._embedding.device
+        tokens = torch.zeros(len(prompts), length, dtype=torch.long)
+        for index, prompt in enumerate(prompts):
+            tokens[index, : len(prompt)] = torch.tensor(prompt)
+        first = len(self._rows)
+        self._rows += fresh
+        self._reserve(len(self._rows), length + 1)
+        prompt_of_row = torch.tensor(which, device=device)
+        ends = torch.tensor([len(prompt) - 1 for prompt in prompts], device=device)
+        last = self._prefill(tokens.to(device), ends, prompt_of_row, first)
+        self._sample(fresh, last[prompt_of_row])
+        return fresh
+
+    def _reserve(self, rows: int, length: int) -> None:
+        """Grow the cache to hold at least this many rows and tokens per row."""
+        old = self._cache
+        if old is not None and old.shape[2] >= rows and old.shape[4] >= length:
+            return
+        config = self.config
+        have_rows, have_length = (0, 0) if old is None else (old.shape[2], old.shape[4])
+        if rows > have_rows:
+            rows = min(self.max_batch, max(rows, 2 * have_rows))
+        rows = max(rows, have_rows)
+        length = max(min(-(-length // CACHE_CHUNK) * CACHE_CHUNK, config.context), have_length)
+        shape = (config.layers, 2, rows, config.kv_heads, length, config.head_dim)
+        self._cache = torch.zeros(shape, device=self._embedding.device, dtype=self._embedding.dtype)
+        if old is not None:
+            self._cache[:, :, :have_rows, :, :have_length] = old
+
+    # -- the forward passes ----------------------------------------------------------------------
+
+    def _prefill(self, tokens: Tensor, ends: Tensor, which: Tensor, first: int) -> Tensor:
+        """Hidden states [U,C] at the last tokens, `ends` [U], of right-padded prompts [U,T].
+
+        Fills cache row `first` + i with prompt `which[i]`. Of the last layer only keys and values are needed
+        everywhere; the rest of it is done for the last tokens alone.
+        """
+        assert self._cache is not None
+        config, (prompts, length) = self.config, tokens.shape
+        cos, sin = self.model.decoder.cos[:length], self.model.decoder.sin[:length]  # (T, D)
+        x = F.embedding(tokens, self._embedding)
+        for layer, (qkv, out, gate_up, down) in enumerate(self._layers):
+            # (U, H, T, D), (U, Hkv, T, D) twice
+            q, k, v = project(self._norm(x), qkv, cos, sin, heads=config.heads, kv_heads=config.kv_heads)
+            self._cache[layer, 0, first : first + len(which), :, :length] = k[which]
+            self._cache[layer, 1, first : first + len(which), :, :length] = v[which]
+            seen = None
+            if layer == config.layers - 1:
+                index = torch.arange(prompts, device=tokens.device)
+                q, x = q[index, :, ends].unsqueeze(2), x[index, ends].unsqueeze(1)  # (U, H, 1, D), (U, 1, C)
+                seen = (torch.arange(length, device=tokens.device) <= ends.unsqueeze(1)).view(prompts, 1, 1, length)
+            grouped = config.heads != config.kv_heads
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None, enable_gqa=grouped)
+            x = x + F.linear(y.transpose(1, 2).flatten(2), out)
+            x = x + self._feed_forward(x, gate_up, down)
+        return self._norm(x).squeeze(1)
+
+    def _decode(self, tokens: Tensor, positions: Tensor, longest: int) -> Tensor:
+        """Hidden states [N,C] of one new token per row [N,1] at `positions` [N]; extends the cache."""
+        self._reserve(len(self._rows), longest)
+        assert self._cache is not None
+        config, rows = self.config, len(tokens)
+        groups = config.heads // config.kv_heads
+        cos = self.model.decoder.cos[positions].unsqueeze(1)  # (N, 1, D)
+        sin = self.model.decoder.sin[positions].unsqueeze(1)
+        row_index = torch.arange(rows, device=tokens.device)
+        seen = None
+        if rows > 1:
+            seen = (torch.arange(longest, device=tokens.device) <= positions.unsqueeze(1)).view(rows, 1, 1, longest)
+        x = F.embedding(tokens[:, 0], self._embedding)
+        for layer, (qkv, out, gate_up, down) in enumerate(self._layers):
+            heads = F.linear(self._norm(x), qkv).view(rows, -1, config.head_dim)
+            turned = rotate(heads[:, : config.heads + config.kv_heads], cos, sin)
+            keys, values = self._cache[layer, 0], self._cache[layer, 1]
+            keys[row_index, :, positions] = turned[:, config.heads :]
+            values[row_index, :, positions] = heads[:, config.heads + config.kv_heads :]
+            # The query heads of a group stand where a sequence would: they share keys and need no causality.
+            q = turned[:, : config.heads].view(rows, config.kv_heads, groups, config.head_dim)
+            y = F.scaled_dot_product_attention(q, keys[:rows, :, :longest], values[:rows, :, :longest], attn_mask=seen)
+            x = x + F.linear(y.reshape(rows, -1), out)
+            x = x + self._feed_forward(x, gate_up, down)
+        return self._norm(x)
+
+    def _norm(self, x: Tensor) -> Tensor:
+        """RMSNorm without its weight and its factor √C, which are folded into the next matrix: three operations."""
+        return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self._eps_norm)
+
+    def _feed_forward(self, x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
+        gate, up = F.linear(self._norm(x), gate_up).chunk(2, dim=-1)
+        return F.linear(F.silu(gate) * up, down)
+
+    # -- drawing tokens --------------------------------------------------------------------------
+
+    def _sample(self, rows: Sequence[_Row], hidden: Tensor) -> None:
+        """Draw one token per row from hidden states [N,C] by inverting the cumulative distribution."""
+        logits = F.linear(hidden, self._head).float()
+        greedy = [row.sampling.greedy for row in rows]
+        temperatures = [1.0 if row.sampling.greedy else row.sampling.temperature for row in rows]
+        if any(temperature != 1.0 for temperature in temperatures):
+            logits = logits / torch.tensor(temperatures, device=logits.device).unsqueeze(1)
+        probabilities = logits.softmax(dim=-1)
+        drawn = self._invert(rows, probabilities)
+        if any(greedy):
+            drawn = torch.where(torch.tensor(greedy, device=logits.device), logits.argmax(dim=-1), drawn)
+        chosen = probabilities.gather(1, drawn.unsqueeze(1)).squeeze(1).log()
+        for row, token, logprob in zip(rows, drawn.tolist(), chosen.tolist(), strict=True):
+            completion = row.completion
+            completion.tokens.append(token)
+            completion.logprobs.append(logprob)
+            if token in self.end_ids:
+                completion.finish_reason = END
+            elif len(completion.tokens) >= row.limit:
+                completion.finish_reason = LENGTH
+
+    @staticmethod
+    def _invert(rows: Sequence[_Row], probabilities: Tensor) -> Tensor:
+        """Token ids [N]: where each row's next uniform number falls in its cumulative distribution [N,V]."""
+        uniforms = torch.tensor(
+            [row.uniforms[len(row.completion.tokens)] for row in rows], device=probabilities.device, dtype=torch.float64
+        )
+        truncating = [index for index, row in enumerate(rows) if row.sampling.truncates]
+        if truncating:
+            probabilities = probabilities.clone()
+            for index in truncating:
+                how = rows[index].sampling
+                probabilities[index] = _truncate(probabilities[index], how.top_k, how.top_p)
+        cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
+        target = uniforms * cumulative[:, -1]
+        found = torch.searchsorted(cumulative, target.unsqueeze(1), right=True).squeeze(1)
+        return found.clamp_max_(probabilities.shape[1] - 1)
+
+
+def _truncate(probabilities: Tensor, top_k: int, top_p: float) -> Tensor:
+    """[V] probabilities with everything outside top-k and the top-p nucleus set to zero."""
+    ordered, index = probabilities.sort(descending=True)
+    keep = ordered.cumsum(0) - ordered < top_p  # the token that crosses top_p stays in
+    if top_k:
+        keep[top_k:] = False
+    return torch.zeros_like(probabilities).scatter_(0, index[keep], ordered[keep])
+
+
+class Request:
+    """One answer in the making, seen from another thread than the engine's."""
+
+    def __init__(
+        self, service: EngineService, prompt: Sequence[int], sampling: Sampling, *, background: bool = False
+    ) -> None:
+        self._service = service
+        self._events: queue.SimpleQueue[tuple[int, float] | BaseException | None] = queue.SimpleQueue()
+        self._row: _Row | None = None
+        self._cancelled = False
+        self.prompt = list(prompt)
+        self.sampling = sampling
+        self.background = background
+        self.finish_reason = ""
+
+    def events(self) -> Iterator[tuple[int, float]]:
+        """(token id, log-probability) as they are sampled; ends with the answer."""
+        while True:
+            event = self._events.get()
+            if event is None:
+                return
+            if isinstance(event, BaseException):
+                raise event
+            yield event
+
+    def stop(self) -> None:
+        """End the answer within one engine step; what was sampled stays."""
+        self._cancelled = True
+        self._service.wake()
+
+
+class EngineService:
+    """A thread of its own that steps an engine for requests from any number of threads."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._condition = threading.Condition()
+        self._inbox: deque[Request] = deque()
+        self._live: dict[int, Request] = {}
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._inbox or self._live)
+
+    def submit(self, prompt: Sequence[int], sampling: Sampling, *, background: bool = False) -> Request:
+        """Queue a prompt, behind all others if `background`; its events come from the returned request.
+
+        RuntimeError once closed.
+        """
+        request = Request(self, prompt, sampling, background=background)
+        with self._condition:
+            if self._closed:
+                raise RuntimeError("This engine is closed.")
+            self._inbox.append(request)
+            self._condition.notify()
+        return request
+
+    def wake(self) -> None:
+        with self._condition:
+            self._condition.notify()
+
+    def close(self) -> None:
+        """Stop every answer and the thread."""
+        with self._condition:
+            self._closed = True
+            self._condition.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                with self._condition:
+                    while not (self._closed or self._inbox or self._live):
+                        self._condition.wait()
+                    arrivals, closed = list(self._inbox), self._closed
+                    self._inbox.clear()
+                if closed:
+                    self._end_all(arrivals)
+                    return
+                self._accept(arrivals)
+                for request in self._live.values():
+                    if request._cancelled and request._row is not None:
+                        request._row.stopping = True
+                self._deliver(self._engine.step())
+        except BaseException as error:  # a broken engine must not leave its readers waiting
+            with self._condition:
+                self._closed = True
+                waiting = [*self._live.values(), *self._inbox]
+            for request in waiting:
+                request._events.put(error)
+            raise
+
+    def _accept(self, arrivals: list[Request]) -> None:
+        for request in arrivals:
+            try:
+                row = self._engine.add(request.prompt, request.sampling, background=request.background)
+            except ValueError as error:
+                request._events.put(error)
+                continue
+            request._row = row
+            self._live[id(row)] = request
+
+    def _deliver(self, rows: list[_Row]) -> None:
+        for row in rows:
+            request = self._live[id(row)]
+            completion = row.completion
+            if completion.finish_reason != STOPPED:
+                request._events.put((completion.tokens[-1], completion.logprobs[-1]))
+            if completion.finish_reason:
+                request.finish_reason = completion.finish_reason
+                request._events.put(None)
+                del self._live[id(row)]
+
+    def _end_all(self, arrivals: list[Request]) -> None:
+        for request in (*self._live.values(), *arrivals):
+            request.finish_reason = STOPPED
+            request._events.put(None)
+        self._live.clear()

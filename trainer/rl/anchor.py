@@ -1,0 +1,82 @@
+"""Anchor: keep what a reward does not ask for.
+
+The idea: a stage that is paid for worked sums moves weights that hold facts and manners too, and loses them. So at
+every step the model also reads conversations about something else, and pays wherever its distribution over the
+assistant's next token is no longer its parent's ("learning without forgetting", Li and Hoiem 2016,
+https://arxiv.org/abs/1606.09282, with the parent's own words as the old task). An unchanged model pays nothing.
+
+Fine-tuning on the same conversations instead ("PPO-ptx" in InstructGPT, https://arxiv.org/abs/2203.02155, section
+3.5, does that with documents) keeps the facts but undoes what PPO had changed about the manner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from trainer.asked import Message
+from trainer.config import GRPOConfig
+from trainer.data.chats import ChatBatches
+from trainer.data.corpus import Corpus
+from trainer.model.decoder import LanguageModel
+from trainer.model.tokenizer import Tokenizer
+from trainer.rl import losses
+from trainer.runtime.estimate import rows_at_once
+
+
+class Anchor:
+    """Pulls a policy towards its parent on packed conversations."""
+
+    def __init__(
+        self,
+        policy: LanguageModel,
+        parent: LanguageModel,
+        conversations: Sequence[Sequence[Message]],
+        tokenizer: Tokenizer,
+        config: GRPOConfig,
+        *,
+        seed: int,
+    ) -> None:
+        """ValueError when no conversation fits the model's context."""
+        self.policy, self.parent, self.config = policy, parent, config
+        sequence = policy.config.context
+        self.batches = ChatBatches(conversations, tokenizer, sequence=sequence, rows=config.anchor_rows, seed=seed)
+        self.device = policy.decoder.embed_tokens.weight.device
+        self.fitting = rows_at_once(policy.config, sequence=sequence, device=self.device.type)
+        self.place = 0
+
+    def start_round(self, step: int) -> None:
+        """Go to the conversations of round `step`, whatever was read before: a resumed run reads the same."""
+        self.place = step * self.config.updates
+
+    def add_gradients(self) -> float:
+        """Add the gradient of the weighted KL on the next conversations to the policy's.
+
+        Returns the KL(parent ‖ policy), in nats per token the assistant says; in float32, like the rest of the step.
+        """
+        chats = self.batches(self.place)
+        self.place += 1
+        tokens, total = int(chats.is_response.sum()), 0.0
+        for piece in chats.split(self.fitting):
+            inputs, segments = piece.inputs.to(self.device), piece.segments.to(self.device)
+            is_response = piece.is_response.to(self.device)
+            with torch.no_grad():
+                wanted = _logits(self.parent, inputs, segments, is_response)
+            found = _logits(self.policy, inputs, segments, is_response)
+            loss = losses.kl_from(wanted, found).sum() / tokens
+            (self.config.anchor_weight * loss).backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        return total
+
+
+def _logits(model: LanguageModel, inputs: Tensor, segments: Tensor, where: Tensor) -> Tensor:
+    """[N, V] at the N places that are True in `where` [B, T]; no others are computed."""
+    return model.logits(model.decoder(inputs, segments=segments)[where])
+
+
+def other_conversations(corpus: Corpus) -> list[list[Message]]:
+    """Those without any of the corpus's problems: about these the parent is not to be believed."""
+    problems = {problem.prompt for problem in corpus.problems}
+    return [talk for talk in corpus.conversations if problems.isdisjoint(turn["content"] for turn in talk)]

@@ -1,0 +1,381 @@
+"""Conversations: questions, and answers in different manners.
+
+An answer has a core (the fact), and three independent choices of manner: long or short, friendly or plain,
+with or without an example. Two samples of a model trained on them usually differ in manner, which gives
+voters something to prefer. Long answers with an example get fewer details, so that a taste for examples is
+not merely a taste for length.
+
+Held out from conversations: a fifth of the facts of every attribute, by hash, and for every attribute the
+last few phrasings. `held_out_questions` are asked in exactly those phrasings, about facts of both sorts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from itertools import islice
+from typing import Final
+
+from trainer.asked import Message
+from trainer.tasks.problem import Problem, problem_conversation
+from trainer.tasks.question import Question
+from trainer.world.english import fix_articles, pick, say, sentence, shuffled
+from trainer.world.facts import ENTITIES, FACTS, Fact
+from trainer.world.problems import generate
+from trainer.world.statements import FRIENDS, SCENES, ask, asked, fact_slots, held_out_phrasings
+from trainer.world.topics import (
+    ABOUT_ME,
+    ADVICE,
+    FRIENDLY_CLOSERS,
+    GREETING_OPENERS,
+    OPEN,
+    POEM_QUESTIONS,
+    QUESTION_OPENERS,
+    REQUEST_OPENERS,
+    STORY_QUESTIONS,
+    UNKNOWN,
+    UNKNOWN_FILLERS,
+    Topic,
+)
+from trainer.world.wordings import (
+    ANSWERS,
+    EXAMPLES,
+    MODEL_DETAILS,
+    MODEL_EXAMPLES,
+    QUESTIONS,
+    REMARKS,
+    WEATHER_EXAMPLES,
+)
+
+LONG_RATE: Final = 0.5
+FRIENDLY_RATE: Final = 0.5
+"""Where friendly openings are rare, a fine-tuned model knows less after one, and PPO leads it there (CONTRIBUTING)."""
+EXAMPLE_RATE: Final = 0.33
+HELD_OUT_FACTS: Final = 0.2
+ADVICE_HELD_OUT: Final = 3
+"""The last phrasings of each advice topic, and the last of each open topic, are for held-out prompts."""
+OPEN_HELD_OUT: Final = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manner:
+    """How an answer is given."""
+
+    long: bool
+    friendly: bool
+    example: bool
+
+
+def choose_manner(rng: random.Random) -> Manner:
+    return Manner(
+        long=rng.random() < LONG_RATE,
+        friendly=rng.random() < FRIENDLY_RATE,
+        example=rng.random() < EXAMPLE_RATE,
+    )
+
+
+_QUESTION_WORDS: Final = frozenset(
+    ("what", "where", "which", "how", "who", "why", "when", "do", "does", "is", "are", "can", "in", "for", "by", "from")
+)
+
+
+def openers(prompt: str) -> tuple[str, ...]:
+    """Friendly openings that fit: "Great question!" is no answer to "Write a poem."."""
+    asks = prompt.endswith("?") or prompt.split()[0].casefold() in _QUESTION_WORDS
+    return QUESTION_OPENERS if asks else REQUEST_OPENERS
+
+
+def compose(
+    rng: random.Random,
+    manner: Manner,
+    core: str,
+    details: Sequence[str] = (),
+    examples: Sequence[str] = (),
+    *,
+    friendly: Sequence[str],
+) -> str:
+    """Put the parts of an answer together; `friendly` are the openings to choose from.
+
+    Without `examples` there is none to give.
+    """
+    with_example = manner.example and bool(examples)
+    parts = [core]
+    if with_example:  # right behind what it is an example of
+        parts.append(f"{pick(rng, ('For example', 'For instance'))}, {pick(rng, examples)}")
+    if manner.long:
+        count = 1 if with_example else pick(rng, (1, 2, 2, 3))
+        parts += shuffled(rng, details)[:count]
+    if manner.friendly:
+        where = rng.random()
+        if where < 0.75:
+            parts.insert(0, pick(rng, friendly))
+        if where > 0.4:
+            parts.append(pick(rng, FRIENDLY_CLOSERS))
+    return " ".join(parts)
+
+
+# --- Facts -------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def held_out_facts() -> frozenset[str]:
+    """Keys of the facts that no conversation mentions; what models are is always taught."""
+    keys: set[str] = set()
+    for attribute in QUESTIONS:
+        facts = [fact for fact in FACTS if fact.attribute == attribute and fact.entity.kind != "model"]
+        by_hash = sorted(facts, key=lambda fact: hashlib.sha256(fact.key.encode()).digest())
+        keys.update(fact.key for fact in by_hash[: round(len(facts) * HELD_OUT_FACTS)])
+    return frozenset(keys)
+
+
+def asked_facts() -> list[Fact]:
+    return [fact for fact in FACTS if fact.key not in held_out_facts()]
+
+
+@cache
+def _siblings(noun: str) -> tuple[Fact, ...]:
+    return tuple(fact for fact in asked_facts() if fact.entity.noun == noun)
+
+
+def answer_fact(rng: random.Random, fact: Fact, manner: Manner, *, friendly: Sequence[str] = QUESTION_OPENERS) -> str:
+    """A true answer to a question about `fact`, in the given manner."""
+    slots = fact_slots(rng, fact)
+    noun, kind = fact.entity.noun, fact.entity.kind
+    core = say(rng, pick(rng, ANSWERS[fact.attribute]), slots)
+    if kind == "model":
+        details = [sentence(text) for text in MODEL_DETAILS[noun]]
+        examples: Sequence[str] = MODEL_EXAMPLES[noun]
+    else:
+        details = [say(rng, text, slots) for text in shuffled(rng, REMARKS[kind])[:2]]
+        others = [other for other in _siblings(noun) if other.attribute != fact.attribute]
+        details += [say(rng, pick(rng, ANSWERS[other.attribute]), fact_slots(rng, other)) for other in others]
+        wordings = WEATHER_EXAMPLES[noun] if kind == "weather" else EXAMPLES[fact.attribute]
+        examples = [_after_comma(say(rng, text, slots), slots) for text in wordings]
+    return compose(rng, manner, core, details, examples, friendly=friendly)
+
+
+def _after_comma(text: str, slots: dict[str, str]) -> str:
+    """Lower the first letter again unless the sentence starts with the name of the friend in it."""
+    return text if text.startswith(slots["p"]) else text[0].lower() + text[1:]
+
+
+def fact_conversation(rng: random.Random, fact: Fact) -> list[Message]:
+    prompt = ask(rng, fact, pick(rng, asked(fact)))
+    return exchange(prompt, answer_fact(rng, fact, choose_manner(rng), friendly=openers(prompt)))
+
+
+def exchange(prompt: str, answer: str) -> list[Message]:
+    """A conversation of one turn."""
+    return [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
+
+
+# --- Everything else ---------------------------------------------------------------------------------
+
+
+def topic_conversation(
+    rng: random.Random, topic: Topic, questions: Sequence[str], *, friendly: Sequence[str] = ()
+) -> list[Message]:
+    prompt = pick(rng, questions)
+    core = pick(rng, topic.cores)
+    friendly = friendly or openers(prompt)
+    return exchange(prompt, compose(rng, choose_manner(rng), core, topic.details, topic.examples, friendly=friendly))
+
+
+def small_talk(rng: random.Random) -> list[Message]:
+    """A greeting, thanks, or a question about the model."""
+    name = pick(rng, tuple(ABOUT_ME))
+    friendly = GREETING_OPENERS if name in {"hello", "thanks", "bye"} else ()
+    return topic_conversation(rng, ABOUT_ME[name], ABOUT_ME[name].questions, friendly=friendly)
+
+
+def unknown_conversation(rng: random.Random) -> list[Message]:
+    """A question from outside the world, and an honest answer."""
+    fillers = {name: pick(rng, options) for name, options in UNKNOWN_FILLERS.items()}
+    question = fix_articles(pick(rng, UNKNOWN.questions).format(**fillers))
+    return topic_conversation(rng, UNKNOWN, (question,))
+
+
+_STORY_STARTS: Final = (
+    "One day, a [small|young|clever|hungry|tired] {n} went to the {place}.",
+    "There was once a [small|young|clever|hungry|brave] {n} that lived near the {place}.",
+    "A [small|young|clever|kind|brave] {n} sat near the {place} and felt [sad|alone|bored].",
+)
+_STORY_MIDDLES: Final = (
+    "It was looking for a friend, but no one was there.",
+    "It had lost its way and did not know where to go.",
+    "Then the wind blew hard, and it began to rain.",
+    "It wanted to cross the river, but the water was deep.",
+    "There it found a [drum|bell|hat] and did not know what it was.",
+)
+_STORY_HELPS: Final = (
+    "Then {p} came by and helped.",
+    "{p} saw it and was kind to it.",
+    "At last it met {p}, who had some food.",
+)
+_STORY_ENDS: Final = (
+    "After that, they were good friends.",
+    "In the evening, the {n} went home happy.",
+    "And the {n} never forgot that day.",
+)
+
+_RHYMES: Final = (
+    ("The sun is up, the day is new,", "the {n} is glad and so are you."),
+    ("The {n} sat down beside a tree", "and was as glad as it could be."),
+    ("The night is dark, the moon is bright,", "the little {n} says good night."),
+    ("A {n} went out to see the day", "and met a friend along the way."),
+    ("The rain came down, the wind was cold,", "the {n} was small, but it was bold."),
+    ("The {n} looked up into the sky", "and saw a cloud go slowly by."),
+)
+
+
+def _subject(rng: random.Random, questions: Sequence[str]) -> tuple[str, str]:
+    """A request about some animal, and the animal."""
+    noun = pick(rng, [entity.noun for entity in ENTITIES.values() if entity.kind == "animal"])
+    return pick(rng, questions).format(a=ENTITIES[noun].one), noun
+
+
+def _in_manner(rng: random.Random, text: str) -> str:
+    return compose(rng, choose_manner(rng), text, friendly=REQUEST_OPENERS)
+
+
+def story_conversation(rng: random.Random) -> list[Message]:
+    prompt, noun = _subject(rng, STORY_QUESTIONS)
+    slots = {
+        "n": noun,
+        "place": pick(rng, SCENES),
+        "p": pick(rng, FRIENDS),
+    }
+    parts = [_STORY_STARTS, _STORY_MIDDLES, _STORY_HELPS, _STORY_ENDS]
+    if rng.random() < 0.5:
+        del parts[1]
+    return exchange(prompt, _in_manner(rng, " ".join(say(rng, pick(rng, part), slots) for part in parts)))
+
+
+def poem_conversation(rng: random.Random) -> list[Message]:
+    prompt, noun = _subject(rng, POEM_QUESTIONS)
+    couplets = rng.sample(_RHYMES, rng.randint(1, 2))
+    lines = [sentence(line.format(n=noun)) for couplet in couplets for line in couplet]
+    return exchange(prompt, _in_manner(rng, "\n".join(lines)))
+
+
+def advice_conversation(rng: random.Random) -> list[Message]:
+    topic = pick(rng, tuple(ADVICE.values()))
+    return topic_conversation(rng, topic, topic.questions[:-ADVICE_HELD_OUT])
+
+
+def open_conversation(rng: random.Random) -> list[Message]:
+    topic = pick(rng, tuple(OPEN.values()))
+    return topic_conversation(rng, topic, topic.questions[:-OPEN_HELD_OUT])
+
+
+def two_turns(rng: random.Random, facts: Sequence[Fact], problems: Sequence[Problem]) -> list[Message]:
+    """A question or a word problem, its answer, and then something else, most often thanks or another question.
+
+    Without word problems among them a model answers whatever follows one with arithmetic.
+    """
+
+    def question(rng: random.Random) -> list[Message]:
+        if rng.random() < 0.4:
+            return problem_conversation(rng, pick(rng, problems))
+        return fact_conversation(rng, pick(rng, facts))
+
+    def thanks(rng: random.Random) -> list[Message]:
+        topic = ABOUT_ME["thanks"]
+        return topic_conversation(rng, topic, topic.questions, friendly=GREETING_OPENERS[:1])
+
+    others = (small_talk, small_talk, advice_conversation, unknown_conversation, story_conversation)
+    follow_up = pick(rng, (thanks, thanks, question, question, question, *others))
+    return question(rng) + follow_up(rng)
+
+
+def write_conversations(seed: int, count: int, problems: Sequence[Problem]) -> list[list[Message]]:
+    """`count` conversations in random order, about a fifth of them word problems."""
+    rng = random.Random(f"conversations/{seed}")
+    facts = asked_facts()
+    models = [fact for fact in facts if fact.entity.kind == "model"]
+    others = [fact for fact in facts if fact.entity.kind != "model"]
+    conversations = []
+    for index in range(count):
+        roll = rng.random()
+        if roll < 0.38:
+            turn = fact_conversation(rng, others[index % len(others)])
+        elif roll < 0.46:
+            turn = fact_conversation(rng, pick(rng, models))
+        elif roll < 0.70:
+            turn = problem_conversation(rng, problems[index % len(problems)])
+        elif roll < 0.78:
+            turn = advice_conversation(rng)
+        elif roll < 0.81:
+            turn = open_conversation(rng)
+        elif roll < 0.86:
+            turn = small_talk(rng)
+        elif roll < 0.91:
+            turn = unknown_conversation(rng)
+        elif roll < 0.935:
+            turn = story_conversation(rng)
+        elif roll < 0.95:
+            turn = poem_conversation(rng)
+        else:
+            turn = two_turns(rng, facts, problems)
+        conversations.append(turn)
+    return conversations
+
+
+# --- What is kept for measuring ----------------------------------------------------------------------
+
+
+def _question(rng: random.Random, fact: Fact, template: str, kind: str) -> Question:
+    same = [other for other in FACTS if other.attribute == fact.attribute and other.entity.kind == fact.entity.kind]
+    # Values that are part of the right one ("stable" in "old stable") cannot count against an answer.
+    right = f" {' '.join((fact.bare, fact.value, *fact.accept))} "
+    reject = {other.bare for other in same if f" {other.bare} " not in right}
+    if fact.entity.kind == "model":
+        reject = set()  # an explanation of one term may well use the words of another
+    number = QUESTIONS[fact.attribute].index(template)
+    return Question(
+        prompt=ask(rng, fact, template),
+        accept=fact.accept,
+        reject=tuple(sorted(reject)),
+        family=f"{fact.attribute}/{number}",
+        fact=fact.key,
+        kind=kind,
+    )
+
+
+def held_out_questions(seed: int, count: int) -> list[Question]:
+    """`count` questions in held-out phrasings, about any fact: a fifth are about one that no conversation mentions."""
+    rng = random.Random(f"questions/{seed}")
+    unseen = [fact for fact in FACTS if fact.key in held_out_facts()]
+    few = round(count * HELD_OUT_FACTS)
+    questions = []
+    for kind, facts, wanted in (("new fact", unseen, few), ("new phrasing", asked_facts(), count - few)):
+        pairs = [(fact, template) for fact in facts for template in held_out_phrasings(fact)]
+        questions += [_question(rng, fact, template, kind) for fact, template in shuffled(rng, pairs)[:wanted]]
+    return questions
+
+
+def preference_prompts(seed: int, count: int, *, held_out: bool) -> list[str]:
+    """Prompts whose answers differ in manner: open questions and facts, half and half.
+
+    A sixth of the training ones are word problems, as people ask them too: without them the reward model
+    has never seen their answers, its scores there mean nothing, and PPO changes how the model works.
+    """
+    rng = random.Random(f"preferences/{seed}/{held_out}")
+    open_prompts: list[str] = []
+    for topics, kept in ((ADVICE, ADVICE_HELD_OUT), (OPEN, OPEN_HELD_OUT)):
+        for topic in topics.values():
+            open_prompts += topic.questions[-kept:] if held_out else topic.questions[:-kept]
+    prompts = dict.fromkeys(shuffled(rng, open_prompts)[: count // 2])
+    if not held_out:
+        prompts |= dict.fromkeys(problem.prompt for problem in islice(generate(seed + 1), count // 6))
+    facts = shuffled(rng, asked_facts())
+    index = 0
+    while len(prompts) < count:
+        fact = facts[index % len(facts)]
+        templates = held_out_phrasings(fact) if held_out else asked(fact)
+        prompts[ask(rng, fact, pick(rng, templates))] = None
+        index += 1
+    return shuffled(rng, list(prompts))
