@@ -337,7 +337,10 @@ class GRPOConfig:
     anchor_weight: float = 1.0
     """Weight of the KL to the parent on conversations about something else, read at every step (anchor.py)."""
     anchor_rows: int = 2
-    """How many rows of the model's whole context they fill."""
+    """How many rows of packed conversations that are."""
+    anchor_sequence: int = 2048
+    """Tokens of such a row, at most: a model that takes in fewer reads shorter ones, and one that takes in 8,192 would
+    need 13 GB for a row of them."""
     hardest: int = 4
     """Hardest difficulty in the problem mix (problems.py has 1 to 4)."""
     solved_low: float = 0.2
@@ -348,8 +351,9 @@ class GRPOConfig:
     """How many times held-out problems are tried and samples taken."""
 
     def __post_init__(self) -> None:
-        counts = ("steps", "problems", "minibatch", "epochs", "max_new_tokens", "anchor_rows", "hardest", "evaluations")
-        _check_numbers(self, positive=(*counts, "temperature"), shares=("solved_low", "solved_high"))
+        counts = ("steps", "problems", "minibatch", "epochs", "max_new_tokens", "hardest", "evaluations")
+        others = ("anchor_rows", "anchor_sequence", "temperature")
+        _check_numbers(self, positive=(*counts, *others), shares=("solved_low", "solved_high"))
         require(self.group >= 2, "group must be at least 2: an advantage compares answers.")
         require(
             self.solved_low <= self.solved_high,
