@@ -81,9 +81,7 @@ def move_in(say: Say) -> bool:
     row = Curriculum.objects.get(pk=1)
     if not site_origin():  # else a start that was killed between the import and the row
         say(f"{source_name(row.start_source)} is moving in.")
-        Curriculum.objects.filter(pk=1).update(
-            start_state=Moving.UNDER_WAY, start_text="", start_done=0, start_total=0
-        )
+        Curriculum.objects.filter(pk=1).update(start_state=Moving.UNDER_WAY, start_text="", start_done=0, start_total=0)
         try:
             _import(row.start_source, Progress(say))
         except (ValueError, OSError) as error:
