@@ -22,7 +22,12 @@ def origin_of(current: Mapping[str, Checkpoint]) -> Checkpoint | None:
     if earliest is None or earliest.stage == INIT:
         return None
     root = earliest.lineage()[-1]
-    return None if root.stage == INIT else root
+    return root if root.stage != INIT and is_imported(root) else None
+
+
+def is_imported(checkpoint: Checkpoint) -> bool:
+    """Whether others made it: no preset of ours did."""
+    return not checkpoint.preset
 
 
 def site_origin() -> Checkpoint | None:

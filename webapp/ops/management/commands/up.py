@@ -147,7 +147,8 @@ def bind(host: str, port: int) -> socket.socket:
 def prepare_database(*, verbosity: int, start: str = "") -> str:
     """Migrate; returns the path of a fresh owner link while there is no owner, else nothing.
 
-    Refuses a `--start` that this site cannot follow. Leaves no connection behind: what it locked or changed is let go of before the children start.
+    Refuses a `--start` that this site cannot follow. Leaves no connection behind: what it locked or changed is let go
+    of before the children start.
     """
     try:
         call_command("migrate", interactive=False, verbosity=max(0, verbosity - 1))
