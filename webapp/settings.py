@@ -345,7 +345,7 @@ RUN_STOP_DEADLINE_S = 120
 """A trainer asked to stop and save is killed after this."""
 ENGINE_MEMORY_MB = _number("ENGINE_MEMORY_MB", max(600, min(8192, memory_bytes() // 2**20 // 4)))
 """Loaded chat models are dropped, least recently used first, above this; one that needs more is not loaded at all. By
-default a quarter of this machine's memory: room for three stages of a model of 135 million weights on a small laptop."""
+default a quarter of this machine's memory: room for three stages of a model of 135 million weights on a laptop."""
 ENGINE_DEVICE = _choice("ENGINE_DEVICE", "auto", ("auto", "cpu", "cuda"))
 """Where chat models are held: on the GPU where there is one (auto), or where this says."""
 

@@ -16,6 +16,8 @@ from trainer.config import STAGE_TITLES, STAGES
 
 CHART_POINTS = 800
 """A chart shows at most about this many steps; more cannot be told apart on a screen."""
+LONGEST_SOURCE = 1000
+"""Characters of what `up --start` is given."""
 FAILED_FOR_EVERYONE = "It failed; staff can see why."
 """In place of the reason, which may hold paths of this machine and the last words of its programs."""
 
@@ -323,7 +325,9 @@ class Curriculum(models.Model):
         FAILED = "failed", "it could not be brought in"
         DONE = "here", "it is here"
 
-    start_source = models.CharField(max_length=1000, blank=True, help_text="What `up --start` named; empty: nothing.")
+    start_source = models.CharField(
+        max_length=LONGEST_SOURCE, blank=True, help_text="What `up --start` named; empty: nothing."
+    )
     start_state = models.CharField(max_length=6, choices=Moving.choices, default=Moving.NONE, blank=True)
     start_text = models.TextField(blank=True, help_text="What is being done, or why it failed and what to do.")
     start_done = models.PositiveBigIntegerField(default=0, help_text="Bytes of what is being done.")

@@ -18,7 +18,7 @@ from django.template.defaultfilters import filesizeformat
 
 from webapp.checkpoints.models import Checkpoint
 from webapp.checkpoints.origin import site_origin
-from webapp.training.models import Curriculum
+from webapp.training.models import LONGEST_SOURCE, Curriculum
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def want(source: str) -> None:
     if check_start(source):
         return
     source = same_source(source)
-    if len(source) > Curriculum._meta.get_field("start_source").max_length:
+    if len(source) > LONGEST_SOURCE:
         raise ValueError("The name given to --start is too long to be one.")
     Curriculum.objects.filter(pk=1).exclude(start_source=source, start_state=Moving.UNDER_WAY).update(
         start_source=source, start_state=Moving.UNDER_WAY, start_text="", start_done=0, start_total=0
