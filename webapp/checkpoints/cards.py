@@ -1,8 +1,8 @@
 """What a model's makers say of it: its name and licence, from the model card.
 
-The idea: a card is a README.md that begins with a few lines of YAML between two rows of dashes. Only single values at its
-top level are read, by hand, so that no YAML program is run and no package is needed. It is a stranger's text: what is
-taken of it is short, one line, and printable, and pages escape it like any other.
+The idea: a card is a README.md that begins with a few lines of YAML between two rows of dashes. Only single values at
+its top level are read, by hand, so that no YAML program is run and no package is needed. It is a stranger's text: what
+is taken of it is short, one line, and printable, and pages escape it like any other.
 """
 
 from __future__ import annotations

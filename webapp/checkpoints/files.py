@@ -216,9 +216,9 @@ def copy_checkpoint(
 ) -> None:
     """Copy the known files of `source` to a new directory `target`, which appears whole or not at all.
 
-    `stage_info` is written as stage.json when the source has none. A source that is ours alone and goes away (`is_ours`)
-    gives its files another name instead, where the disk has such. ValueError, before anything is written, when there is
-    no room.
+    `stage_info` is written as stage.json when the source has none. A source that is ours alone and goes away
+    (`is_ours`) gives its files another name instead, where the disk has such. ValueError, before anything is written,
+    when there is no room.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     names = [name for name in KNOWN_FILES if (source / name).is_file()]

