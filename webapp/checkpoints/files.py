@@ -35,6 +35,11 @@ CARRIED_FILES = ("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE",
 LANGUAGE_MODEL = "LlamaForCausalLM"
 REWARD_MODEL = "LlamaForSequenceClassification"
 
+ADAPTER = "adapter"
+"""Where, in a checkpoint, lies what it learnt beside its base's weights."""
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+"""As Hugging Face's PEFT has them."""
+
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 MAX_JSON_BYTES = 32 * 1024 * 1024
 MAX_HEADER_BYTES = 16 * 1024 * 1024
@@ -222,13 +227,15 @@ def copy_checkpoint(
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     names = [name for name in KNOWN_FILES if (source / name).is_file()]
-    names += [name for name in CARRIED_FILES if (source / name).is_file() and not (source / name).is_symlink()]
+    carried = (*CARRIED_FILES, *(f"{ADAPTER}/{name}" for name in ADAPTER_FILES))
+    names += [name for name in carried if (source / name).is_file() and not (source / name).is_symlink()]
     if not is_ours:
         check_room(target.parent, sum((source / name).stat().st_size for name in names), str(source))
     incoming = target.parent / f".incoming-{uuid.uuid4().hex}"
     incoming.mkdir()
     try:
         for name in names:
+            (incoming / name).parent.mkdir(exist_ok=True)
             _copy(source / name, incoming / name, is_ours=is_ours)
         if stage_info is not None:
             (incoming / STAGE).write_text(json.dumps(stage_info, indent=2) + "\n", encoding="utf-8")
