@@ -217,7 +217,7 @@ def write_checkpoint_files(directory: Path, *, stage: str, preset: str = "smoke"
     files: dict[str, Any] = {
         "config.json": config,
         "generation_config.json": {"eos_token_id": [1]},
-        "tokenizer.json": {"version": "1.0"},
+        "tokenizer.json": smallest.TOKENIZER,
         "tokenizer_config.json": {"chat_template": ""},
     }
     stage_info = {

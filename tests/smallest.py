@@ -10,6 +10,7 @@ from trainer.config import REWARD, ModelConfig
 from trainer.model.families import config_json_of, tensor_shapes
 
 SHAPE = ModelConfig(vocab_size=2, heads=1, kv_heads=1, layers=1, ffn=1, context=256, head_dim=2)
+TOKENIZER = {"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": []}}
 
 
 def config_json(stage: str) -> dict[str, Any]:

@@ -36,7 +36,8 @@ from trainer.data.reader import read_votes
 from trainer.evaluation.alarms import doubts_about
 from trainer.lineage import Inputs, check_same_run, describe_run
 from trainer.model.checkpoint import describe, read_info, read_json, read_shape, write_json
-from trainer.model.layout import CONFIG, WEIGHTS
+from trainer.model.layout import WEIGHTS
+from trainer.model.roles import CONFIG
 from trainer.model.tokenizer import Tokenizer
 from trainer.presets import Preset, get_preset
 from trainer.runtime import machine

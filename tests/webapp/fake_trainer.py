@@ -60,7 +60,7 @@ def write_checkpoint(directory: Path, stage: str, preset: str, **metrics: Any) -
     files: dict[str, Any] = {
         "config.json": smallest.config_json(stage),
         "generation_config.json": {"eos_token_id": [1]},
-        "tokenizer.json": {"version": "1.0"},
+        "tokenizer.json": smallest.TOKENIZER,
         "tokenizer_config.json": {"chat_template": ""},
         "stage.json": info,
     }

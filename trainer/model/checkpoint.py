@@ -30,7 +30,6 @@ from trainer.config import REWARD, STAGES, ModelConfig, Source, check_stage
 from trainer.model.decoder import LanguageModel, ScalarModel, effective_weight
 from trainer.model.families import EMBEDDING, HEAD, architecture_of, config_json_of, our_name, tensor_shapes
 from trainer.model.layout import (
-    CONFIG,
     DTYPE_NAMES,
     WEIGHTS,
     Layout,
@@ -42,6 +41,7 @@ from trainer.model.layout import (
     untied_head,
     weights_sha256,
 )
+from trainer.model.roles import CONFIG
 from trainer.model.tokenizer import Tokenizer
 from trainer.presets import answer_tokens_of
 from trainer.runtime.files import STAGE, sha256_file, write_atomic
@@ -118,13 +118,7 @@ def save_checkpoint(
     write_json(directory / CONFIG, config_json)
     tokenizer.save(directory)
     if isinstance(model, LanguageModel):
-        generation = {
-            "eos_token_id": list(tokenizer.end_ids),
-            "pad_token_id": tokenizer.pad_id,
-            "do_sample": True,
-            "temperature": 1.0,
-            "max_new_tokens": answer_tokens_of(info),
-        }
+        generation = tokenizer.generation_config(max_new_tokens=answer_tokens_of(info))
         write_json(directory / "generation_config.json", generation)
     wanted = tensor_shapes(model.config, is_reward=is_reward)
     files = sorted(path.name for path in directory.iterdir() if path.is_file() and not path.name.startswith("."))

@@ -18,24 +18,14 @@ from typing import Any, Final
 
 from trainer.config import PRETRAIN, REWARD, SFT, ModelConfig
 from trainer.model.families import EMBEDDING, HEAD, architecture_of, check_tensors, is_reward_model, tensor_shapes
-from trainer.model.tokenizer_rules import read_tokenizer
+from trainer.model.roles import CONFIG, GENERATION_CONFIG, KEPT, LARGEST_JSON_BYTES, read_roles
 from trainer.runtime.files import RESUME_RUN, STAGE, changed_file, sha256_file
 from trainer.runtime.reading import read_bytes
 
-WEIGHTS, INDEX, CONFIG = "model.safetensors", "model.safetensors.index.json", "config.json"
-TOKENIZER, TOKENIZER_CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
-SMALL_FILES: Final = (
-    CONFIG,
-    TOKENIZER,
-    TOKENIZER_CONFIG,
-    TEMPLATE,
-    "special_tokens_map.json",
-    "generation_config.json",
-    STAGE,
-)
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+SMALL_FILES: Final = (CONFIG, *KEPT, GENERATION_CONFIG, STAGE)
 """All that is read beside the weights; anything else in a directory means nothing here."""
 
-LARGEST_JSON_BYTES: Final = 32 * 2**20
 LARGEST_HEADER_BYTES: Final = 16 * 2**20
 DTYPE_BYTES: Final = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8}
 """What weights may be stored as; whole numbers and 8-bit floats mean nothing without scales we do not read."""
@@ -107,7 +97,7 @@ def read_layout(directory: Path) -> Layout:
     wanted = tensor_shapes(config, is_reward=is_reward)
     kept = {name: one for name, one in tensors.items() if name in wanted or name == HEAD}
     _check_copied_head(directory, config, kept)
-    if (count := vocabulary(directory)) > config.vocab_size:
+    if (count := read_roles(directory).vocab_size) > config.vocab_size:
         raise ValueError(
             f"{directory}: the tokenizer has more entries ({count}) than the model's vocabulary ({config.vocab_size}). "
             "Take the tokenizer that belongs to this model."
@@ -132,28 +122,11 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def vocabulary(directory: Path) -> int:
-    """One more than the largest id its tokenizer.json can give."""
-    path = directory / TOKENIZER
-    if not path.is_file():
-        raise ValueError(f"{directory} has no {TOKENIZER}; it is not a checkpoint directory.")
-    content = json.loads(read_tokenizer(path).decode())
-    model = content.get("model")
-    words = model.get("vocab") if isinstance(model, dict) else None
-    added = content.get("added_tokens")
-    ids = list(words.values()) if isinstance(words, dict) else [len(words) - 1] if isinstance(words, list) else []
-    ids += [one.get("id") for one in added if isinstance(one, dict)] if isinstance(added, list) else []
-    return max((number for number in ids if isinstance(number, int)), default=-1) + 1
-
-
 def guess_stage(directory: Path, config_json: Mapping[str, Any]) -> str:
     """What a directory from elsewhere is: one with a chat template answers questions, one without continues text."""
     if is_reward_model(config_json):
         return REWARD
-    if (directory / TEMPLATE).is_file():
-        return SFT
-    path = directory / TOKENIZER_CONFIG
-    return SFT if path.is_file() and read_object(path).get("chat_template") else PRETRAIN
+    return SFT if read_roles(directory).template else PRETRAIN
 
 
 def is_unfinished(directory: Path) -> bool:

@@ -5,8 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
+
+from trainer.runtime.reading import megabytes
 
 STAGE = "stage.json"
 """Written last: a directory that has it is a finished checkpoint."""
@@ -16,13 +21,47 @@ RESUME_STATE, RESUME_RUN = Path("resume", "state.safetensors"), Path("resume", "
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file so that a crash leaves the old content or the new, never a part."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Another path, to be written in the block; then it takes the place of `path`, whole, or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    yield temporary
+    _sync(temporary)
     os.replace(temporary, path)
     _sync(path.parent)
+
+
+AIR_BYTES: Final = 64 * 2**20
+"""What stays free on a disk that something large is written to: the database is on it, too."""
+
+
+def check_room(directory: Path, size: int, what: str) -> None:
+    """ValueError unless `size` bytes fit on the disk `directory` is on; asked before any of them is written."""
+    free = shutil.disk_usage(directory).free
+    if size + AIR_BYTES > free:
+        raise ValueError(
+            f"There is no room for {what}: it takes {megabytes(size)}, and {megabytes(free)} are free where "
+            f"{directory} is. Free some, or take a larger disk."
+        )
+
+
+@contextmanager
+def appearing(target: Path) -> Iterator[Path]:
+    """A directory to fill, which takes its place as `target` when it is full, and is gone if it never is."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    incoming = target.parent / f".incoming-{uuid.uuid4().hex}"
+    incoming.mkdir()
+    try:
+        yield incoming
+        incoming.rename(target)
+        _sync(target.parent)
+    except BaseException:
+        shutil.rmtree(incoming, ignore_errors=True)
+        raise
 
 
 def take_over(directory: Path, earlier: Path) -> bool:
@@ -64,8 +103,9 @@ def _link(source: Path, target: Path) -> None:
         os.replace(temporary, target)
 
 
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Ask the disk to have it: a file's content, a directory's names."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -18,10 +18,8 @@ from typing import Any
 
 from trainer.config import REWARD, check_stage
 from trainer.model.layout import (
-    CONFIG,
     INDEX,
     SMALL_FILES,
-    TOKENIZER,
     WEIGHTS,
     changed_since,
     guess_stage,
@@ -31,6 +29,7 @@ from trainer.model.layout import (
     weight_files,
     weights_sha256,
 )
+from trainer.model.roles import CONFIG, TOKENIZER
 from trainer.runtime.files import STAGE
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
