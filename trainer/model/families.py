@@ -348,7 +348,7 @@ def check_tensors(config: ModelConfig, shapes: Mapping[str, tuple[int, ...]], *,
     wanted = tensor_shapes(config, is_reward=is_reward)
     for name, shape in wanted.items():
         if name not in shapes:
-            raise ValueError(f"the weights lack {name}, which config.json asks for.")
+            raise ValueError(f"it lacks {name}, which config.json asks for.")
         if tuple(shapes[name]) != shape:
             raise ValueError(f"{name} has shape {list(shapes[name])}, config.json says {list(shape)}.")
     extra = sorted(name for name in shapes if name not in wanted and not name.endswith(UNUSED))

@@ -30,7 +30,10 @@ from trainer.model.layout import (
     weights_sha256,
 )
 from trainer.model.roles import CONFIG, TOKENIZER
-from trainer.runtime.files import STAGE
+from trainer.runtime.files import STAGE, check_room
+
+CARRIED_FILES = ("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE", "NOTICE", "NOTICE.md", "NOTICE.txt")
+"""What goes with those that are read: the model card, and terms that must. Anything else stays where it was."""
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 LARGEST_FIGURE = 1e100
@@ -79,7 +82,7 @@ def inspect_directory(directory: Path, *, stage: str | None = None) -> Checkpoin
 
 
 def known_files(directory: Path) -> list[str]:
-    """All that is ever copied out of a directory; anything else in it stays where it was."""
+    """All that is read of a directory."""
     weights = weight_files(directory)
     shards = [] if weights == [WEIGHTS] else [INDEX]
     return [name for name in (*weights, *shards, *SMALL_FILES) if (directory / name).is_file()]
@@ -136,18 +139,25 @@ def check_safetensors(path: Path) -> int:
     return sum(tensor.elements for tensor in read_header(path).values())
 
 
-def copy_checkpoint(source: Path, target: Path, *, stage_info: dict[str, Any] | None = None) -> None:
+def copy_checkpoint(
+    source: Path, target: Path, *, stage_info: dict[str, Any] | None = None, is_ours: bool = False
+) -> None:
     """Copy the known files of `source` to a new directory `target`, which appears whole or not at all.
 
-    `stage_info` is written as stage.json when the source has none.
+    `stage_info` is written as stage.json when the source has none. A source that is ours alone and goes away
+    (`is_ours`) gives its files another name instead, where the disk has such. ValueError, before anything is written,
+    when there is no room.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    names = known_files(source)
+    names += [name for name in CARRIED_FILES if (source / name).is_file() and not (source / name).is_symlink()]
+    if not is_ours:
+        check_room(target.parent, sum((source / name).stat().st_size for name in names), str(source))
     incoming = target.parent / f".incoming-{uuid.uuid4().hex}"
     incoming.mkdir()
     try:
-        for name in known_files(source):
-            shutil.copyfile(source / name, incoming / name, follow_symlinks=False)
-            _sync(incoming / name)
+        for name in names:
+            _copy(source / name, incoming / name, is_ours=is_ours)
         if stage_info is not None:
             (incoming / STAGE).write_text(json.dumps(stage_info, indent=2) + "\n", encoding="utf-8")
             _sync(incoming / STAGE)
@@ -155,6 +165,17 @@ def copy_checkpoint(source: Path, target: Path, *, stage_info: dict[str, Any] | 
     except BaseException:
         shutil.rmtree(incoming, ignore_errors=True)
         raise
+
+
+def _copy(source: Path, target: Path, *, is_ours: bool) -> None:
+    if is_ours:
+        try:
+            os.link(source, target, follow_symlinks=False)
+            return
+        except OSError:  # another disk, or one without hard links
+            pass
+    shutil.copyfile(source, target, follow_symlinks=False)
+    _sync(target)
 
 
 def _sync(path: Path) -> None:
