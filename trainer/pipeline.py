@@ -53,6 +53,8 @@ def run_all(
     data with a part missing, before anything is trained, and for an `out_dir` that holds other runs than these.
     """
     check_directory(out_dir)
+    for taste_name in tastes or ():
+        get_taste(taste_name)
     changes = _by_stage(settings or {})
     configs = _checked_configs(preset, changes)
     corpus = from_directory(data) if data else shipped(size=preset)
