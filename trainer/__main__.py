@@ -208,7 +208,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, object]:
         except ValueError:
             equals = ""
         if not equals:
-            raise ValueError(f"--set {pair}: write NAME=NUMBER, for example --set lr=1e-4.")
+            raise ValueError(f"--set {pair}: write NAME=VALUE, for example --set lr=1e-4.")
     return settings
 
 

@@ -84,6 +84,9 @@ def _check_numbers(config: Any, *, positive: Sequence[str] = (), shares: Sequenc
     """
     for item in dataclasses.fields(config):
         name, value, is_whole = item.name, getattr(config, item.name), item.type == "int"
+        if item.type == "bool":
+            require(isinstance(value, bool), f"{name} must be true or false, not {value!r:.60}.")
+            continue
         is_number = isinstance(value, int if is_whole else int | float) and not isinstance(value, bool)
         if not is_number or not abs(value) < LARGEST_SETTING:  # NaN is not below anything either
             raise ValueError(f"{name} must be a {'whole ' if is_whole else ''}number, not {value!r:.60}.")
@@ -181,7 +184,19 @@ class PretrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SFTConfig:
+class AdaptingConfig:
+    """What the stages that start from a finished model have in common: how much of it learns, and in how much room."""
+
+    adapter_rank: int = 0
+    """Rank of the low-rank adapters that learn beside the frozen weights (model/adapters.py); 0 teaches every weight.
+    A real model learns with 8 to 32: its weights are in memory once, whatever number of models stands on them."""
+    checkpoint_activations: bool = False
+    """Keep only each block's input on the way forward and compute the rest again on the way back: a third more time,
+    for memory that no longer grows with what is inside a block (Chen et al. 2016, https://arxiv.org/abs/1604.06174)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SFTConfig(AdaptingConfig):
     """Instruction fine-tuning: loss on the response and its end token only."""
 
     steps: int
@@ -192,9 +207,11 @@ class SFTConfig:
     """Length of one packed row, in tokens."""
     matrix_lr: float = 0.002
     """Muon's peak learning rate: a tenth of pre-training's, as in the tiny preset. At 0.008 fine-tuning erased what no
-    conversation repeats, and at 0.003 too where batches were as small (CONTRIBUTING's log)."""
+    conversation repeats, and at 0.003 too where batches were as small (CONTRIBUTING's log). 0 leaves Muon out: AdamW
+    teaches everything, as it teaches adapters."""
     embedding_lr: float = 0.0006
-    """AdamW's peak learning rate, about a seventh of pre-training's for the same reason."""
+    """AdamW's peak learning rate, about a seventh of pre-training's for the same reason. Where AdamW teaches
+    everything (adapters, or matrix_lr 0) it is the only one, and 1e-5 to 2e-4 is customary."""
     warmup: float = 0.03
     """Share of the steps spent warming up."""
     decay: float = 0.7
@@ -215,7 +232,7 @@ def _check_batch(batch_tokens: int, sequence: int) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RewardConfig:
+class RewardConfig(AdaptingConfig):
     """Reward model: -log sigmoid(r_chosen - r_rejected) over compared answers."""
 
     lr: float = 1e-4
@@ -249,7 +266,7 @@ class RewardConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOConfig:
+class PPOConfig(AdaptingConfig):
     """Preference fine-tuning with PPO against the reward model."""
 
     steps: int
@@ -307,7 +324,7 @@ class PPOConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class GRPOConfig:
+class GRPOConfig(AdaptingConfig):
     """Reasoning fine-tuning: groups of answers, each checked against the right one."""
 
     steps: int
@@ -337,7 +354,10 @@ class GRPOConfig:
     anchor_weight: float = 1.0
     """Weight of the KL to the parent on conversations about something else, read at every step (anchor.py)."""
     anchor_rows: int = 2
-    """How many rows of the model's whole context they fill."""
+    """How many rows of packed conversations that are."""
+    anchor_sequence: int = 2048
+    """Tokens of such a row, at most: a model that takes in fewer reads shorter ones, and one that takes in 8,192 would
+    need 13 GB for a row of them."""
     hardest: int = 4
     """Hardest difficulty in the problem mix (problems.py has 1 to 4)."""
     solved_low: float = 0.2
@@ -348,8 +368,9 @@ class GRPOConfig:
     """How many times held-out problems are tried and samples taken."""
 
     def __post_init__(self) -> None:
-        counts = ("steps", "problems", "minibatch", "epochs", "max_new_tokens", "anchor_rows", "hardest", "evaluations")
-        _check_numbers(self, positive=(*counts, "temperature"), shares=("solved_low", "solved_high"))
+        counts = ("steps", "problems", "minibatch", "epochs", "max_new_tokens", "hardest", "evaluations")
+        others = ("anchor_rows", "anchor_sequence", "temperature")
+        _check_numbers(self, positive=(*counts, *others), shares=("solved_low", "solved_high"))
         require(self.group >= 2, "group must be at least 2: an advantage compares answers.")
         require(
             self.solved_low <= self.solved_high,

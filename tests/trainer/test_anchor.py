@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -34,6 +35,15 @@ def make_anchor(policy: LanguageModel, parent: LanguageModel, tokenizer: Tokeniz
 
 def gradients(model: LanguageModel) -> dict[str, torch.Tensor]:
     return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+
+
+def test_its_rows_are_no_longer_than_asked_however_much_a_model_takes_in(
+    model: LanguageModel, tokenizer: Tokenizer
+) -> None:
+    config = dataclasses.replace(CONFIG, anchor_sequence=48)
+    anchor = Anchor(moved(model), model, small.corpus().conversations, tokenizer, config, seed=0)
+    assert model.config.context > 48
+    assert anchor.batches(0).inputs.shape == (2, 48)
 
 
 def test_it_leaves_out_every_conversation_with_a_problem() -> None:

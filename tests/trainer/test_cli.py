@@ -81,7 +81,7 @@ ALL = ["all", "--preset", "smoke", "--threads", "1"]
         ([*SFT, "--set", 'steps="abc"'], "steps must be a whole number, not 'abc'"),
         ([*SFT, "--set", "batch_tokens=100"], "batch_tokens=100 must be a multiple of sequence=256"),
         ([*SFT, "--set", "speed=1"], "sft has no setting speed"),
-        ([*SFT, "--set", "steps"], "--set steps: write NAME=NUMBER"),
+        ([*SFT, "--set", "steps"], "--set steps: write NAME=VALUE"),
         ([*SFT, "--threads", "-1"], "threads must be 0 (every core) or more, not -1"),
         ([*SFT, "--data", "documents"], "documents has no conversations, which sft needs. Add records with"),
         ([*SFT, "--data", "nowhere"], "nowhere is not a directory"),

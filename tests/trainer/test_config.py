@@ -39,6 +39,9 @@ from trainer.presets import PRESETS, answer_tokens_of, get_preset
         ("grpo", {"group": 1}, "group must be at least 2"),
         ("grpo", {"solved_low": 0.9}, "solved_low=0.9 must not be above solved_high=0.8"),
         ("grpo", {"max_new_tokens": 0}, "max_new_tokens must be above 0"),
+        ("grpo", {"adapter_rank": -1}, "adapter_rank must be 0 or more, not -1"),
+        ("reward", {"adapter_rank": 2.5}, "adapter_rank must be a whole number, not 2.5"),
+        ("sft", {"checkpoint_activations": 1}, "checkpoint_activations must be true or false, not 1"),
     ],
 )
 def test_it_refuses_a_setting_that_cannot_be(stage: str, changes: dict[str, Any], message: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.trainer import small
@@ -220,6 +220,35 @@ def test_a_damaged_resume_state_says_what_to_delete(tmp_path: Path, inputs: Inpu
     (tmp_path / "out" / "resume" / "state.safetensors").write_bytes(b"half a file")
     with pytest.raises(ValueError, match=r"is damaged .* Delete the directory"):
         sft.train(SFT, inputs, tmp_path / "out", small.Recorder(), small.never)
+
+
+def test_weights_that_two_modules_share_are_saved_for_both(tmp_path: Path) -> None:
+    """A critic on the policy's base, a tied head: a file refuses two names for one memory."""
+    first, second = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
+    second.weight = first.weight
+    modules = {"first": first, "second": second}
+    loop._save_resume(tmp_path, 4, modules, {}, {"seconds": 1.0})
+    fresh = {"first": torch.nn.Linear(3, 2), "second": torch.nn.Linear(3, 2)}
+    state: dict[str, object] = {}
+    assert loop._load_resume(tmp_path, fresh, {}, state) == 4
+    assert torch.equal(fresh["first"].weight, first.weight)
+    assert torch.equal(fresh["second"].weight, first.weight)
+
+
+def test_a_save_that_fails_leaves_the_one_before_and_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = {"model": torch.nn.Linear(3, 2)}
+    loop._save_resume(tmp_path, 1, module, {}, {})
+    before = (tmp_path / RESUME_STATE).read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(loop, "save_file", full)
+    with pytest.raises(OSError, match=r"No space left.*free space"):
+        loop._save_resume(tmp_path, 2, module, {}, {})
+    assert (tmp_path / RESUME_STATE).read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Every expected number here was worked by hand; none comes from the function under test."""
 
 import math
+import weakref
 
 import pytest
 import torch
@@ -49,6 +50,61 @@ def test_it_scores_tokens_with_the_full_softmax_at_a_temperature() -> None:
 
 def test_it_keeps_the_shape_of_the_tokens() -> None:
     assert losses.token_logprobs(torch.zeros(2, 3, 5), torch.zeros(2, 3, dtype=torch.long)).shape == (2, 3)
+
+
+def test_it_takes_log_probs_and_their_gradients_in_chunks_as_at_once() -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(7, 4, dtype=torch.float64), torch.randn(9, 4, dtype=torch.float64)
+    tokens, upstream = torch.randint(9, (7,)), torch.randn(7, dtype=torch.float64)
+
+    def taken(logits_at_once: int) -> tuple[Tensor, Tensor, Tensor]:
+        mine, head = hidden.clone().requires_grad_(), weight.clone().requires_grad_()
+        found = losses.linear_logprobs(
+            lambda part: part @ head.T, mine, tokens, temperature=0.7, logits_at_once=logits_at_once
+        )
+        (found * upstream).sum().backward()
+        assert mine.grad is not None
+        assert head.grad is not None
+        return found.detach(), mine.grad, head.grad
+
+    plain = losses.token_logprobs(hidden @ weight.T, tokens, temperature=0.7)
+    for whole, chunked in zip(taken(10**6), taken(18), strict=True):  # two positions at a time, and one left over
+        close(chunked, whole, 1e-6)
+    close(taken(1)[0], plain, 1e-6)  # not even one position fits: one at a time then
+    assert losses.linear_logprobs(lambda part: part @ weight.T, hidden[:0], tokens[:0]).shape == (0,)
+
+
+def test_it_never_holds_the_logits_of_a_whole_batch() -> None:
+    """256 positions of a vocabulary of 4,096 in chunks of 16: none of their tensors survives its chunk."""
+    held: list[weakref.ref[Tensor]] = []
+    weight = torch.randn(4096, 8)
+
+    def head(part: Tensor) -> Tensor:
+        logits = part @ weight.T
+        held.append(weakref.ref(logits))
+        return logits
+
+    hidden = torch.randn(256, 8, requires_grad=True)
+    found = losses.linear_logprobs(head, hidden, torch.randint(4096, (256,)), logits_at_once=16 * 4096)
+    assert sum(tensor() is not None for tensor in held) == 0
+    found.sum().backward()
+    assert len(held) == 1 + 2 * 16  # each chunk forward, and once more for its gradient
+
+
+def test_it_measures_kl_and_its_gradient_in_chunks_as_at_once() -> None:
+    torch.manual_seed(1)
+    teacher, mine = torch.randn(5, 3, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(6, 3, dtype=torch.float64)
+
+    def head(part: Tensor) -> Tensor:
+        return part @ weight.T
+
+    plain = losses.kl_from(head(teacher), head(mine))
+    (wanted,) = torch.autograd.grad(plain.sum(), mine)
+    chunked = losses.linear_kl_from(head, teacher, head, mine, logits_at_once=24)
+    (gradient,) = torch.autograd.grad(chunked.sum(), mine)
+    close(chunked.detach(), plain.detach())
+    close(gradient, wanted)
 
 
 def test_it_estimates_entropy_from_samples_without_bias() -> None:

@@ -39,7 +39,7 @@ def bits_per_byte(model: LanguageModel, tokenizer: Tokenizer, documents: Sequenc
         tokens, is_target = _padded([pieces[row] for row in rows], tokenizer.pad_id)
         tokens, is_target = tokens.to(device), is_target.to(device)
         hidden = model.decoder(tokens[:, :-1])[is_target]
-        nats -= float(losses.token_logprobs(model.logits(hidden), tokens[:, 1:][is_target]).double().sum())
+        nats -= float(losses.linear_logprobs(model.logits, hidden, tokens[:, 1:][is_target]).double().sum())
     size = sum(len(document.encode()) for document in documents)
     if size == 0:
         raise ValueError("There is no held-out text to measure.")

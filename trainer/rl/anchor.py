@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from trainer.asked import Message
 from trainer.config import GRPOConfig
@@ -41,7 +40,7 @@ class Anchor:
     ) -> None:
         """ValueError when no conversation fits the model's context."""
         self.policy, self.parent, self.config = policy, parent, config
-        sequence = policy.config.context
+        sequence = min(policy.config.context, config.anchor_sequence)
         self.batches = ChatBatches(conversations, tokenizer, sequence=sequence, rows=config.anchor_rows, seed=seed)
         self.device = policy.decoder.embed_tokens.weight.device
         self.fitting = rows_at_once(policy.config, sequence=sequence, device=self.device.type)
@@ -63,17 +62,12 @@ class Anchor:
             inputs, segments = piece.inputs.to(self.device), piece.segments.to(self.device)
             is_response = piece.is_response.to(self.device)
             with torch.no_grad():
-                wanted = _logits(self.parent, inputs, segments, is_response)
-            found = _logits(self.policy, inputs, segments, is_response)
-            loss = losses.kl_from(wanted, found).sum() / tokens
+                wanted = self.parent.decoder(inputs, segments=segments)[is_response]  # (N, C)
+            found = self.policy.decoder(inputs, segments=segments)[is_response]
+            loss = losses.linear_kl_from(self.parent.logits, wanted, self.policy.logits, found).sum() / tokens
             (self.config.anchor_weight * loss).backward()  # type: ignore[no-untyped-call]
             total += loss.item()
         return total
-
-
-def _logits(model: LanguageModel, inputs: Tensor, segments: Tensor, where: Tensor) -> Tensor:
-    """[N, V] at the N places that are True in `where` [B, T]; no others are computed."""
-    return model.logits(model.decoder(inputs, segments=segments)[where])
 
 
 def other_conversations(corpus: Corpus) -> list[list[Message]]:

@@ -11,17 +11,24 @@ Conventions
   included), False on the prompt and on padding. The True columns of a row are contiguous.
 - What stands in columns outside `is_response` never reaches a result, not even when it is NaN.
 
-Simplification: a batch, or the piece of one that a stage passes, fits in memory; `linear_next_token_loss` alone works
-in chunks.
+The logits of a batch are the largest tensors of a step (a vocabulary of 128 k: half a megabyte a token in float32), so
+whatever needs them over a vocabulary takes hidden states and a head, and works through the positions in chunks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+Head = Callable[[Tensor], Tensor]
+"""Float32 logits [n, V] of hidden states [n, C]: a model's own `logits`."""
+LOGITS_AT_ONCE = 2**23
+"""Logits that are held at a time, at most: 34 MB in float32, and three times that while their gradient is taken."""
 
 
 def masked_mean(values: Tensor, is_response: Tensor, *, denominator: Tensor | float | None = None) -> Tensor:
@@ -43,6 +50,37 @@ def token_logprobs(logits: Tensor, tokens: Tensor, *, temperature: float = 1.0) 
     scaled = logits.float() / temperature
     flat = F.cross_entropy(scaled.reshape(-1, scaled.shape[-1]), tokens.reshape(-1), reduction="none")
     return -flat.reshape(tokens.shape)
+
+
+def linear_logprobs(
+    head: Head, hidden: Tensor, tokens: Tensor, *, temperature: float = 1.0, logits_at_once: int = LOGITS_AT_ONCE
+) -> Tensor:
+    """`token_logprobs(head(hidden), tokens)` without ever holding all logits: hidden [N, C], tokens [N] -> [N].
+
+    Where all of them are more than `logits_at_once` numbers, they are taken in chunks of positions, and each chunk once
+    more for its gradient ("recomputation", Chen et al. 2016, https://arxiv.org/abs/1604.06174): a third more work in
+    the head for a peak that does not grow with the batch.
+    """
+    return _in_chunks(
+        lambda part, goal: token_logprobs(head(part), goal, temperature=temperature),
+        (hidden, tokens),
+        head,
+        logits_at_once,
+    )
+
+
+def _in_chunks(compute: Callable[..., Tensor], columns: tuple[Tensor, ...], head: Head, logits_at_once: int) -> Tensor:
+    """`compute` over the positions [N] of all columns, at most `logits_at_once` logits of the head at a time -> [N]."""
+    count = len(columns[0])
+    if count == 0:
+        return compute(*columns)
+    with torch.no_grad():
+        vocabulary = head(columns[0][:1]).shape[-1]
+    size = max(1, logits_at_once // vocabulary)
+    if count <= size:
+        return compute(*columns)
+    chunks = zip(*(torch.split(column, size) for column in columns), strict=True)
+    return torch.cat([checkpoint(compute, *chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks])
 
 
 def sampled_entropy(logprobs: Tensor, is_response: Tensor) -> Tensor:
@@ -159,6 +197,22 @@ def kl_from(logits: Tensor, other_logits: Tensor) -> Tensor:
     """
     log_p, log_q = F.log_softmax(logits.float(), dim=-1), F.log_softmax(other_logits.float(), dim=-1)
     return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+def linear_kl_from(
+    head: Head, hidden: Tensor, other_head: Head, other_hidden: Tensor, *, logits_at_once: int = LOGITS_AT_ONCE
+) -> Tensor:
+    """`kl_from(head(hidden), other_head(other_hidden))` in chunks as `linear_logprobs` takes them: [N, C] twice -> [N].
+
+    No gradient flows to `hidden` or its head: p is a teacher.
+    """
+
+    def chunk(part: Tensor, other_part: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = head(part)
+        return kl_from(wanted, other_head(other_part))
+
+    return _in_chunks(chunk, (hidden.detach(), other_hidden), head, logits_at_once // 2)
 
 
 def adapt_kl_weight(weight: float, *, kl_nats: float, target_nats: float, answers: int, horizon: int) -> float:

@@ -23,11 +23,11 @@ CPU_PIECE, GPU_PIECE = 16, 64
 def response_logprobs(model: LanguageModel, batch: Batch, *, temperature: float) -> Tensor:
     """Log-probs of the response tokens under `model`, [B, T]; 0 outside `is_response`.
 
-    The product with the vocabulary is taken at response positions only.
+    The product with the vocabulary is taken at response positions only, in chunks where there are many.
     """
     hidden = model.decoder(batch.tokens[:, :-1])[batch.is_response]  # (N, C)
     targets = batch.tokens[:, 1:][batch.is_response]
-    logprobs = losses.token_logprobs(model.logits(hidden), targets, temperature=temperature)
+    logprobs = losses.linear_logprobs(model.logits, hidden, targets, temperature=temperature)
     return torch.zeros_like(batch.old_logprobs).masked_scatter(batch.is_response, logprobs)
 
 

@@ -210,7 +210,7 @@ def _tokens_trained(stage: str, preset: Preset, votes: int) -> float:
 def _anchor_tokens(preset: Preset) -> int:
     """Tokens of other conversations that one step of GRPO reads."""
     grpo = preset.grpo
-    return grpo.anchor_rows * preset.model.context if grpo.anchor_weight > 0 else 0
+    return grpo.anchor_rows * min(preset.model.context, grpo.anchor_sequence) if grpo.anchor_weight > 0 else 0
 
 
 def _flops_per_token(stage: str, preset: Preset) -> float:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 STAGE = "stage.json"
@@ -16,11 +17,16 @@ RESUME_STATE, RESUME_RUN = Path("resume", "state.safetensors"), Path("resume", "
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file so that a crash leaves the old content or the new, never a part."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Another path, to be written in the block; then it takes the place of `path`, whole, or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    yield temporary
+    _sync(temporary)
     os.replace(temporary, path)
     _sync(path.parent)
 
@@ -64,8 +70,9 @@ def _link(source: Path, target: Path) -> None:
         os.replace(temporary, target)
 
 
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Ask the disk to have it: a file's content, a directory's names."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -21,12 +21,12 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trainer.runtime.errors import Diverged, Stopped
-from trainer.runtime.files import RESUME_STATE, write_atomic
+from trainer.runtime.files import RESUME_STATE, replacing
 
 Metrics = dict[str, float]
 SAVE_EVERY_S = 30.0
@@ -159,10 +159,29 @@ def _save_resume(
                 else:
                     numbers[full] = value
     header = {"step": step, "state": state, "numbers": numbers}
-    contiguous = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     path = out_dir / RESUME_STATE
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(path, save(contiguous, metadata={"resume": json.dumps(header)}))
+    with replacing(path) as temporary:
+        try:
+            save_file(_apart(tensors), temporary, metadata={"resume": json.dumps(header)})
+        except SafetensorError as error:  # it wraps the system's own errors: a full disk above all
+            raise OSError(f"{path} cannot be written ({error}). Check its rights and the free space.") from error
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors for a file: on the CPU, and no two in one memory (tied weights are written twice).
+
+    Nothing is copied that need not be, and the file is written from where they lie: a save costs no memory.
+    """
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        place = own.untyped_storage().data_ptr()
+        is_shared = own.numel() > 0 and place in seen
+        seen.add(place)
+        found[name] = own.clone() if is_shared else own
+    return found
 
 
 def _module_tensors(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
