@@ -171,9 +171,7 @@ MOST_SENTENCES: Final = 20
 def _sentences(most: int) -> Taste:
     """The taste for answers of at most so many sentences."""
     much = "one sentence" if most == 1 else f"at most {most} sentences"
-    return Taste(
-        name=f"{SENTENCES}:{most}", summary=much, manner=f"of {much}", measure=partial(_few_sentences, most)
-    )
+    return Taste(name=f"{SENTENCES}:{most}", summary=much, manner=f"of {much}", measure=partial(_few_sentences, most))
 
 
 TASTES: Final[dict[str, Taste]] = {
