@@ -63,7 +63,10 @@ def build_parser() -> argparse.ArgumentParser:
     everything = commands.add_parser("all", help="every stage, simulated voters, report card")
     common(everything, parent=False)
     everything.add_argument(
-        "--taste", choices=sorted(TASTES), action="append", help="what the voters like; repeat for more branches"
+        "--taste",
+        action="append",
+        metavar="TASTE",
+        help=f"what the voters like: {', '.join(TASTES)} or sentences:N; repeat for more branches",
     )
     run = commands.add_parser("run", help="one run described by a JSON file (for workers)")
     run.add_argument("spec", type=Path)

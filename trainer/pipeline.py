@@ -30,7 +30,7 @@ from trainer.run import RunSpec, check_corpus, check_directory, execute, fit_cor
 from trainer.runtime import machine
 from trainer.runtime.seeds import derive_seed, random_generator
 from trainer.stages.reward import split_by_prompt
-from trainer.world import shipped
+from trainer.world import corpus_for
 from trainer.world.tastes import SimulatedVoter, Taste, get_taste
 
 
@@ -53,9 +53,12 @@ def run_all(
     data with a part missing, before anything is trained, and for an `out_dir` that holds other runs than these.
     """
     check_directory(out_dir)
+    get_preset(preset).check_makes_models()
+    for taste_name in tastes or ():
+        get_taste(taste_name)
     changes = _by_stage(settings or {})
     configs = _checked_configs(preset, changes)
-    corpus = from_directory(data) if data else shipped(size=preset)
+    corpus = from_directory(data) if data else corpus_for(preset)
     recorded = bool(corpus.comparisons) and not tastes
     branches = ["recorded"] if recorded else list(dict.fromkeys(tastes or [get_preset(preset).taste]))
     stages = [stage for stage in STAGES if stage != GRPO or corpus.problems]
@@ -219,7 +222,7 @@ def simulate_votes(
 def evaluate_directory(checkpoint: Path, data: Path | None) -> dict[str, Any]:
     """The report-card entry of one checkpoint on the held-out part of a corpus."""
     info = read_info(checkpoint)
-    corpus = from_directory(data) if data else shipped(size=info.get("preset") or "tiny")
+    corpus = from_directory(data) if data else corpus_for(str(info.get("preset") or ""))
     limit = answer_tokens_of(info)
     corpus = fit_corpus(corpus, checkpoint, [], max_new_tokens=limit, say=lambda text: print(text, file=sys.stderr))
     return _rounded(evaluate_checkpoint(checkpoint, corpus=corpus, max_new_tokens=limit)) | {"scope": _scope(data)}

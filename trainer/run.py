@@ -32,7 +32,7 @@ from trainer.runtime.errors import Stopped
 from trainer.runtime.files import RESUME_RUN, RESUME_STATE, sha256_file
 from trainer.runtime.loop import Report, clear_resume
 from trainer.stages import grpo, init, ppo, pretrain, reward, sft
-from trainer.world import shipped
+from trainer.world import corpus_for
 
 TRAIN: Mapping[str, Callable[..., Path]] = {
     "init": init.train,
@@ -138,6 +138,7 @@ class RunSpec:
     def stage_config(self) -> Any:
         """The stage's settings with this run's changes; ValueError names what is unknown or cannot be."""
         if self.stage == INIT:
+            get_preset(self.preset).check_makes_models()
             if self.config:
                 raise ValueError(f"init has no setting {', '.join(self.config)}: its preset says it all.")
             return None
@@ -149,11 +150,12 @@ class RunSpec:
 
 
 def load_corpus(spec: RunSpec, check: Callable[[], None] = lambda: None) -> Corpus:
-    """The directory the run names, or the shipped corpus at the preset's size.
+    """The directory the run names, else what the project ships for such a model: a world for those of our own, plain
+    English for those from elsewhere.
 
     `check` is called often while files are read, and ends it by raising.
     """
-    return from_directory(spec.data, check=check) if spec.data else shipped(size=spec.preset)
+    return from_directory(spec.data, check=check) if spec.data else corpus_for(spec.preset)
 
 
 def check_corpus(corpus: Corpus, stages: Collection[str], *, source: str | Path) -> None:

@@ -9,7 +9,7 @@ from django.conf import settings
 
 from trainer.config import GRPO, PARENT_STAGES, PPO, REWARD, STAGE_TITLES
 from trainer.presets import PRESETS
-from trainer.world.tastes import TASTES
+from trainer.world.tastes import get_taste
 from webapp.arena import tally
 from webapp.checkpoints.models import Checkpoint
 from webapp.training import curriculum, services
@@ -24,9 +24,19 @@ class StopForm(forms.Form):
 
 class NextStepForm(forms.Form):
     shown = forms.CharField(required=False)
-    taste = forms.ChoiceField(choices=[("", "No, people vote"), *((name, name) for name in TASTES)], required=False)
+    taste = forms.CharField(required=False)
     again = forms.BooleanField(required=False)
     overrule_doubts = forms.BooleanField(required=False)
+
+    def clean_taste(self) -> str:
+        """A taste's name, or nothing where people vote."""
+        taste = str(self.cleaned_data["taste"])
+        if taste:
+            try:
+                get_taste(taste)
+            except ValueError as error:
+                raise forms.ValidationError(str(error)) from error
+        return taste
 
 
 class RunForm(forms.Form):

@@ -1,4 +1,4 @@
-"""python manage.py simulate_votes --taste shorter|friendlier|example -n N"""
+"""python manage.py simulate_votes --taste shorter|friendlier|sentences:2|… -n N"""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Command(BaseCommand):
     help = "Let a simulated voter compare answers of the newest checkpoint. Needs a running `generate` worker."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--taste", choices=list(TASTES), required=True)
+        parser.add_argument("--taste", required=True, help=f"{', '.join(TASTES)} or sentences:N")
         parser.add_argument("-n", type=int, required=True, metavar="N", dest="count", help="how many votes to add")
         parser.add_argument("--checkpoint", type=int, metavar="ID", help="default: the newest that answers")
 
@@ -30,7 +30,10 @@ class Command(BaseCommand):
         if count < 1:
             raise CommandError("-n must be at least 1.")
         learner = self._checkpoint(checkpoint)
-        voter = simulation.simulated_visitor(taste)
+        try:
+            voter = simulation.simulated_visitor(taste)
+        except ValueError as error:
+            raise CommandError(str(error)) from error
         there = before = Vote.objects.filter(visitor=voter, pair__a__checkpoint=learner).count()
         self.stdout.write(f"{count} votes by the taste {taste!r} on {learner}; Ctrl-C stops and keeps what is there.")
         try:
