@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +14,23 @@ from django.test import Client
 from django.urls import reverse
 
 from tests.conftest import write_checkpoint_files
+from tests.webapp.test_curriculum import answer_pairs
+from trainer.presets import PRESETS, RECIPES
+from trainer.world import plain
+from trainer.world.everyday import ANSWERED
+from webapp.arena.models import Prompt
+from webapp.arena.publishing import seed_prompts
 from webapp.checkpoints.models import Checkpoint
 from webapp.checkpoints.origin import site_origin
+from webapp.checkpoints.services import import_checkpoint
+from webapp.formats import place
 from webapp.stages.context import ask_all, build_rail
 from webapp.stages.queries import comparison_columns, home_page
 from webapp.stages.questions import EVERYDAY
 from webapp.training import curriculum, moving_in
+from webapp.training.forms import RunForm
 from webapp.training.models import Curriculum, TrainingRun
+from webapp.training.tasks import continue_simulated_votes, execute_run
 
 from . import fake_trainer
 
@@ -207,6 +218,72 @@ def test_a_path_is_the_same_however_it_is_typed(
     start("model")
     assert start(str(tmp_path / "model")) == []
     assert makers.asked == [str(tmp_path / "model")]
+
+
+def test_a_path_of_this_machine_is_not_shown_to_everybody() -> None:
+    assert place("/home/alice/models/SmolModel") == "SmolModel"
+    assert place("hub:makers/SmolModel") == "hub:makers/SmolModel"
+
+
+# -- the walk --------------------------------------------------------------------------------------
+
+
+def test_the_demo_walks_from_the_votes_on_by_the_recipe_for_its_size(
+    makers: Makers, start: Any, enqueued: Any, django_capture_on_commit_callbacks: Any
+) -> None:
+    start("hub:makers/SmolModel", demo=True)
+    tasks = {"execute_run": execute_run, "continue_simulated_votes": continue_simulated_votes}
+    while enqueued.tasks:
+        task = enqueued.tasks.pop(0)
+        if function := tasks.get(task.name.rpartition(".")[2]):
+            with django_capture_on_commit_callbacks(execute=True):
+                function(*task.args)
+            answer_pairs()
+    assert curriculum.next_step().state == "done"
+    runs = TrainingRun.objects.with_links().order_by("id")
+    assert [(run.stage, run.preset, run.state) for run in runs] == [
+        (stage, "adapted-135m", "done") for stage in ("reward", "ppo", "grpo")
+    ]
+    assert [run.config["adapter_rank"] for run in runs] == [16, 16, 16]
+    assert {one.stage for one in Checkpoint.objects.all()} == {"sft", "reward", "ppo", "grpo"}
+    assert set(Prompt.objects.values_list("text", flat=True)) == {prompt for prompt, _ in ANSWERED}
+    row = Curriculum.objects.get()
+    assert (row.taste, row.error) == ("shorter", "")
+
+
+def test_the_prompts_of_a_site_of_its_own_are_of_its_own_world(make_checkpoint: Any) -> None:
+    make_checkpoint("sft", parent=make_checkpoint("init"))
+    seed_prompts()
+    assert not Prompt.objects.filter(text__in=[prompt for prompt, _ in ANSWERED]).exists()
+
+
+def test_the_questions_at_home_are_those_sampled_while_it_trains() -> None:
+    assert list(EVERYDAY) == plain().sample_prompts
+
+
+def test_staff_are_offered_recipes_for_a_model_from_elsewhere_and_sizes_for_their_own(make_checkpoint: Any) -> None:
+    def offered() -> tuple[str, list[str]]:
+        field = RunForm(stage="reward").fields["preset"]
+        return str(field.initial), [name for name, _ in field.choices]  # type: ignore[attr-defined]
+
+    imported = make_checkpoint("sft", preset="", parameters=134_515_008)
+    assert offered() == ("adapted-135m", list(RECIPES))
+    Checkpoint.objects.filter(pk=imported.pk).update(parameters=3_000_000_000)
+    assert offered()[0] == "adapted-3b"
+    imported.delete()
+    make_checkpoint("sft", preset="smoke", parent=make_checkpoint("init"))
+    assert offered() == ("smoke", list(PRESETS))
+    make_checkpoint("sft", preset="", parent=None)
+    assert offered()[1] == [*RECIPES, *PRESETS]
+
+
+def test_an_import_is_voted_on_answers_as_long_as_it_will_practise(tmp_path: Path) -> None:
+    write_checkpoint_files(tmp_path / "model", stage="sft")
+    (tmp_path / "model" / "stage.json").unlink()
+    (tmp_path / "model" / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    one = import_checkpoint(directory=tmp_path / "model")
+    assert one.answer_tokens == RECIPES["adapted-135m"].answer_tokens == 80
+    assert json.loads((one.path / "stage.json").read_text())["answer_tokens"] == 80
 
 
 # -- what its makers did ---------------------------------------------------------------------------

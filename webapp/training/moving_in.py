@@ -16,6 +16,7 @@ from typing import Final
 from django.conf import settings
 from django.template.defaultfilters import filesizeformat
 
+from trainer.presets import get_preset, usual_preset
 from webapp.checkpoints.models import Checkpoint
 from webapp.checkpoints.origin import site_origin
 from webapp.training.models import LONGEST_SOURCE, Curriculum
@@ -90,9 +91,12 @@ def move_in(say: Say) -> bool:
         except Exception as error:
             logger.exception("The import of %s broke", row.start_source)
             return _failed(f"It broke ({type(error).__name__}); the terminal says where.", say)
-    Curriculum.objects.filter(pk=1).update(start_state=Moving.DONE, start_text="", start_done=0, start_total=0)
     origin = site_origin()
     assert origin is not None, "it was imported a moment ago"
+    taste = get_preset(usual_preset(origin.preset, origin.parameters)).taste
+    Curriculum.objects.filter(pk=1).update(
+        taste=taste, start_state=Moving.DONE, start_text="", start_done=0, start_total=0
+    )
     say(f"{origin.name} is here, {origin.parameters / 1e6:,.0f} million parameters. Chat with it.")
     return True
 

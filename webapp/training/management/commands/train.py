@@ -8,7 +8,6 @@ from argparse import ArgumentParser
 from typing import Any
 
 import redis
-from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from trainer.config import GRPO, STAGES
@@ -76,7 +75,7 @@ class Command(BaseCommand):
             reward_model = _checkpoint(options["reward_model"])
         return services.queue_run(
             stage=stage,
-            preset=options["preset"] or (parent.preset if parent else "") or settings.CURRICULUM_PRESET,
+            preset=options["preset"] or curriculum.preset_for(parent),
             parent=parent,
             reward_model=reward_model,
             votes=options["votes"],
