@@ -18,6 +18,7 @@ from tests.webapp.test_curriculum import answer_pairs
 from trainer.presets import PRESETS, RECIPES
 from trainer.world import plain
 from trainer.world.everyday import ANSWERED
+from webapp.answers.models import Generation
 from webapp.arena.models import Prompt
 from webapp.arena.publishing import seed_prompts
 from webapp.checkpoints.models import Checkpoint
@@ -25,8 +26,10 @@ from webapp.checkpoints.origin import site_origin
 from webapp.checkpoints.services import import_checkpoint
 from webapp.formats import place
 from webapp.stages.context import ask_all, build_rail
+from webapp.stages.models import SiteAnswer
 from webapp.stages.queries import comparison_columns, home_page
 from webapp.stages.questions import EVERYDAY
+from webapp.stages.stage_report import stage_report
 from webapp.training import curriculum, moving_in
 from webapp.training.forms import RunForm
 from webapp.training.models import Curriculum, TrainingRun
@@ -336,3 +339,58 @@ def test_a_site_of_its_own_has_no_origin_also_without_its_first_checkpoint(make_
     Checkpoint.objects.filter(pk=parent.pk).update(archived=True)
     assert site_origin() is None
     assert curriculum.next_step().state == "starting"
+
+
+# -- the stage pages -------------------------------------------------------------------------------
+
+
+def test_the_page_of_a_stage_done_elsewhere_says_whose_work_it_is(make_checkpoint: Any, visitor_client: Client) -> None:
+    origin = make_checkpoint("sft", name="SmolModel", preset="")
+    (origin.path / "config.json").write_text(json.dumps({"vocab_size": 49_152}))
+    for stage in ("init", "pretrain"):
+        page = read(visitor_client, reverse("stages:stage", args=[stage]))
+        assert "Done elsewhere, by the makers of SmolModel." in page
+        assert "None yet." not in page
+        assert "No run" not in page
+    assert "ln(49,152) = 10.80" in read(visitor_client, reverse("stages:stage", args=["init"]))
+    page = read(visitor_client, reverse("stages:stage", args=["sft"]))
+    assert "None here: it was trained elsewhere, by its makers." in page
+    assert "<td>elsewhere</td>" in page
+    page = read(visitor_client, reverse("stages:stage", args=["grpo"]))
+    assert "Done elsewhere" not in page
+    assert "numbers up to 20" not in page  # that is said of the shipped world's problems
+
+
+def test_the_loss_mask_is_shown_in_the_models_own_template(make_checkpoint: Any) -> None:
+    origin = make_checkpoint("sft", name="SmolModel", preset="")
+    template = (
+        "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+        "{% else %}{{ m.content }}{{ eos_token }}\n{% endif %}{% endfor %}"
+    )
+    vocabulary = {"[INST]": 0, "[/INST]": 1, "</s>": 2, "a": 3}
+    added = [{"id": 2, "content": "</s>", "special": True}]
+    model = {"type": "BPE", "vocab": vocabulary, "merges": []}
+    (origin.path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": added, "model": model}))
+    config = {"chat_template": template, "eos_token": "</s>"}
+    (origin.path / "tokenizer_config.json").write_text(json.dumps(config))
+    generation = Generation.objects.create(checkpoint=origin, messages=[], state="done", text="Mice.")
+    generation.messages = [{"role": "user", "content": "What do foxes eat?"}]
+    generation.save()
+    SiteAnswer.objects.create(checkpoint=origin, prompt="What do foxes eat?", generation=generation)
+    masked = stage_report("sft").masked
+    assert masked is not None
+    assert [(part.text, part.counts) for part in masked.parts] == [
+        ("[INST] What do foxes eat? [/INST]", False),
+        ("Mice.</s>", True),
+        ("\n", False),
+    ]
+
+
+def test_a_template_that_fails_costs_a_figure_and_not_the_page(make_checkpoint: Any, visitor_client: Client) -> None:
+    origin = make_checkpoint("sft", name="SmolModel", preset="")
+    (origin.path / "tokenizer_config.json").write_text('{"chat_template": "{{ raise_exception(1) }}"}')
+    question = [{"role": "user", "content": "Why?"}]
+    generation = Generation.objects.create(checkpoint=origin, messages=question, state="done", text="So.")
+    SiteAnswer.objects.create(checkpoint=origin, prompt="Why?", generation=generation)
+    assert stage_report("sft").masked is None
+    assert visitor_client.get(reverse("stages:stage", args=["sft"])).status_code == 200
