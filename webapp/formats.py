@@ -12,12 +12,6 @@ register = template.Library()
 
 
 @register.filter
-def place(source: str) -> str:
-    """Where something came from, for everybody: of a path on this machine its last part alone."""
-    return source.rstrip("/").rpartition("/")[2] if source.startswith(("/", "~")) else source
-
-
-@register.filter
 def moment(when: datetime, precision: str = "minutes") -> SafeString:
     """A moment in UTC, to the minute or to "seconds"; where site.js runs, on the reader's own clock."""
     shown = f"{when.day} {when:%b %Y}, {when.time().isoformat(precision)}"

@@ -24,7 +24,6 @@ from webapp.arena.publishing import seed_prompts
 from webapp.checkpoints.models import Checkpoint
 from webapp.checkpoints.origin import site_origin
 from webapp.checkpoints.services import import_checkpoint
-from webapp.formats import place
 from webapp.stages.context import ask_all, build_rail
 from webapp.stages.models import SiteAnswer
 from webapp.stages.queries import comparison_columns, home_page
@@ -165,6 +164,18 @@ def test_what_nobody_foresaw_is_a_sentence_too(makers: Makers, start: Any, caplo
     assert "No space left on device: /somewhere." in start()[-1]
 
 
+def test_a_model_that_another_site_raised_moves_in_too(makers: Makers, start: Any, make_checkpoint: Any) -> None:
+    """It says which preset made it, and its parents are not here."""
+    makers.make_checkpoint = lambda stage, **fields: make_checkpoint(stage, **{**fields, "preset": "smoke"})
+    makers.stage = "ppo"
+    start("/elsewhere/ppo-0007")
+    origin = site_origin()
+    assert origin is not None
+    assert origin.source == "ppo-0007"
+    step = curriculum.next_step()
+    assert (step.state, step.stage, step.is_action) == ("ready", "grpo", True)
+
+
 def test_a_failed_source_can_be_exchanged_for_another(makers: Makers, start: Any) -> None:
     makers.problem = ValueError("Nobody there.")
     start("hub:makers/SmolModle")
@@ -221,11 +232,6 @@ def test_a_path_is_the_same_however_it_is_typed(
     start("model")
     assert start(str(tmp_path / "model")) == []
     assert makers.asked == [str(tmp_path / "model")]
-
-
-def test_a_path_of_this_machine_is_not_shown_to_everybody() -> None:
-    assert place("/home/alice/models/SmolModel") == "SmolModel"
-    assert place("hub:makers/SmolModel") == "hub:makers/SmolModel"
 
 
 # -- the walk --------------------------------------------------------------------------------------
