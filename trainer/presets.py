@@ -192,6 +192,9 @@ PRESETS: Final[dict[str, Preset]] = {
 }
 
 
+DEFAULT_PRESET: Final = "tiny"
+
+
 # --- Recipes for models from elsewhere ---------------------------------------------------------------
 
 SMALL_IMPORT: Final = 300_000_000

@@ -26,7 +26,7 @@ from trainer.evaluation.alarms import doubts_about
 from trainer.lineage import Inputs, check_same_run, describe_run
 from trainer.model.checkpoint import CONFIG, STAGE, WEIGHTS, read_info, read_json, read_shape, write_json
 from trainer.model.tokenizer import Tokenizer
-from trainer.presets import Preset, get_preset
+from trainer.presets import DEFAULT_PRESET, PRESETS, Preset, get_preset, usual_preset
 from trainer.runtime import machine
 from trainer.runtime.errors import Stopped
 from trainer.runtime.files import RESUME_RUN, RESUME_STATE, sha256_file
@@ -44,14 +44,14 @@ TRAIN: Mapping[str, Callable[..., Path]] = {
 }
 
 NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
-    INIT: ("held_out_documents",),
-    PRETRAIN: ("held_out_documents",),
+    INIT: ("documents", "held_out_documents"),
+    PRETRAIN: ("documents", "held_out_documents"),
     SFT: ("conversations",),
     REWARD: (),
     PPO: ("preference_prompts", "held_out_preference_prompts"),
     GRPO: ("problems",),
 }
-"""The parts of a corpus no stage can do without. Every corpus has documents, and votes are a file of their own."""
+"""The parts of a corpus no stage can do without. Votes are a file of their own."""
 
 USED_BY: Final[Mapping[str, tuple[str, ...]]] = {
     "votes": (REWARD,),
@@ -61,6 +61,10 @@ USED_BY: Final[Mapping[str, tuple[str, ...]]] = {
 """What a description may name, and the stages that make anything of it."""
 
 SUPPLY: Final[Mapping[str, tuple[str, str]]] = {
+    "documents": (
+        "documents to pre-train on",
+        'Put a .txt file there, or records with "text".',
+    ),
     "held_out_documents": (
         "document to hold out",
         'Add a second one: a blank line or <|endoftext|> parts the documents of a .txt file, and a record with "text" '
@@ -78,7 +82,11 @@ SUPPLY: Final[Mapping[str, tuple[str, str]]] = {
         "second short prompt to hold out",
         'Add records with "chosen" and "rejected", or with "instruction" and "output".',
     ),
-    "problems": ("problems", 'Add records with "question" and a number as "answer".'),
+    "problems": (
+        "problems",
+        'Add records with "question" and a number as "answer", with "choices" and "answerKey", with "accept" or with '
+        '"pattern".',
+    ),
 }
 """What each of them is called, and which records of a data directory supply it (.jsonl, .json or .parquet)."""
 
@@ -147,6 +155,17 @@ class RunSpec:
         if unknown := sorted(set(self.config) - known):
             raise ValueError(f"{self.stage} has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}.")
         return dataclasses.replace(base, **self.config)
+
+
+def preset_of(parent: Path) -> str:
+    """The preset for a run from this checkpoint, where nobody names one."""
+    recorded = str(read_json(parent / STAGE).get("preset") or "") if (parent / STAGE).is_file() else ""
+    if recorded in PRESETS:
+        return recorded
+    try:
+        return usual_preset(recorded, read_shape(parent).parameters)
+    except ValueError:  # it is no model that can be loaded, which the run will say
+        return DEFAULT_PRESET
 
 
 def load_corpus(spec: RunSpec, check: Callable[[], None] = lambda: None) -> Corpus:

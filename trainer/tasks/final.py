@@ -60,6 +60,12 @@ def gold_number(text: str) -> str | None:
     return _meant(normalise_number(rewritten), fractions)
 
 
+def named_number(text: str) -> str | None:
+    """The number, or fraction, an answer states last, else its only one."""
+    rewritten, fractions = _without_fractions(text)
+    return _meant(extract_answer(rewritten), fractions)
+
+
 def final_number(text: str) -> str | None:
     """The number an answer states last, else its only one, else the one it ends with; None where that is not clear."""
     rewritten, fractions = _without_fractions(text)

@@ -25,7 +25,7 @@ from django.db.models.functions import Now
 from django.urls import reverse
 
 from trainer.config import GRPO, INIT, PARENT_STAGES, PPO, PRETRAIN, REWARD, SFT, STAGE_TITLES
-from trainer.presets import get_preset, usual_preset
+from trainer.presets import get_preset
 from trainer.world.tastes import get_taste
 from webapp.arena import tally
 from webapp.arena.models import Vote
@@ -301,18 +301,13 @@ def _queue_stage(stage: str, *, requested_by: User | None = None, overrule_doubt
     parent, reward_model = usual_inputs(stage)
     return services.queue_run(
         stage=stage,
-        preset=preset_for(parent),
+        preset=services.usual_preset(parent),
         parent=parent,
         reward_model=reward_model,
         overrule_doubts=overrule_doubts,
         requested_by=requested_by,
         curriculum=True,
     )
-
-
-def preset_for(parent: Checkpoint | None) -> str:
-    """The preset a run from this checkpoint has unless someone says otherwise: its own, or the recipe for its size."""
-    return usual_preset(parent.preset, parent.parameters) if parent else settings.CURRICULUM_PRESET
 
 
 def usual_inputs(stage: str) -> tuple[Checkpoint | None, Checkpoint | None]:
@@ -390,7 +385,7 @@ def start_simulated_votes(*, taste: str) -> None:
     learner, _ = usual_inputs(REWARD)
     if learner is None:
         raise ValueError("There is nothing to vote on before instruction fine-tuning.")
-    preset = get_preset(preset_for(learner))
+    preset = get_preset(services.usual_preset(learner))
     row, _ = Curriculum.objects.get_or_create(pk=1, defaults={"automatic": Automatic.OFF})
     there = Vote.objects.filter(visitor=simulated_visitor(taste), pair__a__checkpoint=learner).count()
     started = Curriculum.objects.filter(pk=row.pk, votes_wanted=0).update(

@@ -54,7 +54,8 @@ class RunForm(forms.Form):
     """
 
     preset = forms.ChoiceField(
-        help_text="Its settings for this stage. The model keeps the size of the checkpoint it starts from.",
+        help_text="Its settings for this stage. The model keeps the size of the checkpoint it starts from: adapted-… "
+        "and full-… are for models that come from elsewhere.",
     )
     parent = forms.ModelChoiceField(Checkpoint.objects.none(), label="Start from", empty_label=None)
     reward_model = forms.ModelChoiceField(
@@ -87,7 +88,7 @@ class RunForm(forms.Form):
         else:
             del self.fields["votes"]
         self.fields["preset"].choices = _presets()  # type: ignore[attr-defined]
-        self.fields["preset"].initial = curriculum.preset_for(parent)
+        self.fields["preset"].initial = services.usual_preset(parent)
 
     def _offer(self, name: str, checkpoints: Any, usual: Checkpoint | None, *, wanted: bool) -> None:
         if not wanted:

@@ -16,9 +16,10 @@ from typing import Final
 from django.conf import settings
 from django.template.defaultfilters import filesizeformat
 
-from trainer.presets import get_preset, usual_preset
+from trainer.presets import get_preset
 from webapp.checkpoints.models import Checkpoint
 from webapp.training.models import LONGEST_SOURCE, Curriculum
+from webapp.training.services import usual_preset
 
 logger = logging.getLogger(__name__)
 
@@ -93,7 +94,7 @@ def move_in(say: Say) -> bool:
         if not arrived.source:  # a directory says nothing of itself, one that another site of ours wrote least of all
             Checkpoint.objects.filter(pk=arrived.pk).update(source=source_name(row.start_source)[:300])
     here = Checkpoint.objects.listed().earliest("created_at")
-    taste = get_preset(usual_preset(here.preset, here.parameters)).taste
+    taste = get_preset(usual_preset(here)).taste
     Curriculum.objects.filter(pk=1).update(
         taste=taste, start_state=Moving.DONE, start_text="", start_done=0, start_total=0
     )

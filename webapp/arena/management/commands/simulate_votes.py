@@ -9,7 +9,7 @@ from typing import Any
 import redis
 from django.core.management.base import BaseCommand, CommandError
 
-from trainer.world.tastes import TASTES
+from trainer.world.tastes import TASTES, get_taste
 from webapp.arena import simulation, stock
 from webapp.arena.models import Vote
 from webapp.checkpoints.models import Checkpoint
@@ -29,6 +29,10 @@ class Command(BaseCommand):
     def handle(self, *args: Any, taste: str, count: int, checkpoint: int | None, **options: Any) -> None:
         if count < 1:
             raise CommandError("-n must be at least 1.")
+        try:
+            get_taste(taste)
+        except ValueError as error:
+            raise CommandError(str(error)) from error
         learner = self._checkpoint(checkpoint)
         try:
             voter = simulation.simulated_visitor(taste)
