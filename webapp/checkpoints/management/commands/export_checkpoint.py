@@ -47,4 +47,5 @@ class Command(BaseCommand):
         except ValueError as error:
             raise CommandError(str(error)) from error
         except OSError as error:
-            raise CommandError(f"Cannot write {error.filename or gguf or directory}: {error.strerror}.") from error
+            where = f"{directory or gguf}: {error.strerror} ({error.filename})"
+            raise CommandError(f"Cannot write {where}.") from error
