@@ -97,15 +97,15 @@ def test_fine_tuning_teaches_to_end(tmp_path: Path, tokenizer: Tokenizer, model:
 def both(tmp_path: Path, run: Callable[[Path, Tokenizer, Path], Path]) -> list[bytes]:
     """The weights a stage ends with, once padded with the end and once with another token."""
     weights = []
-    for pad in PADS:
-        tokenizer = made(tmp_path / pad / "tokenizer", pad)
+    for kind in PADS:
+        tokenizer = made(tmp_path / kind / "tokenizer", kind)
         shape = ModelConfig(
             vocab_size=tokenizer.vocab_size, heads=2, kv_heads=1, layers=1, ffn=64, context=96, head_dim=16
         )
         model = LanguageModel(shape)
         model.init_weights(torch.Generator().manual_seed(1))
-        parent = small.save_parent(tmp_path / pad / "parent", model, tokenizer)
-        weights.append(small.weights(run(parent, tokenizer, tmp_path / pad)))
+        parent = small.save_parent(tmp_path / kind / "parent", model, tokenizer)
+        weights.append(small.weights(run(parent, tokenizer, tmp_path / kind)))
     return weights
 
 
