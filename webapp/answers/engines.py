@@ -77,7 +77,7 @@ def render_prompt(tokenizer: Tokenizer, messages: list[dict[str, str]], *, stage
     *before, last = messages
     if last["role"] != "assistant":
         return prompt_ids(tokenizer, messages, stage=stage, room=room)
-    return [*prompt_ids(tokenizer, before, stage=stage, room=room), *tokenizer.encode(last["content"])]
+    return prompt_ids(tokenizer, before, stage=stage, room=room, begun=last["content"])
 
 
 def load(directory: Path, *, stage: str) -> LoadedEngine:
