@@ -176,7 +176,7 @@ def render_prompt(tokenizer: Tokenizer, messages: list[dict[str, str]], *, stage
     *before, last = messages
     if last["role"] != "assistant":
         return prompt_ids(tokenizer, messages, stage=stage, room=room)
-    return [*prompt_ids(tokenizer, before, stage=stage, room=room), *tokenizer.encode(last["content"])]
+    return prompt_ids(tokenizer, before, stage=stage, room=room, begun=last["content"])
 
 
 def load(directory: Path, *, stage: str, needs: Footprint | None = None) -> LoadedEngine:
