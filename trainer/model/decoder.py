@@ -12,10 +12,12 @@ to agree) and no biases.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from trainer.config import ModelConfig
 
@@ -29,7 +31,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), (x.shape[-1],), self.weight, self.eps).to(x.dtype)
+        return F.rms_norm(x.float(), (x.shape[-1],), self.weight.float(), self.eps).to(x.dtype)
 
 
 def rope_table(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
@@ -46,12 +48,23 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat([-right, left], dim=-1) * sin
 
 
+def effective_weight(linear: nn.Linear) -> Tensor:
+    """The weight a linear layer works with: its own, or what a subclass with an adapter makes of it."""
+    merged: Callable[[], Tensor] | None = getattr(linear, "merged", None)
+    return linear.weight if merged is None else merged()
+
+
 def project(
     x: Tensor, qkv: Tensor, cos: Tensor, sin: Tensor, *, heads: int, kv_heads: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Turned queries [B,H,T,D], turned keys and values [B,Hkv,T,D] of x [B,T,C]; qkv is an `Attention.qkv_weight`."""
-    batch, length, _ = x.shape
-    joined = F.linear(x, qkv).view(batch, length, heads + 2 * kv_heads, -1).transpose(1, 2)
+    return turn(F.linear(x, qkv), cos, sin, heads=heads, kv_heads=kv_heads)
+
+
+def turn(joined: Tensor, cos: Tensor, sin: Tensor, *, heads: int, kv_heads: int) -> tuple[Tensor, Tensor, Tensor]:
+    """`project` of what came out of the product, [B,T,(H + 2·Hkv)·D]."""
+    batch, length, _ = joined.shape
+    joined = joined.view(batch, length, heads + 2 * kv_heads, -1).transpose(1, 2)
     queries_and_keys, v = torch.split(joined, [heads + kv_heads, kv_heads], dim=1)
     turned = rotate(queries_and_keys, cos.to(joined.dtype), sin.to(joined.dtype))
     q, k = torch.split(turned, [heads, kv_heads], dim=1)
@@ -104,11 +117,16 @@ class Attention(nn.Module):
 
     def qkv_weight(self) -> Tensor:
         """The three projections below each other, [(H + 2·Hkv)·D, C]: one product instead of three small ones."""
-        return torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])
+        return torch.cat([effective_weight(part) for part in (self.q_proj, self.k_proj, self.v_proj)])
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor, allowed: Tensor | None) -> Tensor:
         """x [B,T,C]; `allowed` [B,1,T,T] says who may look at whom, or None for plain causal."""
-        q, k, v = project(x, self.qkv_weight(), cos, sin, heads=self.heads, kv_heads=self.kv_heads)
+        parts = (self.q_proj, self.k_proj, self.v_proj)
+        if all(type(part) is nn.Linear for part in parts):
+            joined = F.linear(x, self.qkv_weight())
+        else:  # an adapter computes beside its weight, so it must be called
+            joined = torch.cat([part(x) for part in parts], dim=-1)
+        q, k, v = turn(joined, cos, sin, heads=self.heads, kv_heads=self.kv_heads)
         y = attend(q, k, v, allowed)
         return self.o_proj(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
@@ -146,6 +164,8 @@ class Decoder(nn.Module):
 
     cos: Tensor
     sin: Tensor
+    checkpoint_activations = False
+    """Keep only what goes into each block, and compute the rest of it again on the way back."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -157,26 +177,34 @@ class Decoder(nn.Module):
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
 
-    def forward(self, tokens: Tensor, *, segments: Tensor | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, *, segments: Tensor | None = None, layout: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """Hidden states [B,T,C] of tokens [B,T].
 
         `segments` [B,T] numbers the packed pieces of each row: attention stays inside a piece and
         positions start again at 0 in it. Rows padded on the right need no mask: attention is causal.
-        ValueError when T exceeds the context.
+        A `layout` says it all itself: every token's position [B,T], and who may look at whom [B,1,T,T].
+        ValueError when a position exceeds the context.
         """
         length = tokens.shape[1]
-        if length > self.config.context:
-            raise ValueError(f"{length} tokens do not fit this model's context of {self.config.context}.")
-        if segments is None:
+        if segments is not None:
+            same = segments.unsqueeze(2) == segments.unsqueeze(1)  # (B, T, T)
+            layout = segment_positions(segments), same.tril().unsqueeze(1)
+        longest = length if layout is None else int(layout[0].max()) + 1
+        if longest > self.config.context:
+            raise ValueError(f"{longest} tokens do not fit this model's context of {self.config.context}.")
+        if layout is None:
             cos, sin, allowed = self.cos[:length], self.sin[:length], None
         else:
-            positions = segment_positions(segments)
+            positions, allowed = layout
             cos, sin = self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1)  # (B, 1, T, D)
-            same = segments.unsqueeze(2) == segments.unsqueeze(1)  # (B, T, T)
-            allowed = same.tril().unsqueeze(1)
         x = self.embed_tokens(tokens)
         for block in self.layers:
-            x = block(x, cos, sin, allowed)
+            if self.checkpoint_activations and torch.is_grad_enabled():
+                x = checkpoint(block, x, cos, sin, allowed, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = block(x, cos, sin, allowed)
         return self.norm(x)  # type: ignore[no-any-return]
 
 
@@ -240,10 +268,14 @@ class ScalarModel(nn.Module):
     def config(self) -> ModelConfig:
         return self.decoder.config
 
+    def values(self, hidden: Tensor) -> Tensor:
+        """Float32 values [...] of hidden states [..., C], whatever precision those were computed in."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            return F.linear(hidden.float(), self.head.weight.float()).squeeze(-1) + self.bias
+
     def forward(self, tokens: Tensor, *, segments: Tensor | None = None) -> Tensor:
         """Float32 values [B,T] of tokens [B,T]."""
-        hidden = self.decoder(tokens, segments=segments)
-        return F.linear(hidden, self.head.weight).squeeze(-1).float() + self.bias
+        return self.values(self.decoder(tokens, segments=segments))
 
     @classmethod
     @torch.no_grad()

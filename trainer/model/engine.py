@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trainer.model.decoder import Block, LanguageModel, project, rotate
+from trainer.model.decoder import Block, LanguageModel, effective_weight, project, rotate
 from trainer.runtime import machine
 
 END, LENGTH, STOPPED = "end", "length", "stopped"
@@ -136,9 +136,9 @@ class Engine:
             self._layers.append(
                 (
                     attention.qkv_weight() * before,
-                    attention.o_proj.weight.detach(),
-                    torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]) * after,
-                    mlp.down_proj.weight.detach(),
+                    effective_weight(attention.o_proj).detach(),
+                    torch.cat([effective_weight(mlp.gate_proj), effective_weight(mlp.up_proj)]) * after,
+                    effective_weight(mlp.down_proj).detach(),
                 )
             )
         self._embedding = self.model.decoder.embed_tokens.weight.detach()
