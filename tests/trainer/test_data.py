@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,8 +28,7 @@ CHATS = [
 
 @pytest.fixture
 def documents(tokenizer: Tokenizer, tmp_path: Path) -> Path:
-    DocumentBatches.write(tmp_path / "documents.bin", DOCUMENTS, tokenizer)
-    return tmp_path / "documents.bin"
+    return DocumentBatches.write(tmp_path, DOCUMENTS, tokenizer)
 
 
 def test_it_closes_every_document_with_the_document_end_token(documents: Path, tokenizer: Tokenizer) -> None:
@@ -74,8 +74,28 @@ def test_it_writes_the_same_ids_however_many_documents_it_encodes_at_once(
     ids = [token for text in texts for token in [*tokenizer.encode(text), tokenizer.document_end_id]]
     for together in (1, 7, len(texts), 1000):
         monkeypatch.setattr(data, "DOCUMENTS_AT_ONCE", together)
-        assert DocumentBatches.write(tmp_path / "ids.bin", texts, tokenizer) == len(ids)
-        assert np.fromfile(tmp_path / "ids.bin", dtype=np.uint32).tolist() == ids
+        folder = tmp_path / str(together)
+        folder.mkdir()
+        assert np.fromfile(DocumentBatches.write(folder, texts, tokenizer), dtype=np.uint32).tolist() == ids
+
+
+def test_it_encodes_a_text_once_and_never_takes_another_ones_ids(
+    tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = DocumentBatches.write(tmp_path, DOCUMENTS, tokenizer)
+    encode = Tokenizer.encode_documents
+    calls: list[int] = []
+
+    def counted(self: Tokenizer, texts: Sequence[str]) -> list[list[int]]:
+        calls.append(len(texts))
+        return encode(self, texts)
+
+    monkeypatch.setattr(Tokenizer, "encode_documents", counted)
+    assert DocumentBatches.write(tmp_path, DOCUMENTS, tokenizer) == first
+    assert calls == []
+    joined = ["".join(DOCUMENTS[:2]), *DOCUMENTS[2:]]  # the same letters, and other documents
+    assert DocumentBatches.write(tmp_path, joined, tokenizer) != first
+    assert calls
 
 
 def test_it_shuffles_an_epoch_once(documents: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,9 +116,9 @@ def test_it_shuffles_an_epoch_once(documents: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_it_says_when_there_is_too_little_text(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    DocumentBatches.write(tmp_path / "few.bin", ["Short."], tokenizer)
+    few = DocumentBatches.write(tmp_path, ["Short."], tokenizer)
     with pytest.raises(ValueError, match="Add text"):
-        DocumentBatches(tmp_path / "few.bin", sequence=64, rows=1, seed=0)
+        DocumentBatches(few, sequence=64, rows=1, seed=0)
 
 
 def test_it_packs_whole_conversations_and_keeps_them_apart(tokenizer: Tokenizer) -> None:

@@ -8,6 +8,7 @@ document-end token) and cut into rows; every epoch cuts at another offset.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from trainer.model.tokenizer import Tokenizer
+from trainer.runtime.files import replacing
 from trainer.runtime.seeds import random_generator
 
 DOCUMENTS_AT_ONCE = 256
@@ -38,16 +40,20 @@ class DocumentBatches:
             )
 
     @staticmethod
-    def write(path: Path, documents: Sequence[str], tokenizer: Tokenizer) -> int:
-        """Encode `documents` into the file at `path`; returns the number of tokens."""
-        count = 0
-        with path.open("wb") as file:
+    def write(directory: Path, documents: Sequence[str], tokenizer: Tokenizer) -> Path:
+        """The file of ids of `documents` in `directory`, encoded unless it is there already.
+
+        Its name is the hash of text and tokenizer, so a resumed run reads what the interrupted one has written, and
+        never what another text or tokenizer gave.
+        """
+        path = directory / f"documents-{_sha256(documents, tokenizer)[:16]}.bin"
+        if path.is_file():
+            return path
+        with replacing(path) as temporary, temporary.open("wb") as file:
             for start in range(0, len(documents), DOCUMENTS_AT_ONCE):
                 encoded = tokenizer.encode_documents(documents[start : start + DOCUMENTS_AT_ONCE])
-                ids = np.fromiter(chain.from_iterable(encoded), dtype=np.uint32)
-                ids.tofile(file)
-                count += len(ids)
-        return count
+                np.fromiter(chain.from_iterable(encoded), dtype=np.uint32).tofile(file)
+        return path
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
         """Inputs and next-token targets of one step, each [rows, sequence]."""
@@ -70,3 +76,11 @@ class DocumentBatches:
             before = {number: drawn for number, drawn in self._epochs.items() if number == epoch - 1}
             self._epochs = before | {epoch: (order, offset)}
         return self._epochs[epoch]
+
+
+def _sha256(documents: Sequence[str], tokenizer: Tokenizer) -> str:
+    digest = hashlib.sha256(tokenizer.backend.to_str().encode())
+    for document in documents:
+        digest.update(f"{len(document)} ".encode())  # so that no two lists of texts run together into one
+        digest.update(document.encode())
+    return digest.hexdigest()

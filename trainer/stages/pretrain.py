@@ -46,9 +46,8 @@ def train(
     parent = load_checkpoint(inputs.parent, device=device)
     model, tokenizer = parent.language_model, parent.tokenizer
     rows = config.batch_tokens // config.sequence
-    tokens_file = out_dir / "resume" / "documents.bin"
-    tokens_file.parent.mkdir(parents=True, exist_ok=True)
-    DocumentBatches.write(tokens_file, inputs.corpus.documents, tokenizer)
+    (out_dir / "resume").mkdir(parents=True, exist_ok=True)
+    tokens_file = DocumentBatches.write(out_dir / "resume", inputs.corpus.documents, tokenizer)
     batches = DocumentBatches(tokens_file, sequence=config.sequence, rows=rows, seed=inputs.seed)
 
     state: dict[str, Any] = {"precision": machine.choose_precision(model.config.width), "figures": {}}
