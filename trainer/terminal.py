@@ -30,16 +30,13 @@ def chat(checkpoint: Path, *, temperature: float, max_new_tokens: int) -> None:
                 print(error)
                 continue
             request = service.submit(prompt, how)
-            ids: list[int] = []
-            shown = ""
+            stream, pieces = tokenizer.stream(), []
             for token, _ in request.events():
-                ids.append(token)
-                text = tokenizer.decode(ids)
-                if not text.endswith("\ufffd"):  # half a character waits for its other half
-                    print(text[len(shown) :], end="", flush=True)
-                    shown = text
-            print()
-            messages = [*asked, {"role": "assistant", "content": shown}]
+                pieces.append(stream.push(token))
+                print(pieces[-1], end="", flush=True)
+            pieces.append(stream.finish())
+            print(pieces[-1])
+            messages = [*asked, {"role": "assistant", "content": "".join(pieces)}]
     except EOFError:
         print()
     finally:

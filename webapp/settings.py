@@ -18,6 +18,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from trainer.config import available_cores
 from trainer.presets import PRESETS
+from trainer.runtime.reading import memory_bytes
 
 django_stubs_ext.monkeypatch()  # ModelAdmin[Checkpoint] and its like work at run time too
 
@@ -342,8 +343,11 @@ RUN_LEASE_S = 90
 """A worker renews its lease on a run every RUN_HEARTBEAT_S; RUN_LEASE_S without that, and the run is taken over."""
 RUN_STOP_DEADLINE_S = 120
 """A trainer asked to stop and save is killed after this."""
-ENGINE_MEMORY_MB = _number("ENGINE_MEMORY_MB", 600)
-"""Loaded chat models are dropped, least recently used first, above this."""
+ENGINE_MEMORY_MB = _number("ENGINE_MEMORY_MB", max(600, min(8192, memory_bytes() // 2**20 // 4)))
+"""Loaded chat models are dropped, least recently used first, above this; one that needs more is not loaded at all. By
+default a quarter of this machine's memory: room for three stages of a model of 135 million weights on a laptop."""
+ENGINE_DEVICE = _choice("ENGINE_DEVICE", "auto", ("auto", "cpu", "cuda"))
+"""Where chat models are held: on the GPU where there is one (auto), or where this says."""
 
 METRICS_KEY = os.environ.get("METRICS_KEY", "")
 """What Prometheus sends to read /metrics. Unset: only the owner's browser may."""

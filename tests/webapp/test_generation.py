@@ -22,6 +22,7 @@ from kombu.exceptions import OperationalError
 
 from tests.conftest import Enqueued
 from tests.threads import database_thread
+from trainer.model.streaming import Spelling, TextStream
 from webapp.answers import services, writing
 from webapp.answers.engines import NotWaitedFor
 from webapp.answers.models import Generation
@@ -35,8 +36,8 @@ QUESTION = [{"role": "user", "content": "What does a fox eat?"}]
 class Bytes:
     """A tokenizer whose tokens are bytes."""
 
-    def decode(self, ids: list[int]) -> str:
-        return bytes(ids).decode("utf-8", "replace")
+    def stream(self) -> TextStream:
+        return TextStream(lambda id: f"<0x{id:02X}>", Spelling(has_byte_tokens=True))
 
 
 @dataclass

@@ -156,3 +156,14 @@ def test_prompts_get_the_hash_of_their_text(migrate: Callable[[Targets], Apps]) 
     hashes = dict(apps.get_model("arena", "Prompt").objects.values_list("text", "text_sha256"))
     assert len(set(hashes.values())) == 1100
     assert hashes["What is thing 7?"] == hashlib.sha256(b"What is thing 7?").hexdigest()
+
+
+def test_a_walk_under_way_stays_one_that_began_with_random_weights(migrate: Callable[[Targets], Apps]) -> None:
+    apps = migrate([("training", "0004_attempts_and_machines")])
+    apps.get_model("training", "Curriculum").objects.create(automatic="demo", taste="shorter", votes_wanted=40)
+
+    apps = migrate([("training", "0005_a_model_moves_in")])
+
+    row = apps.get_model("training", "Curriculum").objects.get()
+    assert (row.automatic, row.taste, row.votes_wanted) == ("demo", "shorter", 40)
+    assert (row.start_source, row.start_state, row.start_text, row.start_total) == ("", "", "", 0)

@@ -1,7 +1,7 @@
 """What a checkpoint of each stage is given to read before it writes.
 
 Before instruction fine-tuning a model knows documents, not conversations: its prompt is the bare
-text, after the token that separates documents. From `sft` on it is the chat template.
+text, after what stands before a document (`Tokenizer.document_start_ids`). From `sft` on it is the chat template.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def asked_ids(tokenizer: Tokenizer, asked: Asked, *, stage: str, room: int) -> l
 def _ids(tokenizer: Tokenizer, messages: Sequence[Message], *, stage: str) -> list[int]:
     if stage in (INIT, PRETRAIN):
         text = "\n".join(message["content"] for message in messages)
-        return [tokenizer.document_end_id, *tokenizer.encode(text)]
+        return [*tokenizer.document_start_ids, *tokenizer.encode(text)]
     ids, _ = tokenizer.render_chat(messages, add_generation_prompt=True)
     return ids
 

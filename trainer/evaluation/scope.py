@@ -45,6 +45,27 @@ SHIPPED: Final[dict[str, str]] = {
 }
 """Of the corpus the project ships, which a site trains on."""
 
+PLAIN: Final[dict[str, str]] = {
+    "bits_per_byte": (
+        "Text in plain English, of the generators that wrote what it reads here, kept away from training. "
+        "It says little about other text."
+    ),
+    "instruction_accuracy": (
+        "Questions of the generator that wrote the training conversations, kept away from training. Not questions in a "
+        "visitor’s own words."
+    ),
+    "agreement": SHIPPED["agreement"],
+    "win_rate": (
+        "Two answers to each of some everyday questions kept away from training, compared by the simulated taste "
+        "itself. What people prefer only votes can say."
+    ),
+    "problems": (
+        "Word problems in plain English, kept away from practice, in wordings used in none of it. The same few kinds, "
+        "and no harder numbers: not any problem somebody may think of."
+    ),
+}
+"""Of the plain English that a model from elsewhere is raised on."""
+
 OWN: Final[dict[str, str]] = {
     "bits_per_byte": "Documents of this data kept away from training. It says little about other text.",
     "instruction_accuracy": (

@@ -29,8 +29,9 @@ def bits_per_byte(model: LanguageModel, tokenizer: Tokenizer, documents: Sequenc
     """
     context = model.config.context
     pieces: list[list[int]] = []
+    before = tokenizer.document_start_ids or (tokenizer.document_end_id,)  # what packed documents have before them
     for ids in tokenizer.encode_documents(documents):
-        row = [tokenizer.document_end_id, *ids]
+        row = [*before, *ids]
         pieces += [row[start : start + context + 1] for start in range(0, len(row) - 1, context)]
     device = next(model.parameters()).device
     nats = 0.0

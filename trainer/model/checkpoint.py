@@ -24,7 +24,8 @@ from torch import Tensor
 from trainer import __version__
 from trainer.config import REWARD, STAGES, ModelConfig
 from trainer.model.decoder import LanguageModel, ScalarModel
-from trainer.model.tokenizer import TOKENIZER, Tokenizer
+from trainer.model.roles import TOKENIZER
+from trainer.model.tokenizer import Tokenizer
 from trainer.presets import answer_tokens_of
 from trainer.runtime.files import changed_file, sha256_file, write_atomic
 from trainer.runtime.reading import read_bytes
@@ -98,13 +99,7 @@ def save_checkpoint(
     write_json(directory / CONFIG, hugging_face_config(model, tokenizer))
     tokenizer.save(directory)
     if isinstance(model, LanguageModel):
-        generation = {
-            "eos_token_id": list(tokenizer.end_ids),
-            "pad_token_id": tokenizer.pad_id,
-            "do_sample": True,
-            "temperature": 1.0,
-            "max_new_tokens": answer_tokens_of(info),
-        }
+        generation = tokenizer.generation_config(max_new_tokens=answer_tokens_of(info))
         write_json(directory / "generation_config.json", generation)
     files = sorted(path.name for path in directory.iterdir() if path.is_file() and not path.name.startswith("."))
     hashes = {name: sha256_file(directory / name) for name in files if name != STAGE}

@@ -1,4 +1,4 @@
-"""Text to token ids and back, and the chat template.
+"""Text to token ids and back, and conversations to ids.
 
 The idea: byte-level BPE trained on our own corpus, so that any text at all has an encoding. Text is
 split with Qwen2's pattern before merging, which keeps every digit a token of its own (a small model
@@ -9,25 +9,43 @@ A conversation is written in ChatML::
     <|im_start|>user\\nWhat does a fox eat?<|im_end|>\\n<|im_start|>assistant\\nA fox eats mice.<|im_end|>\\n
 
 Only what the assistant is responsible for is a response token: its text and its ``<|im_end|>``.
-The end of a turn, the end of a document and padding are three different tokens, because a model
-whose padding is its end token never learns to end.
+In our own tokenizers the end of a turn, the end of a document and padding are three different tokens.
+
+A model from elsewhere brings its own tokenizer, whose tokens are known by their roles (roles.py), not by how they are
+spelled, and its own template (template.py). Its padding may be its end token; so everywhere a mask says what is
+padding, and an id never does, because a model whose ends count as padding never learns to end.
+
+What people type never becomes a control token, wherever it stands; what a template writes does. So text is encoded by a
+copy of the tokenizer that knows no control tokens, and those that a template wrote are put in where they stand.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import re
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from trainer.asked import Message
-from trainer.model.tokenizer_rules import read_tokenizer
+from trainer.model.roles import (
+    CHAT_TEMPLATE_FILE,
+    DOCUMENT_ENDS,
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    Roles,
+    read_roles,
+    roles_of,
+)
+from trainer.model.streaming import RereadStream, TextStream, spelling_of
+from trainer.model.template import ChatTemplate
 from trainer.runtime.files import write_atomic
-
-TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
 
 DOCUMENT_END = "<|endoftext|>"
 TURN_START = "<|im_start|>"
@@ -46,27 +64,84 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
+OWN_CONFIG: Final = (
+    json.dumps(
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "chat_template": CHAT_TEMPLATE,
+            "eos_token": TURN_END,
+            "pad_token": PAD,
+            "additional_special_tokens": [DOCUMENT_END, TURN_START],
+            "clean_up_tokenization_spaces": False,
+            "add_bos_token": False,
+            "model_max_length": 1_000_000,
+        },
+        indent=2,
+    )
+    + "\n"
+).encode()
+"""tokenizer_config.json of the tokenizers that we train."""
+PLAIN_TEMPLATE: Final = (
+    "{% for message in messages %}"
+    "{{ message['role'] + ':\\n' + message['content'] + eos_token + '\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant:\\n' }}{% endif %}"
+)
+"""For a model that has neither a template nor ChatML's tokens: a base model that is yet to learn to converse."""
+FIRST_MARK: Final = 0xF0000
+"""Marks in a text are letters of Unicode's private planes that stand nowhere in it."""
+_GENERATION: Final = re.compile(r"\{%-?\s*generation\s*-?%\}")
+
+
+class _Place(NamedTuple):
+    """A control token that stands in a text because a template wrote it; or, without an id, a place to cut."""
+
+    start: int
+    stop: int
+    id: int | None
 
 
 class Tokenizer:
-    """A trained byte-level BPE with its four special tokens."""
+    """A tokenizer by the roles of its tokens: ours, which we trained, or one that came with a model."""
 
-    def __init__(self, backend: tokenizers.Tokenizer) -> None:
-        self.backend = backend
-        ids = {token: id for token in SPECIAL if (id := backend.token_to_id(token)) is not None}
-        missing = [token for token in SPECIAL if token not in ids]
-        if missing:
-            raise ValueError(f"The tokenizer lacks {', '.join(missing)}; a chat needs them.")
-        self.vocab_size: int = backend.get_vocab_size()
-        self.document_end_id: int = ids[DOCUMENT_END]
-        self.turn_start_id: int = ids[TURN_START]
-        self.end_id: int = ids[TURN_END]
-        self.pad_id: int = ids[PAD]
-        self.end_ids = (self.end_id, self.document_end_id)
+    def __init__(self, roles: Roles) -> None:
+        """ValueError for a tokenizer that nobody could chat with: no end, ids with gaps, a broken template."""
+        self.roles = roles
+        self.vocab_size: int = roles.vocab_size
+        self.is_own = all(token in roles.control for token in SPECIAL) and roles.template in (None, CHAT_TEMPLATE)
+        content = json.loads(roles.files[TOKENIZER])
+        self._typed, self._marks = _without_control(content, roles)
+        self._spelling = spelling_of(content.get("decoder"))
+        self._tokens = {id: text for text, id in roles.ids.items()}
+        chatml = TURN_START in roles.control and TURN_END in roles.control
+        self.template = ChatTemplate(roles.template or (CHAT_TEMPLATE if chatml else PLAIN_TEMPLATE), names=roles.names)
+        self._control = dict(roles.control)
+        self._find_control: re.Pattern[str] = _any_of(self._control)
+        turn_end = self._turn_end()
+        ends = [turn_end, *roles.ends] if turn_end is not None else [*roles.ends]
+        if not ends:
+            raise ValueError(
+                "The tokenizer names no token that ends an answer. Name one as eos_token in tokenizer_config.json."
+            )
+        self.end_id: int = ends[0]
+        """What closes the assistant's turn."""
+        self.document_end_id: int = self._document_end()
+        if self.is_own:
+            ends = [self.end_id, self.document_end_id]
+        self.end_ids: tuple[int, ...] = tuple(dict.fromkeys(ends))
         """What ends an answer, wherever one is sampled: in chat, in training and in every figure."""
-        # Text people type must never become a control token, so plain text is encoded apart from them.
-        self._headers = {role: self._plain(f"{role}\n") for role in ROLES}
-        self._newline = self._plain("\n")
+        own_pad = roles.control[PAD] if self.is_own else None
+        self.pad_id: int = next(id for id in (own_pad, roles.pad, self.end_id) if id is not None)
+        """What fills up a batch. It may be an end: what is padding, a mask says."""
+        self.document_start_ids: tuple[int, ...] = (self.document_end_id,) if self.is_own else roles.document_start
+        """What stands before bare text, which a model reads that has not learnt to converse."""
+        unknown = roles.named("unk_token")
+        self._never_typed = frozenset(id for id in self._control.values() if id != unknown)
+        self._silent = frozenset(self._control.values())
+        if self.is_own:
+            self.turn_start_id: int = self._control[TURN_START]
+            self._headers = {role: self.encode(f"{role}\n") for role in ROLES}
+            self._newline = self.encode("\n")
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -86,72 +161,161 @@ class Tokenizer:
             show_progress=False,
         )
         backend.train_from_iterator(texts, trainer)
-        return cls(backend)
+        files = {
+            TOKENIZER: backend.to_str(pretty=False).encode(),
+            TOKENIZER_CONFIG: OWN_CONFIG,
+        }
+        return cls(roles_of(files, generation={}, config={}))
 
     @classmethod
     def load(cls, directory: Path) -> Tokenizer:
-        """Read `tokenizer.json`; ValueError when it is missing, damaged, refused or lacks the chat tokens.
+        """Read the tokenizer's files; ValueError when one is missing, damaged or refused, or nothing ends an answer.
 
         Whatever length it was saved to cut or fill texts to, here they are left as they are.
         """
-        path = Path(directory) / TOKENIZER
-        data = read_tokenizer(path)
+        roles = read_roles(directory)
         try:
-            with _panics_are_errors():
-                backend = tokenizers.Tokenizer.from_buffer(data)
-            backend.no_truncation()
-            backend.no_padding()
-        except Exception as error:  # the library raises a bare Exception for every failure
-            raise ValueError(f"{path} is not a readable tokenizer: {error}") from error
-        return cls(backend)
+            return cls(roles)
+        except ValueError as error:
+            raise ValueError(f"{directory}: {error}") from error
 
     def save(self, directory: Path) -> None:
-        """Write `tokenizer.json` and the `tokenizer_config.json` that carries the chat template."""
+        """Write the tokenizer's files as they came; a template that we gave it goes beside them."""
         directory = Path(directory)
-        write_atomic(directory / TOKENIZER, self.backend.to_str(pretty=False).encode())
-        config = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "chat_template": CHAT_TEMPLATE,
-            "eos_token": TURN_END,
-            "pad_token": PAD,
-            "additional_special_tokens": [DOCUMENT_END, TURN_START],
-            "clean_up_tokenization_spaces": False,
-            "add_bos_token": False,
-            "model_max_length": 1_000_000,
-        }
-        write_atomic(directory / TOKENIZER_CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+        files = dict(self.roles.files)
+        if self.is_own:
+            files.setdefault(TOKENIZER_CONFIG, OWN_CONFIG)
+        elif self.roles.template is None:
+            files[CHAT_TEMPLATE_FILE] = self.template.source.encode()
+        for name, data in files.items():
+            write_atomic(directory / name, data)
 
-    def _plain(self, text: str) -> list[int]:
-        ids: list[int] = []
-        for piece in _split_special(text):
-            with _panics_are_errors():
-                ids += self.backend.encode(piece, add_special_tokens=False).ids
-        return ids
+    def generation_config(self, *, max_new_tokens: int) -> dict[str, Any]:
+        """What generation_config.json should say: what it said, and where answers end as it is known here."""
+        came = {} if self.is_own else self.roles.generation
+        ends: list[int] | int = list(self.end_ids)
+        return {
+            "eos_token_id": self.end_id if ends == [came.get("eos_token_id")] else ends,
+            "pad_token_id": self.pad_id,
+            "do_sample": True,
+            "temperature": 1.0,
+            **{name: value for name, value in came.items() if name not in ("eos_token_id", "pad_token_id")},
+            "max_new_tokens": max_new_tokens,
+        }
+
+    @cached_property
+    def backend(self) -> tokenizers.Tokenizer:
+        """The library's tokenizer as it came, which does read control tokens out of any text."""
+        backend = _built(self.roles.files[TOKENIZER])
+        backend.no_truncation()
+        backend.no_padding()
+        return backend
+
+    # --- Text and ids ----------------------------------------------------------------------------------
 
     def encode(self, text: str) -> list[int]:
         """Ids of plain text. Control tokens spelled out in it stay ordinary characters."""
-        return self._plain(text)
+        with _panics_are_errors():
+            ids: list[int] = self._typed.encode(text, add_special_tokens=False).ids
+        return ids if self._never_typed.isdisjoint(ids) else self._encode(text, [])[0]
 
     def encode_documents(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of many documents, each closed by the document-end token; uses every core."""
-        if any(token in text for text in texts for token in SPECIAL):
-            return [[*self.encode(text), self.document_end_id] for text in texts]
         with _panics_are_errors():
-            batches = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [[*encoding.ids, self.document_end_id] for encoding in batches]
+            batch = [one.ids for one in self._typed.encode_batch_fast(list(texts), add_special_tokens=False)]
+        plain = [
+            ids if self._never_typed.isdisjoint(ids) else self.encode(text)
+            for ids, text in zip(batch, texts, strict=True)
+        ]
+        return [[*ids, self.document_end_id] for ids in plain]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids` without the special tokens; broken UTF-8 becomes U+FFFD."""
-        return str(self.backend.decode(list(ids), skip_special_tokens=True))
+        if self._spelling is None:
+            return str(self._typed.decode([id for id in ids if self._token(id) is not None], skip_special_tokens=True))
+        stream = self.stream()
+        return "".join(map(stream.push, ids)) + stream.finish()
+
+    def stream(self) -> TextStream | RereadStream:
+        """A text that is being written, to be given its ids one by one; the pieces are together what `decode` gives."""
+        if self._spelling is None:
+            return RereadStream(self.decode)
+        return TextStream(self._token, self._spelling)
+
+    def _token(self, id: int) -> str | None:
+        """How a token is spelled; None for one that has no text, and for ids that no token has."""
+        return None if id in self._silent else self._tokens.get(id)
+
+    def _encode(self, text: str, places: Sequence[_Place]) -> tuple[list[int], list[int]]:
+        """Ids of a text with control tokens at these places and nowhere else; and where each begins in the text."""
+        ids, starts = self._encode_marked(text, places)
+        wanted = sum(place.id in self._never_typed for place in places)
+        if sum(id in self._never_typed for id in ids) == wanted:
+            return ids, starts
+        # The vocabulary itself spells a control token: cut it in two wherever it stands, so that it is letters.
+        taken = {spot for place in places for spot in range(place.start, place.stop)}
+        cuts = [
+            _Place(spot, spot, None)
+            for found in self._find_control.finditer(text)
+            if (spot := found.start() + min(2, len(found[0]) - 1)) not in taken
+        ]
+        ids, starts = self._encode_marked(text, sorted([*places, *cuts]))
+        if sum(id in self._never_typed for id in ids) != wanted:
+            raise ValueError("The tokenizer reads control tokens out of plain text. Take a model with another one.")
+        return ids, starts
+
+    def _encode_marked(self, text: str, places: Sequence[_Place]) -> tuple[list[int], list[int]]:
+        """One pass of the library: a mark that only we know stands for each place, so that the rest is cut as it is."""
+        parts: list[str] = []
+        end = 0
+        for place in places:
+            parts += [text[end : place.start], self._marks[place.id if place.id in self._marks else None][0]]
+            end = place.stop
+        with _panics_are_errors():
+            encoding = self._typed.encode("".join([*parts, text[end:]]), add_special_tokens=False)
+        ids: list[int] = []
+        starts: list[int] = []
+        marks = {id for _, id in self._marks.values()}
+        moved, waiting = 0, iter(places)
+        for id, (start, _) in zip(encoding.ids, encoding.offsets, strict=True):
+            if id not in marks:
+                ids.append(id)
+                starts.append(start - moved)
+                continue
+            place = next(waiting)
+            moved += len(self._marks[place.id if place.id in self._marks else None][0]) - (place.stop - place.start)
+            if place.id is not None:
+                ids.append(place.id)
+                starts.append(place.start)
+        assert next(waiting, None) is None
+        return ids, starts
+
+    # --- Conversations ---------------------------------------------------------------------------------
 
     def render_chat(
         self, messages: Sequence[Message], *, add_generation_prompt: bool = False
     ) -> tuple[list[int], list[bool]]:
         """A conversation as ids, and for each id whether the assistant is responsible for it.
 
-        For an answer of weight 0 nobody is: it is read, and not learnt. The newline after an assistant's
-        ``<|im_end|>`` belongs to the template, not to the answer.
+        That is whatever the model has to write once it is its turn, up to what ends the turn. For an answer of weight 0
+        nobody is: it is read, and not learnt. ValueError for a conversation that the template refuses.
         """
+        for message in messages:
+            role, content = message.get("role"), message.get("content")
+            if role not in ROLES or not isinstance(content, str):
+                raise ValueError(f"A message needs a role of {', '.join(ROLES)} and text, not {message!r}.")
+        if self.is_own:
+            return self._render_own(messages, add_generation_prompt)
+        marks = _unused_letters([self.template.source, *(message["content"] for message in messages)])
+        disguised, real = self._disguise(messages, marks)
+        text = self.template.render(disguised, add_generation_prompt=add_generation_prompt)
+        spans = self._answers(disguised, text, add_generation_prompt, marks)
+        places = [_Place(*found.span(), self._control[found[0]]) for found in self._find_control.finditer(text)]
+        ids, starts = self._encode(text.translate(real), places)
+        return ids, [any(first <= start < last for first, last in spans) for start in starts]
+
+    def _render_own(self, messages: Sequence[Message], add_generation_prompt: bool) -> tuple[list[int], list[bool]]:
+        """ChatML, put together from ids. The newline after ``<|im_end|>`` is the template's, not the answer's."""
         ids: list[int] = []
         is_response: list[bool] = []
 
@@ -160,16 +324,192 @@ class Tokenizer:
             is_response.extend([response] * len(tokens))
 
         for message in messages:
-            role, content = message.get("role"), message.get("content")
-            if role not in ROLES or not isinstance(content, str):
-                raise ValueError(f"A message needs a role of {', '.join(ROLES)} and text, not {message!r}.")
-            answers = role == "assistant" and message.get("weight") != 0
-            put([self.turn_start_id, *self._headers[role]], False)
-            put([*self.encode(content), self.end_id], answers)
+            put([self.turn_start_id, *self._headers[message["role"]]], False)
+            put([*self.encode(message["content"]), self.end_id], _is_learnt(message))
             put(self._newline, False)
         if add_generation_prompt:
             put([self.turn_start_id, *self._headers["assistant"]], False)
         return ids, is_response
+
+    def _disguise(self, messages: Sequence[Message], marks: Iterator[str]) -> tuple[list[Message], dict[int, str]]:
+        """The messages with another letter where a control token begins in them; and that letter's meaning.
+
+        So every control token in what the template makes of them is the template's own. A beginning of one at the end
+        of a message counts too: the template may write what would complete it. Letter for letter, so that places in
+        the text stay what they are; everything else a template may look for in a message (spaces, `</think>`) is there.
+        """
+        stands_for: dict[str, str] = {}
+
+        def disguise(content: str) -> str:
+            spots = [found.start() for found in self._find_control.finditer(content)]
+            end = len(content.rstrip())
+            longest = max(map(len, self._control), default=0)
+            for start in range(max(0, end - longest + 1), end):
+                if any(token.startswith(content[start:end]) for token in self._control):
+                    spots.append(start)
+            letters = list(content)
+            for spot in spots:
+                if content[spot] not in stands_for:
+                    stands_for[content[spot]] = next(marks)
+                letters[spot] = stands_for[content[spot]]
+            return "".join(letters)
+
+        disguised = [{**message, "content": disguise(message["content"])} for message in messages]
+        return disguised, {ord(mark): letter for letter, mark in stands_for.items()}
+
+    def _answers(
+        self, messages: Sequence[Message], text: str, add_generation_prompt: bool, marks: Iterator[str]
+    ) -> list[tuple[int, int]]:
+        """Where in the rendered text the answers stand that are to be learnt, each up to its end token."""
+        answers = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
+        learnt = [number for number in answers if _is_learnt(messages[number])]
+        if not learnt:
+            return []
+        blocks = self._generation_blocks(messages, text, add_generation_prompt, marks)
+        spans: list[tuple[int, int]] = []
+        for number in learnt:
+            asked = self._rendered(messages[:number], add_generation_prompt=True)
+            prompt = len(asked) if asked is not None and text.startswith(asked) else 0
+            if len(blocks) == len(answers):
+                start, stop = blocks[answers.index(number)]
+                ends = [place.end() for place in self._find_control.finditer(text, start, stop) if self._ends(place)]
+                if ends and not text[ends[-1] : stop].strip():
+                    stop = ends[-1]
+                spans.append((max(start, prompt), stop))
+                continue
+            start, stop = self._content(messages, number, text, add_generation_prompt, next(marks))
+            place = self._find_control.search(text, stop)
+            if place is not None and self._ends(place) and not text[stop : place.start()].strip():
+                stop = place.end()
+            spans.append((prompt or start, stop))
+        return spans
+
+    def _content(
+        self, messages: Sequence[Message], number: int, text: str, add_generation_prompt: bool, mark: str
+    ) -> tuple[int, int]:
+        """Where the template puts what a message says: what stays when it says something else is not part of it."""
+        changed = [*messages[:number], {**messages[number], "content": mark}, *messages[number + 1 :]]
+        other = self.template.render(changed, add_generation_prompt=add_generation_prompt)
+        before, found, behind = other.partition(mark)
+        if not found:
+            return 0, 0  # the template leaves this message out
+        if not text.endswith(behind):
+            raise ValueError("The model's chat template writes an answer in a way that hides where it ends.")
+        start = len(before) if text.startswith(before) else len(_common(before, text))
+        return start, len(text) - len(behind)
+
+    def _generation_blocks(
+        self, messages: Sequence[Message], text: str, add_generation_prompt: bool, marks: Iterator[str]
+    ) -> list[tuple[int, int]]:
+        """Where the template's own `{% generation %}` blocks stand; none unless marking them changes nothing else."""
+        if not _GENERATION.search(self.template.source):
+            return []
+        first, last = next(marks), next(marks)
+        marked = self.template.render(messages, add_generation_prompt=add_generation_prompt, marks=(first, last))
+        if marked.replace(first, "").replace(last, "") != text:
+            return []
+        starts = [found.start() for found in re.finditer(first, marked)]
+        stops = [found.start() for found in re.finditer(last, marked)]
+        return [
+            (start - 2 * number, stop - 2 * number - 1)
+            for number, (start, stop) in enumerate(zip(starts, stops, strict=True))
+        ]
+
+    def _rendered(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str | None:
+        """The text of a part of a conversation, if the template takes it."""
+        try:
+            return self.template.render(messages, add_generation_prompt=add_generation_prompt)
+        except ValueError:
+            return None
+
+    def _ends(self, place: re.Match[str]) -> bool:
+        return self._control[place[0]] in self.end_ids
+
+    # --- Roles that only the template knows ------------------------------------------------------------
+
+    def _turn_end(self) -> int | None:
+        """The token the template writes after what the assistant says, where it writes one."""
+        question: Message = {"role": "user", "content": "?"}
+        mark = next(_unused_letters([self.template.source]))
+        rendered = self._rendered([question, {"role": "assistant", "content": mark}], add_generation_prompt=False)
+        _, _, behind = (rendered or "").partition(mark)
+        spelled = {one.content: one.id for one in self.roles.added}
+        found = _any_of(spelled).match(behind.lstrip())
+        if found is None or (
+            spelled[found[0]] == self.roles.named("bos_token") and spelled[found[0]] not in self.roles.ends
+        ):
+            eos = self.roles.named("eos_token")
+            return eos if eos is not None else next(iter(self.roles.ends), None)
+        if found[0] not in self._control:
+            self._control[found[0]] = spelled[found[0]]
+            self._find_control = _any_of(self._control)
+        return spelled[found[0]]
+
+    def _document_end(self) -> int:
+        """What separates documents: the end token of a base model; of a chat model the one that ends no turn."""
+        eos = self.roles.named("eos_token")
+        if self.roles.template is None and not self.is_own and eos is not None:
+            return eos
+        known = [self._control[token] for token in DOCUMENT_ENDS if token in self._control]
+        return known[0] if known else self.end_id if eos is None else eos
+
+
+def _is_learnt(message: Message) -> bool:
+    return message["role"] == "assistant" and message.get("weight") != 0
+
+
+def _any_of(tokens: Mapping[str, int]) -> re.Pattern[str]:
+    """Any of these tokens, of two that begin alike the longer one; nothing where there are none."""
+    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")
+
+
+def _unused_letters(texts: Sequence[str]) -> Iterator[str]:
+    used = set().union(*texts)
+    return (chr(code) for code in range(FIRST_MARK, 0x110000) if chr(code) not in used)
+
+
+def _common(one: str, other: str) -> str:
+    """What both begin with."""
+    place = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return one[:place]
+
+
+def _without_control(content: Any, roles: Roles) -> tuple[tokenizers.Tokenizer, dict[int | None, tuple[str, int]]]:
+    """The tokenizer with no control tokens in it, and the marks that stand for them: (text, id) by control token's id.
+
+    A mark is cut out of a text exactly as its token would be (`lstrip`, `rstrip`), and nobody can type it: it is drawn
+    at random. The one of None stands for most tokens.
+    """
+    added = content.get("added_tokens") or []
+    changed = [{**token, "special": token.get("special") or token["content"] in roles.control} for token in added]
+    backend = _built(json.dumps({**content, "added_tokens": changed, "post_processor": None}).encode())
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = True
+    by_flags: dict[tuple[bool, bool], tuple[str, int]] = {}
+    marks: dict[int | None, tuple[str, int]] = {}
+    plain = (False, False)
+    for one in [None, *(one for one in roles.added if one.content in roles.control)]:
+        flags = plain if one is None else (one.flags["lstrip"], one.flags["rstrip"])
+        if flags not in by_flags:
+            text = secrets.token_hex(16)
+            backend.add_tokens(
+                [tokenizers.AddedToken(text, lstrip=flags[0], rstrip=flags[1], normalized=False, special=False)]
+            )
+            by_flags[flags] = (text, int(backend.token_to_id(text) or 0))
+        if one is None or flags != plain:
+            marks[None if one is None else one.id] = by_flags[flags]
+    if any(id < roles.vocab_size for _, id in by_flags.values()):
+        raise ValueError("The tokenizer's ids have gaps, which is not supported. Take a model with another one.")
+    return backend, marks
+
+
+def _built(data: bytes) -> tokenizers.Tokenizer:
+    try:
+        with _panics_are_errors():
+            return tokenizers.Tokenizer.from_buffer(data)
+    except Exception as error:  # the library raises a bare Exception for every failure
+        raise ValueError(f"tokenizer.json is not a readable tokenizer: {error}") from error
 
 
 @contextmanager
@@ -184,21 +524,3 @@ def _panics_are_errors() -> Iterator[None]:
         if type(error).__name__ != "PanicException":
             raise
         raise ValueError(f"The tokenizer cannot read this text ({error}). Take a model with another one.") from error
-
-
-def _split_special(text: str) -> list[str]:
-    """`text` cut inside every spelled-out control token, so that none is recognised as one."""
-    pieces = [text]
-    for token in SPECIAL:
-        if token in text:
-            pieces = [part for piece in pieces for part in _cut(piece, token)]
-    return pieces
-
-
-def _cut(piece: str, token: str) -> list[str]:
-    first, *rest = piece.split(token)
-    parts = [first]
-    for tail in rest:
-        parts[-1] += token[:2]
-        parts.append(token[2:] + tail)
-    return [part for part in parts if part]

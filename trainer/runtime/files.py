@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
+
+from trainer.runtime.reading import megabytes
 
 STAGE = "stage.json"
 """Written last: a directory that has it is a finished checkpoint."""
@@ -29,6 +33,35 @@ def replacing(path: Path) -> Iterator[Path]:
     _sync(temporary)
     os.replace(temporary, path)
     _sync(path.parent)
+
+
+AIR_BYTES: Final = 64 * 2**20
+"""What stays free on a disk that something large is written to: the database is on it, too."""
+
+
+def check_room(directory: Path, size: int, what: str) -> None:
+    """ValueError unless `size` bytes fit on the disk `directory` is on; asked before any of them is written."""
+    free = shutil.disk_usage(directory).free
+    if size + AIR_BYTES > free:
+        raise ValueError(
+            f"There is no room for {what}: it takes {megabytes(size)}, and {megabytes(free)} are free where "
+            f"{directory} is. Free some, or take a larger disk."
+        )
+
+
+@contextmanager
+def appearing(target: Path) -> Iterator[Path]:
+    """A directory to fill, which takes its place as `target` when it is full, and is gone if it never is."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    incoming = target.parent / f".incoming-{uuid.uuid4().hex}"
+    incoming.mkdir()
+    try:
+        yield incoming
+        incoming.rename(target)
+        _sync(target.parent)
+    except BaseException:
+        shutil.rmtree(incoming, ignore_errors=True)
+        raise
 
 
 def take_over(directory: Path, earlier: Path) -> bool:

@@ -48,8 +48,6 @@ FORGOTTEN_THREADS = 8
 BROKEN = "\N{REPLACEMENT CHARACTER}"
 UNSTORABLE = str.maketrans({"\0": BROKEN, "\r": "\n"})
 """PostgreSQL stores no NUL and HTML knows no carriage return; noise (a random model's answer) has both."""
-HELD_TOKENS = 8
-"""Tokens waited for before broken UTF-8 is shown as broken; no character has more bytes than four."""
 STOPPED = "stopped"
 FINAL_STATE = {"end": Generation.State.DONE, "length": Generation.State.DONE, STOPPED: Generation.State.STOPPED}
 
@@ -78,41 +76,31 @@ class Stopper:
             request.stop()
 
 
-class Decodes(Protocol):
-    def decode(self, ids: list[int]) -> str: ...
+class Streams(Protocol):
+    """A text that is being written: its ids go in one by one, and its letters come out as soon as they are whole."""
+
+    def push(self, id: int) -> str: ...
+
+    def finish(self) -> str: ...
+
+
+class Tokenizes(Protocol):
+    def stream(self) -> Streams: ...
 
 
 class TextDecoder:
-    """Token ids to text, a piece at a time, never splitting a character.
+    """Token ids to text that can be stored and shown, a piece at a time, never splitting a character."""
 
-    A token may end in the middle of a character. Each piece is the difference between the text with
-    and without the newest tokens, decoded from a few tokens before, because some tokenizers write a
-    token differently at the start.
-    """
-
-    def __init__(self, tokenizer: Decodes) -> None:
-        self._tokenizer = tokenizer
-        self._ids: list[int] = []
-        self._shown = 0  # how many of the ids have been turned into text; the others are held
+    def __init__(self, tokenizer: Tokenizes) -> None:
+        self._stream = tokenizer.stream()
 
     def push(self, token: int) -> str:
         """Text that is certain now that `token` has come; often empty for parts of a character."""
-        self._ids.append(token)
-        return self._take(final=len(self._ids) - self._shown >= HELD_TOKENS)
+        return self._stream.push(token).translate(UNSTORABLE)
 
     def finish(self) -> str:
         """What is still held."""
-        return self._take(final=True)
-
-    def _take(self, *, final: bool) -> str:
-        before = self._tokenizer.decode(self._ids[: self._shown])
-        text = self._tokenizer.decode(self._ids)
-        if text.endswith(BROKEN) and not final:
-            return ""
-        # Keep only the ids of this piece: enough context for the next one.
-        self._ids = self._ids[self._shown :]
-        self._shown = len(self._ids)
-        return text[len(before) :].translate(UNSTORABLE)
+        return self._stream.finish().translate(UNSTORABLE)
 
 
 class Watch:

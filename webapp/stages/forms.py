@@ -17,7 +17,7 @@ class CompareForm(forms.Form):
     text = forms.CharField(
         label="Your prompt",
         max_length=settings.MESSAGE_MAX_CHARS,
-        widget=forms.Textarea(attrs={"rows": 3, "placeholder": "Ask all five the same thing …"}),
+        widget=forms.Textarea(attrs={"rows": 3, "placeholder": "Ask them all the same thing …"}),
         error_messages={"required": "Write something first."},
     )
     temperature = forms.FloatField(

@@ -23,8 +23,9 @@ from django.contrib.auth.models import AnonymousUser
 from django.db import DatabaseError
 from django.template.loader import render_to_string
 
-from trainer.data.corpus import SAMPLE_PROMPTS
+from webapp.stages.context import ask_all
 from webapp.stages.queries import home_page
+from webapp.stages.questions import COUNT
 
 FRESH_S: Final = 1.0
 """How long one look at the database serves everybody."""
@@ -80,12 +81,13 @@ class HomePoll:
 def _show(question: int) -> Shown:
     looked_at = time.monotonic()
     page = home_page(question)
-    if page.needs_asking or page.has_failed:
+    if page.step.detail or page.needs_asking or page.has_failed:
         return Shown(page.version, None, looked_at)
     context = {
         "page": page,
         "step": page.step,
         "stage_rail": page.rail,
+        "ask_all": ask_all(page.rail),
         "user": AnonymousUser(),
         "request": SimpleNamespace(htmx=True),
     }
@@ -100,7 +102,7 @@ def _poll_of(scope: Scope) -> tuple[int, str] | None:
         return None
     asked = parse_qs(scope["query_string"].decode("latin-1"))
     question, version = asked.get("q", ["0"])[-1], asked.get("v", [""])[-1]
-    if not version or not question.isdecimal() or len(question) > 3 or int(question) >= len(SAMPLE_PROMPTS):
+    if not version or not question.isdecimal() or len(question) > 3 or int(question) >= COUNT:
         return None
     return int(question), version
 

@@ -1,4 +1,4 @@
-"""Reads for the home page and for "ask all five": what every stage says to the same question, right now."""
+"""Reads for the home page and for "ask all": what every stage says to the same question, right now."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from trainer.data.corpus import SAMPLE_PROMPTS
 from webapp.answers.models import Generation
 from webapp.chat.models import Conversation, Message
 from webapp.chat.threads import Answer
 from webapp.checkpoints.models import Checkpoint
 from webapp.stages.catalog import Stage
-from webapp.stages.context import RailItem, build_rail
+from webapp.stages.context import RailItem, build_rail, speakers
 from webapp.stages.models import SiteAnswer
+from webapp.stages.questions import home_questions
 from webapp.training.curriculum import NextStep, next_step
 from webapp.training.models import Sample, TrainingRun
 
@@ -27,10 +27,13 @@ class HomeAnswer:
     run: TrainingRun | None
     generation: Generation | None
     sample: Sample | None
+    origin: Checkpoint | None = None
+    """The model from elsewhere whose makers did this stage, where they did."""
 
     @property
     def state(self) -> str:
-        """answered, writing, failed, unasked (a checkpoint without an answer), training, queued or waiting."""
+        """answered, writing, failed, unasked (a checkpoint without an answer), training, queued, elsewhere or
+        waiting."""
         if self.generation:
             if self.generation.state == Generation.State.FAILED:
                 return "failed"
@@ -39,7 +42,7 @@ class HomeAnswer:
             return "unasked"
         if self.run:
             return "queued" if self.run.state == TrainingRun.State.QUEUED else "training"
-        return "waiting"
+        return "elsewhere" if self.origin else "waiting"
 
     @property
     def text(self) -> str:
@@ -57,6 +60,18 @@ class HomePage:
     rail: Sequence[RailItem]
     answers: Sequence[HomeAnswer]
     step: NextStep
+    origin: Checkpoint | None = None
+    """The model from elsewhere this site raises, once it is here."""
+
+    @property
+    def comes_from_elsewhere(self) -> bool:
+        """A model others trained lives here, or is on its way."""
+        return self.origin is not None or self.is_arriving
+
+    @property
+    def is_arriving(self) -> bool:
+        """There is nobody to ask yet, because the model is on its way, or could not be fetched."""
+        return self.step.state in ("moving", "stranded")
 
     @property
     def prompt(self) -> str:
@@ -73,7 +88,7 @@ class HomePage:
     @property
     def is_changing(self) -> bool:
         """Something is being trained or written: look again soon."""
-        return self.step.state in ("starting", "training", "voting") or any(
+        return self.step.state in ("starting", "moving", "training", "voting") or any(
             answer.state in ("unasked", "writing") for answer in self.answers
         )
 
@@ -90,12 +105,15 @@ class HomePage:
 def home_page(question: int) -> HomePage:
     """The home page with one of the fixed questions; IndexError when there is none of that number."""
     rail = build_rail()
+    origin = next((item.origin for item in rail if item.origin), None)
+    questions = home_questions(origin)
     return HomePage(
         question=question,
-        questions=SAMPLE_PROMPTS,
+        questions=questions,
         rail=rail,
-        answers=home_answers(SAMPLE_PROMPTS[question], rail),
+        answers=home_answers(questions[question], rail),
         step=next_step(),
+        origin=origin,
     )
 
 
@@ -110,6 +128,7 @@ def home_answers(prompt: str, rail: Sequence[RailItem] | None = None) -> list[Ho
             run=item.run,
             generation=generations.get(item.checkpoint.pk) if item.checkpoint else None,
             sample=_newest_sample(item.run, prompt) if item.run and not item.checkpoint else None,
+            origin=item.origin,
         )
         for item in items
     ]
@@ -127,7 +146,7 @@ def _newest_sample(run: TrainingRun, prompt: str) -> Sample | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """One stage's place in "ask all five"."""
+    """One stage's place in "ask all"."""
 
     item: RailItem
     answer: Answer | None
@@ -135,12 +154,11 @@ class Column:
 
 
 def comparison_columns(conversation: Conversation | None, rail: Sequence[RailItem] | None = None) -> list[Column]:
-    """The five stages in order, each with its answer in this conversation if it has one."""
+    """The stages this site asks, in order, each with its answer in this conversation if it has one."""
     answers: dict[str, Answer] = {}
     if conversation:
         messages = conversation.messages.filter(role=Message.Role.ASSISTANT, generation__isnull=False)
         for message in messages.select_related("generation__checkpoint"):
             answer = Answer(message)
             answers[answer.generation.checkpoint.stage] = answer
-    items = [item for item in rail or build_rail() if item.stage.can_chat]
-    return [Column(item=item, answer=answers.get(item.slug)) for item in items]
+    return [Column(item=item, answer=answers.get(item.slug)) for item in speakers(rail or build_rail())]

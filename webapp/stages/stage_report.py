@@ -6,6 +6,8 @@ votes into a figure and its table; where there is nothing yet it returns nothing
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,13 +17,15 @@ from django.db.models import Exists, OuterRef
 from django.utils.safestring import SafeString
 
 from trainer.config import GRPO, INIT, PPO, PRETRAIN, REWARD, SFT
-from trainer.evaluation.scope import COUNTS, SHIPPED, count_of
+from trainer.evaluation.scope import COUNTS, PLAIN, SHIPPED, count_of
 from trainer.evaluation.statistics import MIN_GROUPS
 from trainer.presets import PRESETS, get_preset
 from webapp.answers.models import Generation
 from webapp.arena import tally
 from webapp.arena.models import Pair, Prompt, Vote
+from webapp.checkpoints.files import CONFIG
 from webapp.checkpoints.models import Checkpoint
+from webapp.checkpoints.origin import is_done_elsewhere, site_origin
 from webapp.stages import figures
 from webapp.stages.catalog import CATALOG, Stage
 from webapp.stages.figures import number, percent
@@ -58,6 +62,8 @@ class Measured:
 class ListedCheckpoint:
     checkpoint: Checkpoint
     figures: Sequence[Measured]
+    is_origin: bool = False
+    """It came from elsewhere, and all others here come from it."""
 
     @property
     def parameters(self) -> str:
@@ -142,6 +148,8 @@ class StageReport:
     checkpoints: Sequence[ListedCheckpoint]
     runs: Sequence[TrainingRun]
     active_run: TrainingRun | None
+    origin: Checkpoint | None = None
+    """The model from elsewhere that this site raises."""
     figures: Sequence[Figure] = ()
     quote: Quote | None = None
     timeline: Timeline | None = None
@@ -152,6 +160,16 @@ class StageReport:
     chance_loss: str = ""
     first_loss: str = ""
 
+    @property
+    def is_done_elsewhere(self) -> bool:
+        """The model was through this stage before it came here, and was left in none of its states."""
+        return is_done_elsewhere(self.stage.slug, self.origin)
+
+    @property
+    def is_from_elsewhere(self) -> bool:
+        """Its makers did this stage: it is one before, or the last one, of which the model came."""
+        return self.is_done_elsewhere or (self.origin is not None and self.stage.slug == self.origin.stage)
+
 
 def stage_report(slug: str) -> StageReport:
     """Everything the page of one stage shows."""
@@ -161,15 +179,20 @@ def stage_report(slug: str) -> StageReport:
         Checkpoint.objects.listed().filter(stage=slug).select_related("parent").order_by("-created_at", "-id")[:LISTED]
     )
     runs = list(TrainingRun.objects.filter(stage=slug).exclude(state=TrainingRun.State.DISCARDED)[:LISTED])
+    origin = site_origin()
     return StageReport(
         stage=stages[position],
+        origin=origin,
         previous=stages[position - 1] if position else None,
         next=stages[position + 1] if position + 1 < len(stages) else None,
         current=checkpoints[0] if checkpoints else None,
-        checkpoints=[ListedCheckpoint(checkpoint=one, figures=measured(one.metrics)) for one in checkpoints],
+        checkpoints=[
+            ListedCheckpoint(checkpoint=one, figures=measured(one.metrics), is_origin=one == origin)
+            for one in checkpoints
+        ],
         runs=runs,
         active_run=next((run for run in runs if run.is_active), None),
-        **_PAGES[slug](slug),
+        **_PAGES[slug](slug, origin),
     )
 
 
@@ -284,14 +307,17 @@ def _last_answer(stage: str) -> Generation | None:
 # -- one function per stage ----------------------------------------------------------------------
 
 
-def _init(stage: str) -> dict[str, Any]:
-    current = Checkpoint.objects.current(INIT)
-    preset = PRESETS.get(current.preset) if current else None
-    vocabulary = (preset or get_preset("tiny")).model.vocab_size
+def _about(name: str, origin: Checkpoint | None) -> str:
+    """What a figure is a claim about: what a site trains and measures on follows from where its model came from."""
+    return (PLAIN if origin else SHIPPED)[name]
+
+
+def _init(stage: str, origin: Checkpoint | None) -> dict[str, Any]:
+    vocabulary = _vocabulary(origin)
     run, losses = _latest_curve(PRETRAIN, "loss", parent__stage=INIT)  # one that goes on from text begins lower
     answer = _last_answer(INIT)
     return {
-        "figures": [*_chance_figure(run, losses, math.log(vocabulary)), *_bits_figure()],
+        "figures": [*_chance_figure(run, losses, math.log(vocabulary)), *_bits_figure(origin)],
         "vocabulary": f"{vocabulary:,}",
         "chance_loss": f"{math.log(vocabulary):.2f}",
         "first_loss": f"{losses[0][1]:.2f}" if losses else "",
@@ -300,6 +326,16 @@ def _init(stage: str) -> dict[str, Any]:
             prompt=answer.prompt, text=answer.text, stage=INIT, caption="What the random weights of this site say"
         ),
     }
+
+
+def _vocabulary(origin: Checkpoint | None) -> int:
+    """How many tokens this site's model tells apart."""
+    if origin:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return int(json.loads((origin.path / CONFIG).read_text())["vocab_size"])
+    current = Checkpoint.objects.current(INIT)
+    preset = PRESETS.get(current.preset) if current else None
+    return (preset or get_preset("tiny")).model.vocab_size
 
 
 def _chance_figure(run: TrainingRun | None, losses: list[tuple[float, float]], chance: float) -> list[Figure]:
@@ -323,7 +359,7 @@ def _chance_figure(run: TrainingRun | None, losses: list[tuple[float, float]], c
     return [Figure(svg=svg, caption=caption, headers=["Step", "Loss, nats per token"], rows=rows, about=about)]
 
 
-def _bits_figure() -> list[Figure]:
+def _bits_figure(origin: Checkpoint | None) -> list[Figure]:
     """Bits per byte of the current checkpoints, once there are two to compare."""
     bars = [
         figures.Bar(
@@ -346,12 +382,12 @@ def _bits_figure() -> list[Figure]:
             caption="Bits needed for one byte of text the models have never seen. Less is better.",
             headers=["Checkpoint", "Bits per byte"],
             rows=[(bar.name, bar.text) for bar in bars],
-            about=SHIPPED["bits_per_byte"],
+            about=_about("bits_per_byte", origin),
         )
     ]
 
 
-def _pretrain(stage: str) -> dict[str, Any]:
+def _pretrain(stage: str, origin: Checkpoint | None) -> dict[str, Any]:
     return {
         "figures": _step_figure(
             stage,
@@ -359,7 +395,7 @@ def _pretrain(stage: str) -> dict[str, Any]:
             name="held out",
             y_label="bits per byte",
             what="Bits per byte on text it has never seen",
-            about=SHIPPED["bits_per_byte"],
+            about=_about("bits_per_byte", origin),
             form=lambda value: f"{value:.2f}",
         ),
         "timeline": _timeline(stage),
@@ -377,7 +413,7 @@ def _timeline(stage: str) -> Timeline | None:
     return Timeline(prompt=newest.prompt, samples=samples)
 
 
-def _sft(stage: str) -> dict[str, Any]:
+def _sft(stage: str, origin: Checkpoint | None) -> dict[str, Any]:
     answer = _last_answer(stage)
     sample = None if answer else _last_sample(stage)
     prompt, text = (answer.prompt, answer.text) if answer else (sample.prompt, sample.text) if sample else ("", "")
@@ -388,7 +424,7 @@ def _sft(stage: str) -> dict[str, Any]:
             name="held out",
             y_label="answered right",
             what="Held-out questions answered right",
-            about=SHIPPED["instruction_accuracy"],
+            about=_about("instruction_accuracy", origin),
             form=percent,
             is_share=True,
         ),
@@ -407,7 +443,7 @@ def masked_conversation(prompt: str, answer: str) -> MaskedConversation:
     )
 
 
-def _reward(stage: str) -> dict[str, Any]:
+def _reward(stage: str, origin: Checkpoint | None) -> dict[str, Any]:
     return {"figures": _agreement_figure(), "pair": _scored_pair() or _voted_pair()}
 
 
@@ -507,7 +543,7 @@ def _voted_pair() -> VotedPair | None:
     )
 
 
-def _ppo(stage: str) -> dict[str, Any]:
+def _ppo(stage: str, origin: Checkpoint | None) -> dict[str, Any]:
     answer = _last_answer(stage)
     wins = _step_figure(
         stage,
@@ -561,14 +597,14 @@ def _reward_and_kl_figure(stage: str) -> list[Figure]:
     ]
 
 
-def _grpo(stage: str) -> dict[str, Any]:
+def _grpo(stage: str, origin: Checkpoint | None) -> dict[str, Any]:
     held_out = _step_figure(
         stage,
         "pass_at_1",
         name="held out",
         y_label="problems solved",
         what="Held-out problems solved at the first try",
-        about=SHIPPED["problems"],
+        about=_about("problems", origin),
         form=percent,
         is_share=True,
     )
@@ -618,7 +654,7 @@ def _group(stage: str) -> Group | None:
     )
 
 
-_PAGES: dict[str, Callable[[str], dict[str, Any]]] = {
+_PAGES: dict[str, Callable[[str, Checkpoint | None], dict[str, Any]]] = {
     INIT: _init,
     PRETRAIN: _pretrain,
     SFT: _sft,

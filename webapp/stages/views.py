@@ -12,14 +12,16 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 from django_htmx.middleware import HtmxDetails
 
-from trainer.data.corpus import SAMPLE_PROMPTS
 from trainer.world.tastes import TASTES
 from webapp.accounts.limits import allow
 from webapp.accounts.services import visitor_for
 from webapp.chat.models import Conversation
+from webapp.checkpoints.origin import site_origin
 from webapp.stages.catalog import CATALOG
+from webapp.stages.context import ask_all
 from webapp.stages.forms import CompareForm, HomeForm
 from webapp.stages.queries import comparison_columns, home_page
+from webapp.stages.questions import COUNT, home_questions
 from webapp.stages.services import ask_all_stages, ask_home_prompt
 from webapp.stages.stage_report import stage_report
 
@@ -31,7 +33,7 @@ class HtmxRequest(HttpRequest):
 def _question(form: HomeForm) -> int:
     """The number of the fixed question a reader asks for; 404 when there is none."""
     number = form.cleaned_data["q"] or 0 if form.is_valid() else -1
-    if not 0 <= number < len(SAMPLE_PROMPTS):
+    if not 0 <= number < COUNT:
         raise Http404("No such question.")
     return number
 
@@ -41,7 +43,13 @@ def home(request: HtmxRequest) -> HttpResponse:
     """What the site is, and one question answered by every stage so far; polled while it changes."""
     form = HomeForm(request.GET)
     page = home_page(_question(form))
-    context = {"page": page, "step": page.step, "tastes": TASTES, "stage_rail": page.rail}
+    context = {
+        "page": page,
+        "step": page.step,
+        "tastes": TASTES,
+        "stage_rail": page.rail,
+        "ask_all": ask_all(page.rail),
+    }
     if not request.htmx:
         return render(request, "stages/home.html", context)
     if form.cleaned_data["v"] == page.version:
@@ -53,7 +61,7 @@ def home(request: HtmxRequest) -> HttpResponse:
 def ask_home(request: HtmxRequest) -> HttpResponse:
     """Have one of the fixed questions answered by every checkpoint that has not answered it yet."""
     number = _question(HomeForm(request.POST))
-    asked = ask_home_prompt(prompt=SAMPLE_PROMPTS[number])
+    asked = ask_home_prompt(prompt=home_questions(site_origin())[number])
     if not asked and not request.htmx:  # by htmx the page asks by itself, and nobody waits for a reply
         messages.info(request, "Every stage has been asked; one that failed can be asked again after a minute.")
     return redirect(f"{reverse('stages:home')}?q={number}")

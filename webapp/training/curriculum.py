@@ -4,12 +4,16 @@ Nothing here is remembered that the database does not already say: the next step
 checkpoints, runs and votes there are. So a site that was killed anywhere goes on where it stood, and
 a person may take any step by hand from the admin pages without confusing it. How far it walks alone,
 every start says anew: `up` trains the first two stages, `--demo` all of them, `--no-curriculum` none.
+
+A site around a model from elsewhere (`up --start`, see moving_in.py) walks the same way from the stage that model
+came in at: what its makers did is not missing here.
 """
 
 from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,11 +31,12 @@ from webapp.arena import tally
 from webapp.arena.models import Vote
 from webapp.arena.simulation import simulate_votes, simulated_visitor
 from webapp.checkpoints.models import Checkpoint
+from webapp.checkpoints.origin import is_done_elsewhere, origin_of, site_origin
 from webapp.checkpoints.services import register_checkpoint
 from webapp.ops.clock import seconds_from_now
 from webapp.ops.queues import enqueue
-from webapp.training import services
-from webapp.training.models import Curriculum, TrainingRun
+from webapp.training import moving_in, services
+from webapp.training.models import FAILED_FOR_EVERYONE, Curriculum, TrainingRun
 
 if TYPE_CHECKING:
     from webapp.accounts.models import User
@@ -43,6 +48,7 @@ VOTING_LEASE_S = 60
 """A simulated voter that has not moved for this long is started again."""
 
 Automatic = Curriculum.Automatic
+Moving = Curriculum.Moving
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +56,15 @@ class NextStep:
     """What the site does now, or waits for; the home page shows it to everyone."""
 
     state: str
-    """"starting", "training", "voting", "votes" (people are asked), "ready" (a button away), "doubted" (the reward
-    model may need more votes: a choice away), "failed" or "done"."""
+    """"starting", "moving" (a model from elsewhere is being fetched), "stranded" (it could not be), "training",
+    "voting", "votes" (people are asked), "ready" (a button away), "doubted" (the reward model may need more votes: a
+    choice away), "failed" or "done"."""
     label: str
     """A few words: a heading, or the button's text when `is_action`."""
     text: str
     """One sentence."""
+    detail: str = ""
+    """The sentence for staff, where `text` leaves out what may hold paths of this machine."""
     stage: str = ""
     """The stage it is about; empty at the end."""
     url: str = ""
@@ -95,14 +104,18 @@ def next_step() -> NextStep:
     running = TrainingRun.objects.active().exclude(stage=INIT).order_by("state", "created_at").last()
     if running:
         return _training(running)
-    if INIT not in checkpoints:
-        return NextStep(state="starting", label="Starting", text="The random weights are being written.", stage=INIT)
-    missing = next((stage for stage in STEPS if stage not in checkpoints), None)
+    origin = origin_of(checkpoints)
+    if INIT not in checkpoints and origin is None:
+        return _moving_in() or NextStep(
+            state="starting", label="Starting", text="The random weights are being written.", stage=INIT
+        )
+    ours = [stage for stage in STEPS if not is_done_elsewhere(stage, origin)]
+    missing = next((stage for stage in ours if stage not in checkpoints), None)
     if missing is None:
         return NextStep(
             state="done",
             label="All stages are trained",
-            text="Ask all five the same question, or vote again and train the next round.",
+            text="Ask every stage the same question, or vote again and train the next round.",
             url=reverse("stages:compare"),
         )
     broken = TrainingRun.objects.filter(stage=missing).first()
@@ -118,6 +131,26 @@ def next_step() -> NextStep:
     if missing == REWARD:
         return _reward_step()
     return (_doubted_step(checkpoints.get(REWARD)) if missing == PPO else None) or _ready(missing)
+
+
+def _moving_in() -> NextStep | None:
+    """The model named by `up --start`, while it is not here."""
+    row = Curriculum.objects.first()
+    if row is None or row.start_state not in (Moving.UNDER_WAY, Moving.FAILED):
+        return None
+    name = moving_in.source_name(row.start_source)
+    if row.start_state == Moving.FAILED:
+        # On a laptop of one's own nobody is logged in yet, and the reason is what there is to read.
+        text = row.start_text if settings.LOCAL else FAILED_FOR_EVERYONE
+        return NextStep(state="stranded", label=f"{name} could not be brought in", text=text, detail=row.start_text)
+    doing = row.start_text or "It is being looked for"
+    return NextStep(
+        state="moving",
+        label=f"{name} is moving in",
+        text=f"{doing}. Once it is here you can chat with it.",
+        done=row.start_done,
+        total=row.start_total,
+    )
 
 
 def _training(run: TrainingRun) -> NextStep:
@@ -257,7 +290,7 @@ def advance() -> None:
     demo = curriculum.automatic == Automatic.DEMO and not curriculum.error
     if demo and step.may_simulate and not step.doubts:
         start_simulated_votes(taste=curriculum.taste)
-    elif step.is_action and (demo or step.stage in (PRETRAIN, SFT)):
+    elif step.is_action and (demo or (step.stage in (PRETRAIN, SFT) and site_origin() is None)):
         if TrainingRun.objects.filter(stage=step.stage).exists():
             return  # it was discarded, or its checkpoint hidden: a person has decided
         try:
@@ -307,20 +340,28 @@ def usual_judge(parent: Checkpoint | None) -> Checkpoint | None:
 # -- the first start -----------------------------------------------------------------------------
 
 
-def prepare_first_start(*, demo: bool, curriculum: bool) -> None:
-    """Make a fresh site usable: the `init` checkpoint now, and the first runs queued.
+def prepare_first_start(
+    *, demo: bool, curriculum: bool, start: str = "", say: Callable[[str], None] = lambda text: None
+) -> None:
+    """Make a fresh site usable: a model to chat with now, and the first runs queued.
 
-    Safe at every start: what is there is kept, and a walk that was cut off goes on. ValueError when the
-    random weights cannot be written.
+    The model is random weights, or what `start` names, as import_checkpoint takes it; `say` gets sentences about that
+    one's arrival. Safe at every start: what is there is kept, and a walk or an arrival that was cut off goes on.
+    ValueError when the random weights cannot be written, or models are here that `start` does not mean.
     """
     preset = get_preset(settings.CURRICULUM_PRESET)
-    if not Checkpoint.objects.filter(stage=INIT).exists():
-        register_checkpoint(directory=_write_init_checkpoint())
     row, _ = Curriculum.objects.get_or_create(pk=1, defaults={"taste": preset.taste})
+    if start:
+        moving_in.want(start)
     # What an earlier start was told does not stick: `up --demo` and then a plain `up` is a plain site again.
     row.automatic = (Automatic.DEMO if demo else Automatic.START) if curriculum else Automatic.OFF
     row.error = ""
     row.save(update_fields=["automatic", "error"])
+    if moving_in.is_wanted():
+        if not moving_in.move_in(say):
+            return
+    elif not Checkpoint.objects.filter(stage=INIT).exists() and site_origin() is None:
+        register_checkpoint(directory=_write_init_checkpoint())
     resume_voting()
     advance()
 

@@ -16,6 +16,8 @@ from trainer.config import STAGE_TITLES, STAGES
 
 CHART_POINTS = 800
 """A chart shows at most about this many steps; more cannot be told apart on a screen."""
+LONGEST_SOURCE = 1000
+"""Characters of what `up --start` is given."""
 FAILED_FOR_EVERYONE = "It failed; staff can see why."
 """In place of the reason, which may hold paths of this machine and the last words of its programs."""
 
@@ -314,6 +316,22 @@ class Curriculum(models.Model):
     votes_cast = models.PositiveIntegerField(default=0, help_text="How many of them it has cast.")
     voting_until = models.DateTimeField(null=True, blank=True, help_text="Later than this it has lost its worker.")
     error = models.TextField(blank=True, help_text="Why the simulated voter stopped.")
+
+    class Moving(models.TextChoices):
+        """How far the model named by `up --start` has come."""
+
+        NONE = "", "the site began with random weights"
+        UNDER_WAY = "moving", "it is being fetched and checked"
+        FAILED = "failed", "it could not be brought in"
+        DONE = "here", "it is here"
+
+    start_source = models.CharField(
+        max_length=LONGEST_SOURCE, blank=True, help_text="What `up --start` named; empty: nothing."
+    )
+    start_state = models.CharField(max_length=6, choices=Moving.choices, default=Moving.NONE, blank=True)
+    start_text = models.TextField(blank=True, help_text="What is being done, or why it failed and what to do.")
+    start_done = models.PositiveBigIntegerField(default=0, help_text="Bytes of what is being done.")
+    start_total = models.PositiveBigIntegerField(default=0, help_text="All of them; 0 while nobody knows.")
 
     def __str__(self) -> str:
         return f"curriculum ({self.automatic})"

@@ -9,8 +9,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from trainer.config import STAGES
-from webapp.checkpoints.files import inspect_directory
-from webapp.checkpoints.services import import_checkpoint
+from webapp.checkpoints.sources import import_source
 
 
 class Command(BaseCommand):
@@ -22,13 +21,8 @@ class Command(BaseCommand):
         parser.add_argument("--stage", choices=STAGES, help="What a directory from elsewhere counts as.")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        # Imported here: it pulls in torch, which `manage.py` needs for nothing else.
-        from webapp.checkpoints.loading import check_loads
-
         try:
-            inspect_directory(options["directory"], stage=options["stage"])  # refuses hostile files before torch reads
-            check_loads(options["directory"])
-            checkpoint = import_checkpoint(directory=options["directory"], name=options["name"], stage=options["stage"])
+            checkpoint = import_source(str(options["directory"]), name=options["name"], stage=options["stage"])
         except ValueError as error:
             raise CommandError(str(error)) from error
         except OSError as error:

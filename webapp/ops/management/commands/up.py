@@ -47,12 +47,20 @@ class Command(BaseCommand):
         parser.add_argument(
             "--demo", action="store_true", help="this time, walk every stage alone, with a simulated voter"
         )
+        parser.add_argument(
+            "--start",
+            default="",
+            metavar="SOURCE",
+            help="on a fresh DATA_DIR, begin with this model instead of random weights: smollm2-135m-instruct, a "
+            "directory, a .gguf file, or hub:owner/name",
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         check_packages()
+        options["start"] = whole_path(options["start"])
         raise_file_limit()  # for everything started from here
         with lock_data_directory(), bind(options["host"], parse_port(options["port"])) as listener:
-            owner_path = prepare_database(verbosity=options["verbosity"])
+            owner_path = prepare_database(verbosity=options["verbosity"], start=options["start"])
             with (
                 database_held_open(),
                 Supervisor(cwd=settings.BASE_DIR) as supervisor,
@@ -86,6 +94,12 @@ def check_packages() -> None:
         raise CommandError(
             f"Missing: {', '.join(missing)}. Run `make run`, or: pip install -r requirements.lock", returncode=1
         )
+
+
+def whole_path(source: str) -> str:
+    """A path as it was meant where it was typed: the children work in another directory. Other names stay."""
+    path = Path(source).expanduser()
+    return str(path.resolve()) if source and path.exists() else source
 
 
 def parse_port(text: str) -> int:
@@ -130,13 +144,16 @@ def bind(host: str, port: int) -> socket.socket:
         raise CommandError(reason) from error
 
 
-def prepare_database(*, verbosity: int) -> str:
+def prepare_database(*, verbosity: int, start: str = "") -> str:
     """Migrate; returns the path of a fresh owner link while there is no owner, else nothing.
 
-    Leaves no connection behind: what it locked or changed is let go of before the children start.
+    Refuses a `--start` that this site cannot follow. Leaves no connection behind: what it locked or changed is let go
+    of before the children start.
     """
     try:
         call_command("migrate", interactive=False, verbosity=max(0, verbosity - 1))
+        if start:
+            call_command("first_start", "--check", "--start", start)
         said = io.StringIO()
         call_command("owner_link", stdout=said)
         return said.getvalue().strip()
@@ -259,6 +276,7 @@ def site_programs(environment: dict[str, str], listener: int) -> list[Program]:
 
 def first_start_program(environment: dict[str, str], options: dict[str, Any]) -> Program:
     """Writes the first checkpoint and queues the curriculum, in a process of its own that ends."""
-    flags = [flag for flag in ("demo", "no_curriculum") if options[flag]]
-    command = [sys.executable, "manage.py", "first_start", *(f"--{flag.replace('_', '-')}" for flag in flags)]
+    flags = [f"--{flag.replace('_', '-')}" for flag in ("demo", "no_curriculum") if options[flag]]
+    start = ["--start", options["start"]] if options["start"] else []
+    command = [sys.executable, "manage.py", "first_start", *flags, *start]
     return Program(name="first", command=command, env=environment, once=True)

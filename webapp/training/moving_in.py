@@ -1,0 +1,139 @@
+"""A model from elsewhere moves into a fresh site: `manage.py up --start SOURCE`.
+
+The idea: the source is kept in the curriculum's row, and so is how far the import has come. The process of the first
+start does the work and writes it there, a page reads it, the terminal is told the same. What was begun and not finished
+goes on at any start; what failed is tried again at the next. Only an empty site is filled: models that are here stay.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from django.conf import settings
+from django.template.defaultfilters import filesizeformat
+
+from webapp.checkpoints.models import Checkpoint
+from webapp.checkpoints.origin import site_origin
+from webapp.training.models import LONGEST_SOURCE, Curriculum
+
+logger = logging.getLogger(__name__)
+
+WRITTEN_EVERY_S: Final = 0.5
+"""How often the row says how far it is."""
+SAID_EVERY_S: Final = 5.0
+"""And how often the terminal does."""
+
+Moving = Curriculum.Moving
+Say = Callable[[str], None]
+
+
+def source_name(source: str) -> str:
+    """What a source is called: the last part of a path or a hub's name."""
+    return source.rstrip("/").rpartition("/")[2].removeprefix("hub:") or source
+
+
+def same_source(source: str) -> str:
+    """One spelling for one source: a path from wherever it was typed is a whole one."""
+    source = source.strip()
+    return str(Path(source).expanduser().resolve()) if Path(source).expanduser().exists() else source
+
+
+def check_start(source: str) -> str:
+    """What to say of a `--start` that has nothing to do; empty where it has. ValueError refuses it in one sentence."""
+    source = same_source(source)
+    row = Curriculum.objects.first()
+    if row and row.start_state == Moving.DONE and row.start_source == source:
+        return f"{source_name(source)} is here already; --start has nothing to do."
+    if Checkpoint.objects.exists() and not (row and row.start_source == source):
+        raise ValueError(
+            f"{settings.DATA_DIR} holds models already, and --start {source_name(source)} is for an empty site. Leave "
+            "--start out, set DATA_DIR to a new directory, or add the model with `manage.py import_checkpoint`."
+        )
+    return ""
+
+
+def want(source: str) -> None:
+    """Remember what the site is to be raised from; the import is done by `move_in`. ValueError as `check_start`."""
+    if check_start(source):
+        return
+    source = same_source(source)
+    if len(source) > LONGEST_SOURCE:
+        raise ValueError("The name given to --start is too long to be one.")
+    Curriculum.objects.filter(pk=1).exclude(start_source=source, start_state=Moving.UNDER_WAY).update(
+        start_source=source, start_state=Moving.UNDER_WAY, start_text="", start_done=0, start_total=0
+    )
+
+
+def is_wanted() -> bool:
+    """Whether a model from elsewhere is to come in, and is not here yet."""
+    return Curriculum.objects.filter(start_state__in=(Moving.UNDER_WAY, Moving.FAILED)).exists()
+
+
+def move_in(say: Say) -> bool:
+    """Import what the site is to be raised from; True once it is here. `say` gets sentences for the terminal.
+
+    Never raises for what can go wrong with a source: the row keeps the sentence, and the next start tries again.
+    """
+    row = Curriculum.objects.get(pk=1)
+    if not site_origin():  # else a start that was killed between the import and the row
+        say(f"{source_name(row.start_source)} is moving in.")
+        Curriculum.objects.filter(pk=1).update(start_state=Moving.UNDER_WAY, start_text="", start_done=0, start_total=0)
+        try:
+            _import(row.start_source, Progress(say))
+        except (ValueError, OSError) as error:
+            reason = str(error) if isinstance(error, ValueError) else f"{error.strerror}: {error.filename}."
+            return _failed(reason, say)
+        except Exception as error:
+            logger.exception("The import of %s broke", row.start_source)
+            return _failed(f"It broke ({type(error).__name__}); the terminal says where.", say)
+    Curriculum.objects.filter(pk=1).update(start_state=Moving.DONE, start_text="", start_done=0, start_total=0)
+    origin = site_origin()
+    assert origin is not None, "it was imported a moment ago"
+    say(f"{origin.name} is here, {origin.parameters / 1e6:,.0f} million parameters. Chat with it.")
+    return True
+
+
+def _import(source: str, progress: Progress) -> Checkpoint:
+    # Imported here: it pulls in torch, which the web process (it reads this module's row) must not load.
+    from webapp.checkpoints.sources import import_source
+
+    return import_source(source, progress=progress)
+
+
+def _failed(reason: str, say: Say) -> bool:
+    reason = reason if reason.endswith((".", "!", "?")) else f"{reason}."
+    text = f"{reason} The next start tries again."
+    Curriculum.objects.filter(pk=1).update(start_state=Moving.FAILED, start_text=text)
+    say(f"It could not be brought in: {text}")
+    return False
+
+
+class Progress:
+    """Called with what is being done and how many bytes of it, often; writes and says it seldom."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._text = ""
+        self._written = self._said = float("-inf")
+
+    def __call__(self, text: str, done: int = 0, total: int = 0) -> None:
+        now, is_new = time.monotonic(), text != self._text
+        self._text = text
+        is_whole = bool(total) and done >= total
+        if is_new or is_whole or now - self._written >= WRITTEN_EVERY_S:
+            self._written = now
+            Curriculum.objects.filter(pk=1).update(start_text=text, start_done=done, start_total=total)
+        if is_new or is_whole or now - self._said >= SAID_EVERY_S:
+            self._said = now
+            self._say(f"{text}{amount(done, total)}")
+
+
+def amount(done: int, total: int) -> str:
+    """How much of it, in bytes and per cent, where that is known."""
+    if not total:
+        return f": {filesizeformat(done)}" if done else ""
+    return f": {filesizeformat(done)} of {filesizeformat(total)}, {100 * min(done, total) // total} %"
