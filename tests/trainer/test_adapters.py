@@ -140,7 +140,7 @@ def test_what_learns_is_a_module_that_another_model_can_stand_on(model: Language
         parameter.numel() for parameter in adapters.learning(policy)
     )
     average = torch.optim.swa_utils.AveragedModel(learnt)
-    mean = adapters.with_learnt(policy, average.module)
+    mean = adapters.standing_on(policy, average.module)
     assert mean.decoder.embed_tokens.weight is model.decoder.embed_tokens.weight
     average.update_parameters(learnt)
     before = [parameter.detach().clone() for parameter in adapters.learning(policy)]

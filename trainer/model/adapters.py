@@ -127,6 +127,11 @@ def twin(model: Model, replaced: Mapping[int, Tensor] | None = None) -> Model:
     return copy.deepcopy(model, memo | dict(replaced or {}))
 
 
+def copy_of(model: Model) -> Model:
+    """A copy that learns apart from the model: over the same base where there is one, else of everything."""
+    return twin(model) if is_adapted(model) else copy.deepcopy(model)
+
+
 def adapted(model: Model, *, rank: int, generator: torch.Generator, scale: float = ALPHA_PER_RANK) -> Model:
     """A model over the tensors of `model`, which is frozen from now on, with a fresh adapter: at first the same.
 
@@ -165,22 +170,27 @@ def learning(model: nn.Module) -> list[nn.Parameter]:
 
 
 class Learnt(nn.Module):
-    """The parameters of an adapted model that learn, as a module of their own: what is averaged, saved and resumed."""
+    """What an adapted model has to itself, as a module of its own: what is averaged, saved and resumed.
 
-    def __init__(self, model: nn.Module) -> None:
+    Its parameters, that is; a bias that is added to the values is no part of what is learnt.
+    """
+
+    def __init__(self, model: LanguageModel | ScalarModel) -> None:
         super().__init__()
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                self.register_parameter(name.replace(".", "/"), parameter)  # a dot would mean a module
+        for name, tensor in own_tensors(model).items():
+            if isinstance(tensor, nn.Parameter):
+                self.register_parameter(name.replace(".", "/"), tensor)  # a dot would mean a module
 
 
-def learnt(model: nn.Module) -> nn.Module:
+def learnt(model: LanguageModel | ScalarModel) -> nn.Module:
     """What of a model must be kept to resume from: all of it, unless most of it is a frozen base."""
     return Learnt(model) if is_adapted(model) else model
 
 
-def with_learnt(model: Model, learnt: nn.Module) -> Model:
-    """A model over the same base whose own parameters are those of `learnt`, a copy of `Learnt(model)`."""
+def standing_on(model: Model, learnt: nn.Module) -> Model:
+    """The model that a copy of `learnt(model)` makes, over the same base where there is one."""
+    if isinstance(learnt, type(model)):
+        return learnt
     pairs = zip(Learnt(model).parameters(), learnt.parameters(), strict=True)
     return twin(model, {id(mine): other for mine, other in pairs})
 

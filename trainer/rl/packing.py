@@ -8,7 +8,7 @@ row of its own, so hidden states and gradients are the same, up to rounding, for
 A cached prefix does the same, and was no quicker: it pads the branches to one length, and writes keys and values of the
 trunk once per branch. Nothing is padded here but the last of a few packed rows.
 
-Simplification: a packed row's attention scores are all computed, those of branches among each other too, and then masked.
+Simplification: all attention scores of a packed row are computed, those between branches too, and then masked.
 So rows stay short (`LONGEST`), and a larger group is split over several.
 """
 
@@ -33,6 +33,10 @@ class Packed(NamedTuple):
     """Positions [R, L], and who may look at whom [R, 1, L, L]: what a decoder takes."""
     place: Tensor
     """[B, T] indices into the R · L packed tokens; past the end of an original row, any."""
+
+    def to(self, device: torch.device) -> Packed:
+        positions, allowed = self.layout
+        return Packed(self.tokens.to(device), (positions.to(device), allowed.to(device)), self.place.to(device))
 
 
 def pack(sequences: Sequence[Sequence[int]], bundles: Sequence[Sequence[int]]) -> Packed:
@@ -65,6 +69,21 @@ def pack(sequences: Sequence[Sequence[int]], bundles: Sequence[Sequence[int]]) -
     looks, at = branch.unsqueeze(2), branch.unsqueeze(1)  # (R, L, 1), (R, 1, L)
     allowed = ((at == 0) | (looks == at)).tril()
     return Packed(tokens, (positions, allowed.unsqueeze(1)), place)
+
+
+def bundles(sequences: Sequence[Sequence[int]], prompts: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    """Numbers of the sequences that share a prompt, in bundles that make a packed row of at most `LONGEST` tokens."""
+    found: list[list[int]] = []
+    open_: dict[tuple[int, ...], tuple[list[int], int]] = {}
+    for index, (sequence, prompt) in enumerate(zip(sequences, prompts, strict=True)):
+        own = len(sequence) - len(prompt)
+        bundle, length = open_.get(prompt, ([], len(prompt)))
+        if not bundle or length + own > LONGEST:
+            bundle, length = [], len(prompt)
+            found.append(bundle)
+        bundle.append(index)
+        open_[prompt] = (bundle, length + own)
+    return found
 
 
 def shared_length(sequences: Sequence[Sequence[int]]) -> int:

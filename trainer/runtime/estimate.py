@@ -66,8 +66,13 @@ def rows_at_once(model: ModelConfig, *, sequence: int, device: str) -> int:
 
     The stages cut their batches by it (gradient accumulation), so the memory shown beforehand is what a run takes.
     """
+    return max(1, tokens_at_once(model, device=device) // sequence)
+
+
+def tokens_at_once(model: ModelConfig, *, device: str) -> int:
+    """How many tokens go forward and backward together where rows differ in length."""
     room = CPU_ROOM_BYTES if device == "cpu" else GPU_ROOM_BYTES
-    return max(1, room // (sequence * _activation_bytes_per_token(model)))
+    return room // _activation_bytes_per_token(model)
 
 
 def _activation_bytes_per_token(model: ModelConfig) -> int:
