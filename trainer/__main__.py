@@ -23,7 +23,7 @@ from pathlib import Path
 from types import FrameType
 
 from trainer.config import STAGES, available_cores
-from trainer.presets import PRESETS
+from trainer.presets import DEFAULT_PRESET, PRESETS, RECIPES
 
 EXIT_DONE, EXIT_CRASH, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 2, 3
 RUNS = (*STAGES, "run")
@@ -40,7 +40,9 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def common(command: argparse.ArgumentParser, *, parent: bool) -> None:
-        command.add_argument("--preset", default="tiny", help=f"size: {', '.join(PRESETS)} (default: tiny)")
+        sizes, recipes = ", ".join(PRESETS), ", ".join(RECIPES)
+        known = f"size: {sizes}; for a model from elsewhere: {recipes} (default: the parent's, or what fits it)"
+        command.add_argument("--preset", help=known if parent else f"size: {sizes} (default: tiny)")
         command.add_argument("--out", type=Path, required=True, help="directory to write to")
         command.add_argument("--seed", type=int, default=0)
         command.add_argument("--data", type=Path, help="directory of own text instead of the shipped corpus")
@@ -63,7 +65,10 @@ def build_parser() -> argparse.ArgumentParser:
     everything = commands.add_parser("all", help="every stage, simulated voters, report card")
     common(everything, parent=False)
     everything.add_argument(
-        "--taste", choices=sorted(TASTES), action="append", help="what the voters like; repeat for more branches"
+        "--taste",
+        action="append",
+        metavar="TASTE",
+        help=f"what the voters like: {', '.join(TASTES)} or sentences:N; repeat for more branches",
     )
     run = commands.add_parser("run", help="one run described by a JSON file (for workers)")
     run.add_argument("spec", type=Path)
@@ -171,7 +176,7 @@ def _command(options: argparse.Namespace) -> int:
             from trainer.pipeline import run_all
 
             run_all(
-                preset=options.preset,
+                preset=options.preset or DEFAULT_PRESET,
                 out_dir=options.out,
                 seed=options.seed,
                 data=options.data,
@@ -212,14 +217,15 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, object]:
 def _stage(options: argparse.Namespace, should_stop: _StopFlag) -> int:
     """A stage started by hand: progress bar, Ctrl-C saves."""
     from trainer.reports import ProgressBar
-    from trainer.run import RunSpec, execute
+    from trainer.run import RunSpec, execute, preset_of
     from trainer.runtime.errors import Stopped
 
+    parent = getattr(options, "parent", None)
     spec = RunSpec(
         stage=options.command,
-        preset=options.preset,
+        preset=options.preset or (preset_of(parent) if parent else DEFAULT_PRESET),
         seed=options.seed,
-        parent=getattr(options, "parent", None),
+        parent=parent,
         reward_model=getattr(options, "reward_model", None),
         votes=getattr(options, "votes", None),
         data=options.data,

@@ -358,8 +358,11 @@ class GRPOConfig(AdaptingConfig):
     anchor_sequence: int = 2048
     """Tokens of such a row, at most: a model that takes in fewer reads shorter ones, and one that takes in 8,192 would
     need 13 GB for a row of them."""
+    anchor_answers: int = 0
+    """Prompts to vote on that the parent answers itself when the run starts, to be held to these answers; 0 takes the
+    corpus's conversations. What a model from elsewhere would have said is in no corpus of ours."""
     hardest: int = 4
-    """Hardest difficulty in the problem mix (problems.py has 1 to 4)."""
+    """Hardest difficulty in the problem mix, of the problems that say theirs (problems.py has 1 to 4)."""
     solved_low: float = 0.2
     """The problem mix gets easier while fewer than this share is solved."""
     solved_high: float = 0.8

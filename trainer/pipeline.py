@@ -30,7 +30,7 @@ from trainer.run import RunSpec, check_corpus, check_directory, execute, fit_cor
 from trainer.runtime import machine
 from trainer.runtime.seeds import derive_seed, random_generator
 from trainer.stages.reward import split_by_prompt
-from trainer.world import shipped
+from trainer.world import PLAIN, corpus_for
 from trainer.world.tastes import SimulatedVoter, Taste, get_taste
 
 
@@ -53,9 +53,12 @@ def run_all(
     data with a part missing, before anything is trained, and for an `out_dir` that holds other runs than these.
     """
     check_directory(out_dir)
+    get_preset(preset).check_makes_models()
+    for taste_name in tastes or ():
+        get_taste(taste_name)
     changes = _by_stage(settings or {})
     configs = _checked_configs(preset, changes)
-    corpus = from_directory(data) if data else shipped(size=preset)
+    corpus = from_directory(data) if data else corpus_for(preset)
     recorded = bool(corpus.comparisons) and not tastes
     branches = ["recorded"] if recorded else list(dict.fromkeys(tastes or [get_preset(preset).taste]))
     stages = [stage for stage in STAGES if stage != GRPO or corpus.problems]
@@ -134,7 +137,7 @@ def run_all(
         "corpus": {"name": corpus.name, "sha256": corpus.sha256},
         "xz_bits_per_byte": xz_bits_per_byte(corpus.documents, corpus.held_out_documents),
         "tastes": branches,
-        "scope": _scope(data),
+        "scope": _scope(data, corpus),
         "checkpoints": judgements,
         "training_seconds": round(sum(entry["seconds"] or 0.0 for entry in judgements), 1),
     }
@@ -219,15 +222,19 @@ def simulate_votes(
 def evaluate_directory(checkpoint: Path, data: Path | None) -> dict[str, Any]:
     """The report-card entry of one checkpoint on the held-out part of a corpus."""
     info = read_info(checkpoint)
-    corpus = from_directory(data) if data else shipped(size=info.get("preset") or "tiny")
+    corpus = from_directory(data) if data else corpus_for(str(info.get("preset") or ""))
     limit = answer_tokens_of(info)
     corpus = fit_corpus(corpus, checkpoint, [], max_new_tokens=limit, say=lambda text: print(text, file=sys.stderr))
-    return _rounded(evaluate_checkpoint(checkpoint, corpus=corpus, max_new_tokens=limit)) | {"scope": _scope(data)}
+    return _rounded(evaluate_checkpoint(checkpoint, corpus=corpus, max_new_tokens=limit)) | {
+        "scope": _scope(data, corpus)
+    }
 
 
-def _scope(data: Path | None) -> dict[str, str]:
+def _scope(data: Path | None, corpus: Corpus) -> dict[str, str]:
     """What the figures on this corpus are a claim about."""
-    return scope.OWN if data else scope.SHIPPED
+    if data:
+        return scope.OWN
+    return scope.PLAIN if corpus.name == PLAIN else scope.SHIPPED
 
 
 def _checked_configs(preset: str, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -26,13 +26,13 @@ from trainer.evaluation.alarms import doubts_about
 from trainer.lineage import Inputs, check_same_run, describe_run
 from trainer.model.checkpoint import CONFIG, STAGE, WEIGHTS, read_info, read_json, read_shape, write_json
 from trainer.model.tokenizer import Tokenizer
-from trainer.presets import Preset, get_preset
+from trainer.presets import DEFAULT_PRESET, PRESETS, Preset, get_preset, usual_preset
 from trainer.runtime import machine
 from trainer.runtime.errors import Stopped
 from trainer.runtime.files import RESUME_RUN, RESUME_STATE, sha256_file
 from trainer.runtime.loop import Report, clear_resume
 from trainer.stages import grpo, init, ppo, pretrain, reward, sft
-from trainer.world import shipped
+from trainer.world import corpus_for
 
 TRAIN: Mapping[str, Callable[..., Path]] = {
     "init": init.train,
@@ -44,14 +44,14 @@ TRAIN: Mapping[str, Callable[..., Path]] = {
 }
 
 NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
-    INIT: ("held_out_documents",),
-    PRETRAIN: ("held_out_documents",),
+    INIT: ("documents", "held_out_documents"),
+    PRETRAIN: ("documents", "held_out_documents"),
     SFT: ("conversations",),
     REWARD: (),
     PPO: ("preference_prompts", "held_out_preference_prompts"),
     GRPO: ("problems",),
 }
-"""The parts of a corpus no stage can do without. Every corpus has documents, and votes are a file of their own."""
+"""The parts of a corpus no stage can do without. Votes are a file of their own."""
 
 USED_BY: Final[Mapping[str, tuple[str, ...]]] = {
     "votes": (REWARD,),
@@ -61,6 +61,10 @@ USED_BY: Final[Mapping[str, tuple[str, ...]]] = {
 """What a description may name, and the stages that make anything of it."""
 
 SUPPLY: Final[Mapping[str, tuple[str, str]]] = {
+    "documents": (
+        "documents to pre-train on",
+        'Put a .txt file there, or records with "text".',
+    ),
     "held_out_documents": (
         "document to hold out",
         'Add a second one: a blank line or <|endoftext|> parts the documents of a .txt file, and a record with "text" '
@@ -78,7 +82,11 @@ SUPPLY: Final[Mapping[str, tuple[str, str]]] = {
         "second short prompt to hold out",
         'Add records with "chosen" and "rejected", or with "instruction" and "output".',
     ),
-    "problems": ("problems", 'Add records with "question" and a number as "answer".'),
+    "problems": (
+        "problems",
+        'Add records with "question" and a number as "answer", with "choices" and "answerKey", with "accept" or with '
+        '"pattern".',
+    ),
 }
 """What each of them is called, and which records of a data directory supply it (.jsonl, .json or .parquet)."""
 
@@ -138,6 +146,7 @@ class RunSpec:
     def stage_config(self) -> Any:
         """The stage's settings with this run's changes; ValueError names what is unknown or cannot be."""
         if self.stage == INIT:
+            get_preset(self.preset).check_makes_models()
             if self.config:
                 raise ValueError(f"init has no setting {', '.join(self.config)}: its preset says it all.")
             return None
@@ -148,12 +157,24 @@ class RunSpec:
         return dataclasses.replace(base, **self.config)
 
 
+def preset_of(parent: Path) -> str:
+    """The preset for a run from this checkpoint, where nobody names one."""
+    recorded = str(read_json(parent / STAGE).get("preset") or "") if (parent / STAGE).is_file() else ""
+    if recorded in PRESETS:
+        return recorded
+    try:
+        return usual_preset(recorded, read_shape(parent).parameters)
+    except ValueError:  # it is no model that can be loaded, which the run will say
+        return DEFAULT_PRESET
+
+
 def load_corpus(spec: RunSpec, check: Callable[[], None] = lambda: None) -> Corpus:
-    """The directory the run names, or the shipped corpus at the preset's size.
+    """The directory the run names, else what the project ships for such a model: a world for those of our own, plain
+    English for those from elsewhere.
 
     `check` is called often while files are read, and ends it by raising.
     """
-    return from_directory(spec.data, check=check) if spec.data else shipped(size=spec.preset)
+    return from_directory(spec.data, check=check) if spec.data else corpus_for(spec.preset)
 
 
 def check_corpus(corpus: Corpus, stages: Collection[str], *, source: str | Path) -> None:

@@ -599,7 +599,7 @@ def test_it_names_a_parquet_file_in_a_form_that_pyarrow_does_not_read(
 
 
 def test_it_refuses_text_that_is_not_utf8_and_directories_without_text(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="holds no documents"):
+    with pytest.raises(ValueError, match="holds nothing to learn from"):
         from_directory(tmp_path)
     with pytest.raises(ValueError, match="is not a directory"):
         from_directory(tmp_path / "missing")

@@ -17,11 +17,12 @@ from trainer.model.decoder import LanguageModel
 from trainer.model.engine import END, LENGTH, Completion, Engine, Sampling
 from trainer.model.tokenizer import Tokenizer
 from trainer.rl.rollout import Rollout
+from trainer.rl.shelves import by_difficulty, choose_problems, next_level
 from trainer.runtime.errors import Diverged, Stopped
 from trainer.runtime.optim import adamw
 from trainer.runtime.seeds import random_generator
 from trainer.stages import grpo
-from trainer.tasks.problem import Problem, Verdict
+from trainer.tasks.problem import UNKNOWN, Problem, Verdict
 
 CONFIG = GRPOConfig(steps=4, problems=3, group=4, minibatch=8, lr=1e-3, max_new_tokens=8, evaluations=2)
 
@@ -33,11 +34,13 @@ def inputs(tmp_path: Path, model: LanguageModel, tokenizer: Tokenizer) -> Inputs
 
 @pytest.fixture
 def guessing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Grade by whether a text is even long, so that an untrained model has something to learn."""
-    verdict = Verdict(correct=True, answer="1", worked_steps=False)
-    wrong = dataclasses.replace(verdict, correct=False)
-    monkeypatch.setattr(grpo, "grade", lambda answer, text: verdict if len(text) % 2 == 0 else wrong)
+    """Answers count although they are cut off, so that an untrained model has something to learn by `guess`."""
     monkeypatch.setattr(Rollout, "is_complete", True)
+
+
+def guess(problem: Problem, text: str) -> Verdict:
+    """A judge that likes texts of even length."""
+    return Verdict(correct=len(text) % 2 == 0, answer="1", worked_steps=False)
 
 
 def rollout(reward: float, *, group: int, finish_reason: str = END, size: int = 2) -> Rollout:
@@ -60,7 +63,7 @@ def run_update(kept: list[Rollout], model: LanguageModel, config: GRPOConfig = C
 def test_it_solves_more(tmp_path: Path, inputs: Inputs) -> None:
     config = dataclasses.replace(CONFIG, steps=25, problems=6, group=8, minibatch=24, lr=3e-3)
     report = small.Recorder()
-    grpo.train(config, inputs, tmp_path / "out", report, small.never)
+    grpo.train(config, inputs, tmp_path / "out", report, small.never, judge=guess)
     assert report.metrics[1]["solved"] < 0.8
     assert sum(report.metrics[step]["solved"] for step in (23, 24, 25)) / 3 > 0.95
 
@@ -68,7 +71,7 @@ def test_it_solves_more(tmp_path: Path, inputs: Inputs) -> None:
 @pytest.mark.usefixtures("guessing")
 def test_it_reports_what_a_person_watches(tmp_path: Path, inputs: Inputs) -> None:
     report = small.Recorder()
-    out = grpo.train(CONFIG, inputs, tmp_path / "out", report, small.never)
+    out = grpo.train(CONFIG, inputs, tmp_path / "out", report, small.never, judge=guess)
     watched = {"solved", "mean_reward", "kl", "entropy", "zero_variance", "length", "level", "first_ratio", "ended"}
     for step in range(1, 5):
         assert watched <= report.metrics[step].keys()
@@ -86,11 +89,11 @@ def test_it_reports_what_a_person_watches(tmp_path: Path, inputs: Inputs) -> Non
 @pytest.mark.parametrize("checks", [1, 2, 3])
 def test_it_resumes_to_the_same_bytes(tmp_path: Path, inputs: Inputs, checks: int) -> None:
     config = dataclasses.replace(CONFIG, solved_high=0.3)  # so that the difficulty moves, and must be remembered
-    whole = grpo.train(config, inputs, tmp_path / "whole", small.Recorder(), small.never)
+    whole = grpo.train(config, inputs, tmp_path / "whole", small.Recorder(), small.never, judge=guess)
     with pytest.raises(Stopped):
-        grpo.train(config, inputs, tmp_path / "cut", small.Recorder(), small.after(checks))
+        grpo.train(config, inputs, tmp_path / "cut", small.Recorder(), small.after(checks), judge=guess)
     report = small.Recorder()
-    cut = grpo.train(config, inputs, tmp_path / "cut", report, small.never)
+    cut = grpo.train(config, inputs, tmp_path / "cut", report, small.never, judge=guess)
     assert report.started == (checks, 4)
     assert small.weights(cut) == small.weights(whole)
     assert small.weights(whole) != small.weights(inputs.parent)  # type: ignore[arg-type]
@@ -103,7 +106,7 @@ def test_an_anchor_keeps_what_the_reward_does_not_ask_for(tmp_path: Path, inputs
     for weight in (0.001, 10.0):
         config = dataclasses.replace(CONFIG, steps=12, anchor_weight=weight)
         report = small.Recorder()
-        grpo.train(config, inputs, tmp_path / str(weight), report, small.never)
+        grpo.train(config, inputs, tmp_path / str(weight), report, small.never, judge=guess)
         first, *_, drifts[weight] = [found["anchor_kl"] for found in report.metrics.values() if "anchor_kl" in found]
         assert first < drifts[weight]  # a round's mean: its first step starts at nothing
     assert drifts[10.0] < 0.5 * drifts[0.001]
@@ -281,23 +284,52 @@ def test_it_pulls_towards_the_parent_when_asked_to(model: LanguageModel) -> None
 
 
 def test_it_steers_the_difficulty() -> None:
-    shelves = grpo.by_difficulty(small.corpus().problems, hardest=4)
+    shelves = by_difficulty(small.corpus().problems, hardest=4)
     assert list(shelves) == [1, 2, 3]
-    assert grpo.next_level(2.0, 0.81, CONFIG, shelves) == 2.25
-    assert grpo.next_level(2.0, 0.5, CONFIG, shelves) == 2.0
-    assert grpo.next_level(2.0, 0.19, CONFIG, shelves) == 1.75
-    assert grpo.next_level(3.0, 1.0, CONFIG, shelves) == 3.0
-    assert grpo.next_level(1.0, 0.0, CONFIG, shelves) == 1.0
+    assert next_level(2.0, 0.81, CONFIG, shelves) == 2.25
+    assert next_level(2.0, 0.5, CONFIG, shelves) == 2.0
+    assert next_level(2.0, 0.19, CONFIG, shelves) == 1.75
+    assert next_level(3.0, 1.0, CONFIG, shelves) == 3.0
+    assert next_level(1.0, 0.0, CONFIG, shelves) == 1.0
 
 
 @pytest.mark.parametrize(("hardest", "kept"), [(4, [1, 2, 3]), (2, [1, 2]), (0, [1])])
 def test_it_leaves_out_what_is_too_hard_but_never_everything(hardest: int, kept: list[int]) -> None:
-    assert list(grpo.by_difficulty(small.corpus().problems, hardest=hardest)) == kept
+    assert list(by_difficulty(small.corpus().problems, hardest=hardest)) == kept
 
 
 def test_it_practises_what_was_learnt_and_meets_early_what_comes_next() -> None:
-    shelves = grpo.by_difficulty(small.corpus().problems, hardest=4)
-    chosen = grpo.choose_problems(shelves, 20_000, level=2.0, generator=random_generator(0, "problems"))
+    shelves = by_difficulty(small.corpus().problems, hardest=4)
+    chosen = choose_problems(shelves, 20_000, level=2.0, generator=random_generator(0, "problems"))
     shares = [sum(problem.difficulty == number for problem in chosen) / 20_000 for number in (1, 2, 3)]
     total = 2 + math.exp(-1)
     assert shares == pytest.approx([1 / total, 1 / total, math.exp(-1) / total], abs=0.015)
+
+
+@pytest.mark.usefixtures("guessing")
+@pytest.mark.parametrize("checks", [1, 3])
+def test_it_resumes_exactly_where_problems_do_not_say_how_hard_they_are(
+    tmp_path: Path, inputs: Inputs, checks: int
+) -> None:
+    """What was solved so far chooses the next problems, and the parent's own answers hold it: both are remembered."""
+    unknown = [dataclasses.replace(problem, difficulty=UNKNOWN) for problem in inputs.corpus.problems]
+    inputs = dataclasses.replace(inputs, corpus=small.corpus(problems=unknown, conversations=[]))
+    config = dataclasses.replace(CONFIG, anchor_answers=4)
+    whole_report, report = small.Recorder(), small.Recorder()
+    whole = grpo.train(config, inputs, tmp_path / "whole", whole_report, small.never, judge=guess)
+    with pytest.raises(Stopped):
+        grpo.train(config, inputs, tmp_path / "cut", small.Recorder(), small.after(checks), judge=guess)
+    cut = grpo.train(config, inputs, tmp_path / "cut", report, small.never, judge=guess)
+    assert small.weights(cut) == small.weights(whole)
+    assert whole_report.logs == ["It is held to 4 answers that its parent gave to prompts of the corpus."]
+    assert report.logs == []  # it does not ask again: the policy is not the parent any more
+    assert all("anchor_kl" in found for step, found in whole_report.metrics.items() if step and found["updates"])
+
+
+def test_it_goes_on_without_an_anchor_and_says_so(tmp_path: Path, inputs: Inputs) -> None:
+    inputs = dataclasses.replace(inputs, corpus=small.corpus(conversations=[]))
+    report = small.Recorder()
+    grpo.train(dataclasses.replace(CONFIG, steps=1), inputs, tmp_path / "out", report, small.never)
+    assert report.logs == [
+        "There are no conversations about anything else. So nothing but its problems holds the model to its parent."
+    ]

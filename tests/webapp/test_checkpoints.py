@@ -99,13 +99,15 @@ def test_it_refuses_any_file_that_differs_from_its_recorded_hash(directory: Path
 def test_it_imports_a_foreign_directory_as_what_its_tokenizer_suggests(directory: Path) -> None:
     (directory / "stage.json").unlink()
     (directory / "tokenizer_config.json").write_text(json.dumps({"chat_template": "{{ messages }}"}))
-    (directory / "README.md").write_text("not copied")
+    (directory / "README.md").write_text("copied")
+    (directory / "notes.txt").write_text("not copied")
 
     checkpoint = import_checkpoint(directory=directory)
 
     assert checkpoint.stage == "sft"
     assert checkpoint.name == "model"
-    assert not (checkpoint.path / "README.md").exists()
+    assert (checkpoint.path / "README.md").read_text() == "copied"
+    assert not (checkpoint.path / "notes.txt").exists()
     assert json.loads((checkpoint.path / "stage.json").read_text())["imported"] is True
     assert inspect_directory(checkpoint.path).weights_sha256 == checkpoint.weights_sha256
 

@@ -167,3 +167,16 @@ def test_a_walk_under_way_stays_one_that_began_with_random_weights(migrate: Call
     row = apps.get_model("training", "Curriculum").objects.get()
     assert (row.automatic, row.taste, row.votes_wanted) == ("demo", "shorter", 40)
     assert (row.start_source, row.start_state, row.start_text, row.start_total) == ("", "", "", 0)
+
+
+def test_checkpoints_of_before_came_from_nowhere_else(migrate: Callable[[Targets], Apps]) -> None:
+    apps = migrate([("checkpoints", "0006_checkpoint_answer_tokens")])
+    fields = {"stage": "sft", "name": "sft 1", "weights_sha256": "0" * 64, "parameters": 1, "bytes": 1}
+    apps.get_model("checkpoints", "Checkpoint").objects.create(directory="sft-1", **fields)
+
+    apps = migrate([("checkpoints", "0007_where_an_import_came_from")])
+
+    Checkpoint = apps.get_model("checkpoints", "Checkpoint")
+    row = Checkpoint.objects.get()
+    assert (row.name, row.licence, row.source, row.revision, row.source_sha256) == ("sft 1", "", "", "", "")
+    Checkpoint.objects.create(directory="sft-2", licence="mit", source="hub:small/fox", revision="0" * 40, **fields)

@@ -310,7 +310,7 @@ def test_staff_take_the_next_step(staff_client: Any, staff: Any, make_checkpoint
     queued = TrainingRun.objects.get()
     assert (queued.stage, queued.preset, queued.requested_by) == ("pretrain", "smoke", staff)
     answer = staff_client.post(reverse("training:next_step"), {"taste": "louder"}, follow=True)
-    assert "Choose one of the tastes offered." in answer.content.decode()
+    assert "choose one of shorter, friendlier, example, list" in answer.content.decode()
     answer = staff_client.post(reverse("training:next_step"), {"shown": shown[1]}, follow=True)
     assert "the next step is another one by now: Pre-training is queued." in answer.content.decode()
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from trainer.asked import Asked, Message
 from trainer.data.preferences import Comparison, to_record
-from trainer.tasks.problem import Problem
+from trainer.tasks.problem import WORKED, Problem
 from trainer.tasks.question import Question
 
 SAMPLE_PROMPTS: Final = (
@@ -111,9 +111,13 @@ def _sha256(parts: Iterable[Iterable[Any]], check: Callable[[], None]) -> str:
     return digest.hexdigest()
 
 
+_USUAL: Final[dict[str, Any]] = {"system": "", "kind": WORKED, "options": (), "accept": ()}
+"""What most problems have in the fields that came later. (Questions accept something.)"""
+
+
 def _fields(item: Question | Problem) -> dict[str, Any]:
-    """What is hashed of a question or problem; a system text where there is one, so that others keep their hash."""
-    return {name: value for name, value in asdict(item).items() if name != "system" or value}
+    """What is hashed of a question or problem; what is usual is left out, so that those from before keep their hash."""
+    return {name: value for name, value in asdict(item).items() if name not in _USUAL or value != _USUAL[name]}
 
 
 def _hashed(asked: Asked) -> str | dict[str, str]:

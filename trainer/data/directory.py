@@ -72,8 +72,8 @@ def read_directory(path: Path, check: Callable[[], None] = lambda: None) -> _Fou
             found.problems.append(value)
         else:
             found.conversations.append(value)
-    if not found.documents:
-        raise ValueError(f"{path} holds no documents to pre-train on; put a .txt or a .jsonl file with texts there.")
+    if not (found.documents or found.conversations or found.comparisons or found.problems):
+        raise ValueError(f"{path} holds nothing to learn from; put a .txt or a .jsonl file with texts there.")
     return found
 
 
@@ -208,7 +208,7 @@ def split_directory(path: Path, seed: int, check: Callable[[], None] = lambda: N
     found = read_directory(path, check)
     check()
     rng = random.Random(f"directory/{seed}")
-    documents, held_out_documents = split(_distinct("documents", found.documents))
+    documents, held_out_documents = split(_distinct("documents", found.documents)) if found.documents else ([], [])
     by_prompt = {problem.prompt: problem for problem in found.problems}
     problems = [by_prompt[prompt] for prompt in _distinct("problems", (problem.prompt for problem in found.problems))]
     kept = [problem for problem in problems if not is_held_out(problem.prompt)]
@@ -250,8 +250,8 @@ def _split_prompts(asked: list[Asked]) -> tuple[list[Asked], list[Asked]]:
 def from_directory(path: Path, seed: int = 0, check: Callable[[], None] = lambda: None) -> Corpus:
     """Public data below `path` as a corpus; see `trainer.data.reader` and `.records` for what is recognised.
 
-    Only documents are required: without conversations, comparisons or problems the later stages have nothing
-    to learn from and say so. ValueError names the file and record that is wrong, or says what is missing. `check` is
+    No kind of record is required: a stage without anything to learn from says so, and a model from elsewhere may need
+    nothing but problems. ValueError names the file and record that is wrong, or says what is missing. `check` is
     called often meanwhile, and ends it by raising.
     """
     parts = split_directory(path, seed, check)

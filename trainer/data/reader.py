@@ -36,9 +36,10 @@ from trainer.data.preferences import (
     to_record,
     whole_characters,
 )
-from trainer.data.records import DOCUMENT, LeftOut, Taken
+from trainer.data.records import DOCUMENT, LeftOut, Taken, counted_difficulty
 from trainer.runtime.reading import NotAFile, Reader, check_kind
-from trainer.tasks.problem import Problem
+from trainer.tasks.choice import listed
+from trainer.tasks.problem import CHOICE, PATTERN, TEXT, UNKNOWN, Problem
 
 log = logging.getLogger(__name__)
 
@@ -92,12 +93,31 @@ def described(read: Read, directory: Path) -> dict[str, Any]:
     if isinstance(value, Comparison):
         content = {name: part for name, part in to_record(value).items() if name != "voter"}
     elif isinstance(value, Problem):
-        content = {"system": value.system} if value.system else {}
-        content |= {"question": value.prompt, "answer": value.answer, "worked": value.worked}
+        content = _described_problem(value)
     else:
         content = {"text" if isinstance(value, str) else "messages": value}
     note = {"note": read.taken.note} if read.taken.note else {}
     return {"kind": read.taken.kind, **where, **content, **note}
+
+
+def _described_problem(problem: Problem) -> dict[str, Any]:
+    """A problem in the notation its kind is read from."""
+    content: dict[str, Any] = {"system": problem.system} if problem.system else {}
+    content["question"] = problem.prompt
+    counted = UNKNOWN
+    if problem.kind == CHOICE:
+        content["question"] = problem.prompt.removesuffix(listed(problem.options)).rstrip()
+        content |= {"choices": list(problem.options), "answerKey": problem.answer}
+    elif problem.kind == TEXT:
+        content["accept"] = list(problem.accept)
+    elif problem.kind == PATTERN:
+        content["pattern"] = problem.answer
+    else:
+        content["answer"] = problem.answer
+        counted = counted_difficulty(problem.prompt, problem.worked)
+    if problem.difficulty != counted:
+        content["difficulty"] = problem.difficulty
+    return content | {"worked": problem.worked}
 
 
 # --- Files -------------------------------------------------------------------------------------------

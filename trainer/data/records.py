@@ -10,8 +10,15 @@ capitals, dashes and spaces. In this order:
 - `messages`, `conversations` and the like: a conversation, in OpenAI's or ShareGPT's notation;
 - `instruction` (with `input` or `context`), `prompt`, `question`, `query` or `input` beside `output`, `response` or
   `completion`: a conversation of one exchange, after the `history` if there is one;
-- `question` or `problem` beside `answer` or `final`, SVAMP's `Body`, and `context` beside `continuation`: a problem,
-  if the answer is a number;
+- a problem, which says how an answer to it is checked (tasks/problem.py), by the first of these that stands beside
+  `question` or `problem` (or `prompt`, `query` and `instruction`):
+    - `choices` or `options` (texts, "A) text", texts by letter, or objects with `label` and `text`; at most ten) with
+      the right one in `answerKey`, `correct`, `gold`, `answer` or `label`: a letter, a number from 0, or its text,
+    - `accept`: a text, or a list of texts that are all right,
+    - `pattern`: a regular expression that a right answer contains,
+    - `answer` or `final`, SVAMP's `Body`, and `context` beside `continuation`: a number or fraction.
+  How hard it is: `difficulty` or `level` (1 or more, "Level 3", or easy, medium, hard), else the number of steps where
+  it has any; else the model finds out;
 - `text`, `content` or `document`: a document.
 
 A `system` text that stands beside them becomes the first turn. An answer of weight 0 is read and not learnt from.
@@ -22,22 +29,23 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from trainer.asked import Message
 from trainer.data.preferences import OUTCOMES, Comparison, one_line_end, whole_characters
-from trainer.tasks.numbers import extract_answer, normalise_number, stated_answer
-from trainer.tasks.problem import Problem
+from trainer.tasks.choice import LETTERS, letter_of, listed
+from trainer.tasks.final import gold_number, named_number
+from trainer.tasks.numbers import stated_answer
+from trainer.tasks.patterns import check_pattern
+from trainer.tasks.problem import CHOICE, LONGEST_GRADED, NUMBER, PATTERN, TEXT, UNKNOWN, Problem, judge
+from trainer.tasks.words import plain_text
 
 DOCUMENT, CONVERSATION, COMPARISON, PROBLEM = "document", "conversation", "comparison", "problem"
 
 LONGEST_PROMPT_BYTES: Final = 500
 """Longest problem, question or prompt to vote on, about 80 words of English. In bytes, because not every script has
 spaces between its words, and because a text has no more tokens than bytes."""
-
-LONGEST_GRADED: Final = 4000
-"""Characters of an answer that are searched for its number, from its end, as where a model's answer is graded."""
 
 _USERS: Final = ("user", "human", "prompter")
 _ASSISTANTS: Final = ("assistant", "gpt", "bot", "chatbot", "chatgpt", "model", "ai")
@@ -61,6 +69,15 @@ _MORE: Final = ("input", "context")
 _ANSWER: Final = ("output", "response", "completion")
 _PROBLEM: Final = ("question", "problem")
 _RESULT: Final = ("final", "final_answer")
+_CHOICES: Final = ("choices", "options")
+_RIGHT_CHOICE: Final = ("answer_key", "correct", "gold", "answer_index", "answer", "label")
+_ACCEPT: Final = ("accept", "accepted", "accepted_answers")
+_PATTERN: Final = ("pattern", "regex")
+_CHECKED: Final = ("question", "problem", "prompt", "query", "instruction")
+"""What is asked, where the record says how the answer is checked."""
+_DIFFICULTY: Final = ("difficulty", "level")
+_WORDS_OF_DIFFICULTY: Final = {"easy": 1, "medium": 2, "intermediate": 2, "hard": 3}
+MOST_DIFFICULT: Final = 100
 _TEXT: Final = ("text", "content", "document")
 _ROLE: Final = ("role", "from", "speaker")
 _SAID: Final = ("content", "value", "text")
@@ -97,6 +114,8 @@ def take(record: Any, source: str) -> Taken:
         return Taken(kind=COMPARISON, value=comparison, note=note)
     if (talk := _first(fields, _TALK)) and _says(fields, talk):
         return Taken(kind=CONVERSATION, value=_conversation(fields, _turns(fields[talk])))
+    if problem := _checked(fields, source):
+        return Taken(kind=PROBLEM, value=problem)
     asked, answer = _first(fields, _ASKED), _answer_field(fields)
     is_answered = answer is not None and _says(fields, answer)
     if not (asked and is_answered) and (problem := _problem(fields, source)):
@@ -171,6 +190,7 @@ def _lacks_an_answer(record: Mapping[Any, Any], fields: Fields) -> bool:
 def _fault(record: Mapping[Any, Any], fields: Fields) -> str:
     """Why a record is of no kind: a field that should say something does not, or none of them is known."""
     known = {*_CHOSEN, *_REJECTED, *_TALK, *_ASKED, *_ANSWER, *_PROBLEM, *_RESULT, *_TEXT, "answer", "continuation"}
+    known |= {*_CHOICES, *_ACCEPT, *_PATTERN}
     known.remove("input")  # most instructions have none
     empty = [
         name
@@ -463,8 +483,102 @@ def _worked(prompt: str, answer: str, steps: str) -> str:
     return steps if stated_answer(steps[-LONGEST_GRADED:]) == answer else f"{steps} The answer is {answer}.".strip()
 
 
+def _checked(fields: Fields, source: str) -> Problem | None:
+    """The problem in a record that says how an answer to it is checked, other than by a number; None for any other."""
+    question = _first(fields, _CHECKED)
+    if question is None:
+        return None
+    value = fields[question]
+    if isinstance(value, dict):  # AI2's own files: the choices stand in the question
+        fields = {**value, **fields}
+        question = "stem" if isinstance(value.get("stem"), str) else question
+    if not _says(fields, question):
+        return None
+    names = [_first(fields, names) for names in (_CHOICES, _ACCEPT, _PATTERN)]
+    choices, accept, pattern = (name if name is not None and _says(fields, name) else None for name in names)
+    if choices and (right := _first(fields, _RIGHT_CHOICE)) and isinstance(fields[choices], list | dict):
+        return _choice(fields, question, _options(fields[choices]), fields[right], source)
+    if accept:
+        given = fields[accept] if isinstance(fields[accept], list) else [fields[accept]]
+        texts = tuple(dict.fromkeys(text for one in given if (text := _said(one, f"an entry of {accept!r}"))))
+        if not texts:
+            raise LeftOut(f"there is no text in {accept}")
+        return _finished(fields, _asked(fields, question), texts[0], source, kind=TEXT, worked=texts[0], accept=texts)
+    if pattern:
+        expression = fields[pattern]
+        if not isinstance(expression, str):
+            raise LeftOut("its pattern should be a text")
+        try:
+            check_pattern(expression)
+        except ValueError as error:
+            raise LeftOut(str(error)) from error
+        return _pattern(fields, _asked(fields, question), expression, source)
+    return None
+
+
+def _asked(fields: Fields, question: str) -> str:
+    return _joined(fields, ("context", question))
+
+
+def _options(value: Any) -> list[str]:
+    """The texts to choose from, in order, without letters before them."""
+    if isinstance(value, dict):
+        texts = value.get("text", value.get("texts"))
+        value = texts if isinstance(texts, list) else [value[letter] for letter in sorted(value)]
+    options = []
+    for place, one in enumerate(value):
+        text = _said(one.get("text") if isinstance(one, dict) else one, "a choice")
+        letter = LETTERS[place : place + 1]
+        options.append(re.sub(rf"^\(?{letter}[).:] *(?=\S)", "", text) if letter else text)
+    if not 2 <= len(options) <= len(LETTERS):
+        raise LeftOut(f"a choice is between 2 and {len(LETTERS)} options, not {len(options)}")
+    if not all(options) or len({plain_text(option) for option in options}) < len(options):
+        raise LeftOut("an option is empty or repeats another one")
+    return options
+
+
+def _choice(fields: Fields, question: str, options: list[str], right: Any, source: str) -> Problem:
+    letter = _right_letter(right, options)
+    prompt = _asked(fields, question)
+    if options != list(LETTERS[: len(options)]):  # else the question lists them, and these are their letters
+        prompt += f"\n{listed(options)}"
+    steps = clean(fields["rationale"]) if isinstance(fields.get("rationale"), str) else ""
+    return _finished(
+        fields,
+        prompt,
+        letter,
+        source,
+        kind=CHOICE,
+        worked=f"{steps}\nThe answer is ({letter}).".strip(),
+        options=tuple(options),
+    )
+
+
+def _right_letter(value: Any, options: list[str]) -> str:
+    """The letter of the right option: named by its letter, its place from 0, or its text."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and value in range(len(options)):
+        return letter_of(int(value))
+    if isinstance(value, str):
+        name = value.strip().strip("().:").strip()
+        if len(name) == 1 and name.upper() in LETTERS[: len(options)]:
+            return name.upper()
+        texts = [plain_text(option) for option in options]
+        if plain_text(value) in texts:
+            return letter_of(texts.index(plain_text(value)))
+        if name.isdecimal() and 1 <= int(name) <= len(options):  # ARC counts some choices from 1, in texts
+            return letter_of(int(name) - 1)
+    raise LeftOut("the right choice is none of the options")
+
+
+def _pattern(fields: Fields, prompt: str, pattern: str, source: str) -> Problem:
+    """A problem checked by a pattern; its model answer is the record's own, if that is right."""
+    problem = _finished(fields, prompt, pattern, source, kind=PATTERN, worked="")
+    shown = clean(fields["answer"]) if isinstance(fields.get("answer"), str) else ""
+    return replace(problem, worked=shown) if shown and judge(problem, shown).correct else problem
+
+
 def _problem(fields: Fields, source: str) -> Problem | None:
-    """The problem in a record, or None if it is none."""
+    """The problem in a record whose answer is a number, or None if it is none."""
     question = _first(fields, _PROBLEM)
     result = _first(fields, (*_RESULT, "answer"))
     if not all(_says(fields, name) for name in (question, result) if name):
@@ -486,20 +600,56 @@ def _problem(fields: Fields, source: str) -> Problem | None:
 
 def _make_problem(fields: Fields, prompt: str, answer_text: str, steps: str, source: str) -> Problem:
     """A problem; with `steps`, the answer may be a text that names its number."""
-    answer = normalise_number(answer_text) or (extract_answer(answer_text[-LONGEST_GRADED:]) if steps else None)
+    answer = gold_number(answer_text) or (named_number(answer_text[-LONGEST_GRADED:]) if steps else None)
     if answer is None:
         raise LeftOut("the answer is no number")
+    return _finished(fields, prompt, answer, source, kind=NUMBER, worked=_worked(prompt, answer, steps))
+
+
+def _finished(fields: Fields, prompt: str, answer: str, source: str, *, kind: str, worked: str, **more: Any) -> Problem:
+    """A problem that can be asked alone, and how hard it is."""
     if not fits(prompt, LONGEST_PROMPT_BYTES):
         raise LeftOut(f"the problem is empty or longer than {LONGEST_PROMPT_BYTES} bytes")
     opening = _opening(fields)
     if any(turn["role"] != "system" for turn in opening):
         raise LeftOut("the problem comes after other turns, and problems are asked alone")
-    worked = _worked(prompt, answer, steps)
-    operators = len(re.findall(r"(?<=\d)\s*[-+*/x×÷]", prompt)) or worked.count("=")
+    difficulty = _said_difficulty(fields)
+    if kind == NUMBER and not difficulty:
+        difficulty = counted_difficulty(prompt, worked, str(fields.get("equation", "")))
+    return Problem(
+        prompt=prompt,
+        answer=answer,
+        family=source,
+        difficulty=difficulty,
+        worked=worked,
+        system=opening[0]["content"] if opening else "",
+        kind=kind,
+        **more,
+    )
+
+
+def _said_difficulty(fields: Fields) -> int:
+    """The difficulty a record says, or UNKNOWN."""
+    name = _first(fields, _DIFFICULTY)
+    value = fields[name] if name else None
+    if isinstance(value, str):
+        word = value.strip().casefold()
+        if word in _WORDS_OF_DIFFICULTY:
+            return _WORDS_OF_DIFFICULTY[word]
+        found = re.fullmatch(r"(?:level |difficulty )?(\d{1,3})", word)
+        value = int(found[1]) if found else None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 1 <= value <= MOST_DIFFICULT:
+        return UNKNOWN
+    return int(value)
+
+
+def counted_difficulty(prompt: str, worked: str, equation: str = "") -> int:
+    """1 to 4 by how many steps a problem with numbers has and how long those are; UNKNOWN where it shows no step."""
+    operators = len(re.findall(r"(?<=[\d)])\s*[-+*/x×÷]", equation or prompt)) or worked.count("=")
+    if not operators:
+        return UNKNOWN
     size = max((len(number) for number in re.findall(r"\d+", prompt)), default=1)
-    difficulty = min(4, max(1, operators + (size > 1) + (size > 2) - 1))
-    system = opening[0]["content"] if opening else ""
-    return Problem(prompt=prompt, answer=answer, family=source, difficulty=difficulty, worked=worked, system=system)
+    return min(4, max(1, operators + (size > 1) + (size > 2) - 1))
 
 
 def fits(text: str, longest_bytes: int) -> bool:

@@ -25,7 +25,7 @@ from trainer.model.engine import END, Engine, Sampling
 from trainer.model.tokenizer import Tokenizer
 from trainer.rl.scoring import end_scores, scored_sequence
 from trainer.runtime.seeds import random_generator
-from trainer.tasks.problem import Problem, grade
+from trainer.tasks.problem import Judge, Problem, judge
 from trainer.tasks.question import Question, is_right
 from trainer.world.tastes import Taste
 
@@ -111,12 +111,12 @@ def instruction_accuracy(
     return share_right(questions, ask(engine, tokenizer, prompts, stage=stage, max_new_tokens=max_new_tokens))
 
 
-def solves(problem: Problem, answer: Answer) -> bool:
+def solves(problem: Problem, answer: Answer, *, judge: Judge = judge) -> bool:
     """Whether an answer counts: right, and ended by itself, as GRPO's reward asks too.
 
     Noise that is cut off somewhere meets a small number now and then.
     """
-    return answer.ended and grade(problem.answer, answer.text).correct
+    return answer.ended and judge(problem, answer.text).correct
 
 
 def problem_passes(

@@ -90,7 +90,8 @@ def evaluate_checkpoint(
         )
     model, tokenizer = loaded.language_model, loaded.tokenizer
     engine = Engine(model, end_ids=tokenizer.end_ids)
-    entry["bits_per_byte"] = bits_per_byte(model, tokenizer, corpus.held_out_documents)
+    if corpus.held_out_documents:  # own text may have none
+        entry["bits_per_byte"] = bits_per_byte(model, tokenizer, corpus.held_out_documents)
     questions = corpus.questions[:QUESTIONS]
     asked = [question.asked for question in questions]
     greedy = ask(engine, tokenizer, asked, stage=stage, max_new_tokens=limit)

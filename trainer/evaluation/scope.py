@@ -46,25 +46,19 @@ SHIPPED: Final[dict[str, str]] = {
 """Of the corpus the project ships, which a site trains on."""
 
 PLAIN: Final[dict[str, str]] = {
-    "bits_per_byte": (
-        "Text in plain English, of the generators that wrote what it reads here, kept away from training. "
-        "It says little about other text."
-    ),
-    "instruction_accuracy": (
-        "Questions of the generator that wrote the training conversations, kept away from training. Not questions in a "
-        "visitor’s own words."
-    ),
+    "bits_per_byte": "Six short texts in plain English: enough to see whether a model still reads it, and no more.",
+    "instruction_accuracy": "None: there are no questions with one right answer in plain English here.",
     "agreement": SHIPPED["agreement"],
     "win_rate": (
-        "Two answers to each of some everyday questions kept away from training, compared by the simulated taste "
+        "Two answers to each of some everyday requests kept away from training, compared by the simulated taste "
         "itself. What people prefer only votes can say."
     ),
     "problems": (
-        "Word problems in plain English, kept away from practice, in wordings used in none of it. The same few kinds, "
-        "and no harder numbers: not any problem somebody may think of."
+        "Word problems of one step in plain English, in situations, words and with names that no practice has: plus "
+        "and minus, numbers up to 50. Not sums with more steps or larger numbers."
     ),
 }
-"""Of the plain English that a model from elsewhere is raised on."""
+"""Of the plain English the project ships for models from elsewhere."""
 
 OWN: Final[dict[str, str]] = {
     "bits_per_byte": "Documents of this data kept away from training. It says little about other text.",

@@ -5,6 +5,10 @@ every step the model also reads conversations about something else, and pays whe
 assistant's next token is no longer its parent's ("learning without forgetting", Li and Hoiem 2016,
 https://arxiv.org/abs/1606.09282, with the parent's own words as the old task). An unchanged model pays nothing.
 
+Which conversations: those of the corpus, for a model that was raised on it. What a model from elsewhere would say is in
+no corpus of ours, so it answers some prompts itself when a run begins, and is held to that: there the KL is taken at
+the very tokens its parent would have come to.
+
 Fine-tuning on the same conversations instead ("PPO-ptx" in InstructGPT, https://arxiv.org/abs/2203.02155, section
 3.5, does that with documents) keeps the facts but undoes what PPO had changed about the manner.
 """
@@ -15,14 +19,18 @@ from collections.abc import Sequence
 
 import torch
 
-from trainer.asked import Message
-from trainer.config import GRPOConfig
+from trainer.asked import Asked, Message, asked_messages
+from trainer.config import SFT, GRPOConfig
 from trainer.data.chats import ChatBatches
 from trainer.data.corpus import Corpus
+from trainer.data.prompting import asked_ids
 from trainer.model.decoder import LanguageModel
+from trainer.model.engine import Engine
 from trainer.model.tokenizer import Tokenizer
 from trainer.rl import losses
+from trainer.rl.rollout import collect
 from trainer.runtime.estimate import rows_at_once
+from trainer.runtime.seeds import random_generator
 
 
 class Anchor:
@@ -74,3 +82,24 @@ def other_conversations(corpus: Corpus) -> list[list[Message]]:
     """Those without any of the corpus's problems: about these the parent is not to be believed."""
     problems = {problem.prompt for problem in corpus.problems}
     return [talk for talk in corpus.conversations if problems.isdisjoint(turn["content"] for turn in talk)]
+
+
+def own_conversations(
+    engine: Engine, tokenizer: Tokenizer, prompts: Sequence[Asked], *, count: int, max_new_tokens: int, seed: int
+) -> list[list[Message]]:
+    """What the model in `engine` says to at most `count` of the prompts, at temperature 1; without what was cut off."""
+    order = torch.randperm(len(prompts), generator=random_generator(seed, "anchor prompts")).tolist()
+    chosen = [prompts[place] for place in order[:count]]
+    room = engine.config.context - max_new_tokens
+    rollouts = collect(
+        engine,
+        [asked_ids(tokenizer, asked, stage=SFT, room=room) for asked in chosen],
+        temperature=1.0,
+        max_new_tokens=max_new_tokens,
+        generator=random_generator(seed, "anchor answers"),
+    )
+    return [
+        [*asked_messages(chosen[rollout.group]), {"role": "assistant", "content": text}]
+        for rollout in rollouts
+        if rollout.is_complete and (text := tokenizer.decode(rollout.response).strip())
+    ]

@@ -6,18 +6,18 @@ its tokens become more (or less) likely by that much.
 
 One round, the numbers standing in the code again:
 
-1. Choose problems up to about the current difficulty and sample a group of answers to each, at the
+1. Choose problems that are neither solved nor out of reach (shelves.py) and sample a group of answers to each, at the
    temperature they are scored at.
-2. Check each answer. Right: 1, plus a little when the steps are written out and right. Wrong: 0, however
-   nicely it is written. An answer that was cut off counts as wrong.
+2. Check each answer by the judge that is passed in: by default what the problem's kind asks for (tasks/problem.py).
+   Right: 1, plus a little when the steps are written out and right. Wrong: 0, however nicely it is written. An answer
+   that was cut off counts as wrong.
 3. Advantages inside each group (https://arxiv.org/abs/2402.03300, section 4.1.2). Groups whose answers all
    got the same reward teach nothing and are dropped.
 4. One or more passes of the token-level clipped loss with a higher upper clip (DAPO,
    https://arxiv.org/abs/2503.14476, section 3): a token weighs the same in long and short answers, and the
    tokens of answers that were cut off are left out. Every step also holds the model to what its parent says in
    conversations about something else (anchor.py): without that it forgets them.
-5. Move the difficulty so that between a fifth and four fifths of the answers are right, where the most is
-   to be learnt.
+5. Remember how many were right, so that the next problems are those from which most is to be learnt.
 
 Deviations, on purpose: no KL penalty on the answers themselves unless asked for; then k1 to the parent is taken off
 each token's advantage, which has the gradient of the KL (k3 as a loss has another one).
@@ -28,7 +28,8 @@ Run it: ``python -m trainer grpo --preset tiny --from PPO_DIR --out DIR``
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,29 +48,37 @@ from trainer.model.decoder import LanguageModel
 from trainer.model.engine import Engine
 from trainer.model.tokenizer import Tokenizer
 from trainer.rl import losses
-from trainer.rl.anchor import Anchor, other_conversations
+from trainer.rl.anchor import Anchor, other_conversations, own_conversations
 from trainer.rl.rollout import Batch, Rollout, collect, fitting_prompts, minibatches, pad
 from trainer.rl.scoring import pieces, response_logprobs, score_logprobs
+from trainer.rl.shelves import Practice
 from trainer.runtime import machine
 from trainer.runtime.loop import Metrics, Report, SampleDict, clear_resume, run_steps
 from trainer.runtime.optim import adamw, apply_gradients, set_lr_factor, warmup_decay
 from trainer.runtime.seeds import random_generator
-from trainer.tasks.problem import Problem, Verdict, grade
+from trainer.tasks.problem import Judge, Problem, Verdict, judge
 
 DECAY: Final = 0.5
 """Share of the rounds, at the end, over which the learning rate falls to zero."""
-LEVEL_STEP: Final = 0.25
-"""How far the difficulty moves in one round."""
 EVALUATION_PROBLEMS: Final = 64
 """Held-out problems tried at every evaluation, at most."""
 EVALUATION_PROMPTS: Final = 32
 """Held-out preference prompts answered for the reward model, at most."""
 
 
-def train(config: GRPOConfig, inputs: Inputs, out_dir: Path, report: Report, should_stop: Callable[[], bool]) -> Path:
+def train(
+    config: GRPOConfig,
+    inputs: Inputs,
+    out_dir: Path,
+    report: Report,
+    should_stop: Callable[[], bool],
+    *,
+    judge: Judge = judge,
+) -> Path:
     """Train the parent on the corpus's problems; returns `out_dir`, now a checkpoint.
 
-    With a reward model among the inputs, the taste it learnt is measured as well.
+    `judge` says whether an answer to a problem is right, in measuring too. With a reward model among the inputs, the
+    taste it learnt is measured as well.
     Raises Stopped (resumable), Diverged, or ValueError for unusable inputs.
     """
     assert inputs.parent is not None, "the caller checks that a parent is there"
@@ -80,25 +89,27 @@ def train(config: GRPOConfig, inputs: Inputs, out_dir: Path, report: Report, sho
     room = policy.config.context - config.max_new_tokens
     prompts = fitting_prompts(tokenizer, [problem.asked for problem in inputs.corpus.problems], room=room)
     fitting = [problem for problem in inputs.corpus.problems if problem.asked in prompts]
-    shelves = by_difficulty(fitting, hardest=config.hardest)
+    state: dict[str, Any] = {"alarms": {}, "figures": {}}
+    practice = Practice(fitting, config, state)
     taste_judge = (
         load_reward_model(inputs.reward_model, device=device, tokenizer=tokenizer) if inputs.reward_model else None
     )
     engine = Engine(policy, end_ids=tokenizer.end_ids, max_batch=config.problems * config.group)
     optimizers = {"adamw": adamw(list(policy.parameters()), lr=config.lr)}
-    anchor = None
-    if config.anchor_weight > 0 and (conversations := other_conversations(inputs.corpus)):
-        try:
-            anchor = Anchor(policy, reference, conversations, tokenizer, config, seed=inputs.seed)
-        except NothingFits as error:
-            report.log(0, f"{error} So nothing but its problems holds the model to its parent.")
-    state: dict[str, Any] = {"level": float(min(shelves)), "alarms": {}, "figures": {}}
+    if config.anchor_answers:
+        state["said"] = []
+
+    @cache
+    def anchor() -> Anchor | None:
+        """What holds the policy to its parent; asked for when a round begins, in the first one before it has moved."""
+        return hold(policy, reference, engine, tokenizer, config, inputs, state, report)
+
     shown: list[SampleDict] = []
 
     def do_step(step: int) -> Metrics:
         set_lr_factor(optimizers, warmup_decay(step, config.steps, warmup=0.0, decay=DECAY))
-        problems = choose_problems(  # 1
-            shelves, config.problems, level=state["level"], generator=random_generator(inputs.seed, "problems", step)
+        problems = practice.choose(  # 1
+            config.problems, generator=random_generator(inputs.seed, "problems", step)
         )
         rollouts = collect(
             engine,
@@ -108,10 +119,10 @@ def train(config: GRPOConfig, inputs: Inputs, out_dir: Path, report: Report, sho
             generator=random_generator(inputs.seed, "rollouts", step),
             copies=config.group,
         )
-        verdicts = check(rollouts, problems, tokenizer, format_reward=config.format_reward)  # 2
+        verdicts = check(rollouts, problems, tokenizer, judge=judge, format_reward=config.format_reward)  # 2
         kept = compare(rollouts, group=config.group)  # 3
-        if anchor:
-            anchor.start_round(step)
+        if held := anchor():
+            held.start_round(step)
         shown[:] = _samples(rollouts, verdicts, problems, kept, tokenizer, config.group)
         metrics = update(  # 4
             kept,
@@ -121,10 +132,10 @@ def train(config: GRPOConfig, inputs: Inputs, out_dir: Path, report: Report, sho
             optimizers["adamw"],
             pad_id=tokenizer.pad_id,
             order=random_generator(inputs.seed, "minibatches", step),
-            anchor=anchor,
+            anchor=held,
         )
         solved = sum(verdict.correct for verdict in verdicts) / len(verdicts)
-        state["level"] = next_level(state["level"], solved, config, shelves)  # 5
+        practice.remember(problems, shares_solved(verdicts, group=config.group))  # 5
         groups = len(problems)
         metrics |= describe(rollouts, reference, config, tokenizer) | {
             "solved": solved,
@@ -138,7 +149,7 @@ def train(config: GRPOConfig, inputs: Inputs, out_dir: Path, report: Report, sho
         return metrics
 
     def evaluate(_: int) -> tuple[Metrics, list[SampleDict]]:
-        metrics = held_out_figures(engine, tokenizer, inputs, config, taste_judge)
+        metrics = held_out_figures(engine, tokenizer, inputs, config, taste_judge, judge=judge)
         state["figures"] |= metrics
         said = greedy_samples(
             engine, tokenizer, inputs.corpus.sample_prompts, stage=GRPO, max_new_tokens=config.max_new_tokens
@@ -163,51 +174,56 @@ def train(config: GRPOConfig, inputs: Inputs, out_dir: Path, report: Report, sho
     return out_dir
 
 
-def by_difficulty(problems: Sequence[Problem], *, hardest: int) -> dict[int, list[Problem]]:
-    """Problems on shelves, easiest shelf first, none above `hardest` but the easiest there is."""
-    limit = max(hardest, min(problem.difficulty for problem in problems))
-    shelves: dict[int, list[Problem]] = {}
-    for problem in sorted(problems, key=lambda problem: problem.difficulty):
-        if problem.difficulty <= limit:
-            shelves.setdefault(problem.difficulty, []).append(problem)
-    return shelves
+def hold(
+    policy: LanguageModel,
+    reference: LanguageModel,
+    engine: Engine,
+    tokenizer: Tokenizer,
+    config: GRPOConfig,
+    inputs: Inputs,
+    state: dict[str, Any],
+    report: Report,
+) -> Anchor | None:
+    """The anchor that the settings ask for, or none, with a word in the log, where there is nothing to hold it to.
 
-
-def choose_problems(
-    shelves: Mapping[int, Sequence[Problem]], count: int, *, level: float, generator: torch.Generator
-) -> list[Problem]:
-    """`count` random problems: every shelf up to `level` alike, each one above it e times rarer than the one before.
-
-    So what comes next is met early, and what was learnt stays in practice: a model that sees mostly three-step
-    problems adds a third step to those that need two.
+    The parent's own answers are kept in `state`: once the policy has moved it cannot give them any more.
     """
-    difficulties = list(shelves)
-    weights = torch.exp(-(torch.tensor(difficulties, dtype=torch.float32) - level).clamp(min=0))
-    shelf_of = torch.multinomial(weights, count, replacement=True, generator=generator).tolist()
-    places = torch.rand(count, generator=generator).tolist()
-    chosen = []
-    for index, place in zip(shelf_of, places, strict=True):
-        shelf = shelves[difficulties[index]]
-        chosen.append(shelf[int(place * len(shelf))])
-    return chosen
-
-
-def next_level(level: float, solved: float, config: GRPOConfig, shelves: Mapping[int, Sequence[Problem]]) -> float:
-    """Harder when more than `solved_high` of the answers are right, easier below `solved_low`."""
-    if solved > config.solved_high:
-        level += LEVEL_STEP
-    elif solved < config.solved_low:
-        level -= LEVEL_STEP
-    return float(min(max(level, min(shelves)), max(shelves)))
+    if config.anchor_weight == 0:
+        return None
+    conversations = other_conversations(inputs.corpus)
+    if config.anchor_answers:
+        if not state["said"]:
+            state["said"] = own_conversations(
+                engine,
+                tokenizer,
+                inputs.corpus.preference_prompts,
+                count=config.anchor_answers,
+                max_new_tokens=config.max_new_tokens,
+                seed=inputs.seed,
+            )
+            report.log(0, f"It is held to {len(state['said'])} answers that its parent gave to prompts of the corpus.")
+        conversations = state["said"] or conversations
+    try:
+        if not conversations:
+            raise NothingFits("There are no conversations about anything else.")
+        return Anchor(policy, reference, conversations, tokenizer, config, seed=inputs.seed)
+    except NothingFits as error:
+        report.log(0, f"{error} So nothing but its problems holds the model to its parent.")
+        return None
 
 
 def check(
-    rollouts: Sequence[Rollout], problems: Sequence[Problem], tokenizer: Tokenizer, *, format_reward: float
+    rollouts: Sequence[Rollout],
+    problems: Sequence[Problem],
+    tokenizer: Tokenizer,
+    *,
+    judge: Judge = judge,
+    format_reward: float,
 ) -> list[Verdict]:
     """Step 2: set each rollout's `reward` from the verdict on its text; returns the verdicts."""
     verdicts = []
     for rollout in rollouts:
-        verdict = grade(problems[rollout.group].answer, tokenizer.decode(rollout.response))
+        verdict = judge(problems[rollout.group], tokenizer.decode(rollout.response))
         if not rollout.is_complete:
             verdict = Verdict(correct=False, answer=verdict.answer, worked_steps=False)
         rollout.reward = verdict_reward(verdict, format_reward=format_reward)
@@ -221,6 +237,12 @@ def verdict_reward(verdict: Verdict, *, format_reward: float) -> float:
     Form alone never pays: a model would learn to write neat steps to nowhere.
     """
     return 1.0 + format_reward * verdict.worked_steps if verdict.correct else 0.0
+
+
+def shares_solved(verdicts: Sequence[Verdict], *, group: int) -> list[float]:
+    """The share of right answers in each group."""
+    right = [verdict.correct for verdict in verdicts]
+    return [sum(right[start : start + group]) / group for start in range(0, len(right), group)]
 
 
 def compare(rollouts: Sequence[Rollout], *, group: int) -> list[Rollout]:
@@ -333,7 +355,13 @@ def describe(
 
 
 def held_out_figures(
-    engine: Engine, tokenizer: Tokenizer, inputs: Inputs, config: GRPOConfig, taste_judge: Loaded | None
+    engine: Engine,
+    tokenizer: Tokenizer,
+    inputs: Inputs,
+    config: GRPOConfig,
+    taste_judge: Loaded | None,
+    *,
+    judge: Judge = judge,
 ) -> Metrics:
     """pass@1 on held-out problems, greedily, and what the reward model thinks of other answers."""
     metrics: Metrics = {}
@@ -346,7 +374,7 @@ def held_out_figures(
             stage=GRPO,
             max_new_tokens=config.max_new_tokens,
         )
-        solved = sum(solves(problem, answer) for problem, answer in zip(problems, answers, strict=True))
+        solved = sum(solves(problem, answer, judge=judge) for problem, answer in zip(problems, answers, strict=True))
         metrics |= {"pass_at_1": solved / len(problems), "held_out_problems": len(problems)}
     prompts = inputs.corpus.held_out_preference_prompts[:EVALUATION_PROMPTS]
     if taste_judge is not None and prompts:
@@ -376,7 +404,7 @@ def _samples(
     return [
         {
             "prompt": asked_shown(problems[number].asked),
-            "expected": problems[number].answer,
+            "expected": problems[number].expected,
             "text": tokenizer.decode(rollouts[row].response),
             "correct": verdicts[row].correct,
             "worked_steps": verdicts[row].worked_steps,

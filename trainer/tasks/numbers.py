@@ -32,8 +32,8 @@ _GROUPED = "|".join(
 )
 _DIGITS = rf"(?>(?:{_GROUPED})(?![\d.,'’]*\d)|\d+(?:\.\d+)?|\.\d+)"
 """As much as belongs to a number, never less. "0,500" is in no groups of three: it ends before its comma."""
-_SIGNED = rf"(?:(?<![\d.])[-+])?{_DIGITS}"
-_NUMBER = rf"(?:(?:minus|negative|plus|positive) {_DIGITS}|{_SIGNED})"
+SIGNED = rf"(?:(?<![\d.])[-+])?{_DIGITS}"
+_NUMBER = rf"(?:(?:minus|negative|plus|positive) {_DIGITS}|{SIGNED})"
 _DECIMAL_COMMA = r"(?:\d+,(?:\d{1,2}|\d{4,})|0,\d+|\d{4,},\d+)"
 """What a comma means where nothing else is written. In a sentence "3,14" may be two numbers."""
 
@@ -54,7 +54,7 @@ def _value(number: str) -> Decimal | None:
     return -value if re.match("-|minus|negative", number.casefold()) else value
 
 
-def _spelled(number: str) -> str | None:
+def spelled(number: str) -> str | None:
     """One spelling per number: "1200" for "1,200", "12" for "012" and "12.0"."""
     value = _value(number)
     if value is None:
@@ -87,7 +87,7 @@ _REWRITES: Final = tuple(
 )
 
 
-def _plain(text: str) -> str:
+def undecorated(text: str) -> str:
     """`text` with one minus sign and single spaces, without what only decorates: emphasis, currency, LaTeX's frames."""
     text = text.translate(_MINUS)
     for pattern, plain in _REWRITES:
@@ -124,7 +124,7 @@ _FRACTIONS = (
     r"(?:hundred|thousand|million)ths"
 )
 _SPELLED = rf"(?:{_NUMBER_WORDS}|{_MULTIPLIERS})(?!\w)"
-_SPELLED_ANYWHERE = re.compile(rf"\b{_SPELLED}", re.IGNORECASE)
+SPELLED_ANYWHERE = re.compile(rf"\b{_SPELLED}", re.IGNORECASE)
 _NUMERIC = re.compile(
     rf"[-+*/×÷^·(\[]*(?:\.?\d|[\\√∛½⅓⅔¼¾⅕⅛π])|[+*/×÷^·⋅=±<>≈]"
     rf"|(?:{_NUMBER_WORDS}|{_MULTIPLIERS}|{_FRACTIONS}|pi|sqrt|root|log|ln)(?!\w)",
@@ -148,7 +148,7 @@ _HARMLESS = re.compile(r"\b(?:in|after|for|because|as|since|with|when|at|on|if|s
 """The last word before a second number that leaves the first one alone."""
 
 
-def _is_whole(number: str, rest: str) -> bool:
+def is_whole(number: str, rest: str) -> bool:
     """Whether `rest`, what follows `number` in plain text, leaves it what it is."""
     line = _closed(rest.partition("\n")[0])
     clause = ""
@@ -165,7 +165,7 @@ def _is_whole(number: str, rest: str) -> bool:
         is_comment = "=" in aside["aside"] or (
             re.match(r"[^\W\d_]{2}", aside["aside"]) and not _changes(aside["aside"], is_aside=True)
         )
-        return bool(is_comment) and _is_whole(number, line[aside.end() :])
+        return bool(is_comment) and is_whole(number, line[aside.end() :])
     if dash := _DASH.match(line):
         return not _changes(line[dash.end() :], is_aside=True)
     if line.startswith(": "):
@@ -218,11 +218,11 @@ _LEADING = re.compile(
 _UNARY_MINUS = re.compile(
     r"(?:^|(?:\b(?:is|was|be|are|equals|makes|gives|get|to|at|of|answer)|[=:,.!?;]) ?)minus$|\bnegative$", re.IGNORECASE
 )
-_DENIAL = re.compile(r"\b(?:not|never|cannot)\b|n['’]t\b", re.IGNORECASE)
+DENIAL = re.compile(r"\b(?:not|never|cannot)\b|n['’]t\b", re.IGNORECASE)
 _PART = re.compile(r"\b(?:half|twice|double|triple|thrice|third|quarter)(?: of)? (?:the|my) (?:\w+ )?$", re.IGNORECASE)
 
 
-def _sign_before(before: str) -> str | None:
+def sign_before(before: str) -> str | None:
     """The sign that what stands before a number gives it ("-" or ""); None if it makes another number of it."""
     clause = re.split(r"[.!?;] |\n", before)[-1].rstrip(" *_'‘[{«")
     if re.search(r"\w\($", clause):
@@ -237,7 +237,7 @@ def _sign_before(before: str) -> str | None:
 
 # --- reading -----------------------------------------------------------------------------------------
 
-_LONE_NUMBER = re.compile(rf"[*_'‘(\[{{«]*(?P<number>{_SIGNED})")
+_LONE_NUMBER = re.compile(rf"[*_'‘(\[{{«]*(?P<number>{SIGNED})")
 _WHOLE_TEXT = re.compile(
     rf"[ *_'‘]*(?P<boxed>\\boxed ?)?[ {{]*(?P<number>(?:(?:minus|negative|plus|positive) |[-+])?"
     rf"(?:{_DECIMAL_COMMA}(?![\d.,])|{_DIGITS})(?:e[-+]?\d{{1,3}}(?!\w))?)(?P<rest>.*)",
@@ -247,7 +247,7 @@ _NAMED = re.compile(
     r"(?: ?[%°*_'’}]*)(?:(?: ?[^\W\d_]+\.?(?:[²³]|\^[23])?(?:/[a-z]+[²³]?)?)(?: [^\W\d_]+){0,2})?[ .*_'’}]*"
 )
 """All that may follow a number that is the whole text: up to three words for what is counted or measured."""
-_TERM = rf"[(\[]*{_SIGNED}[)\]]*"
+_TERM = rf"[(\[]*{SIGNED}[)\]]*"
 _LEFT_SIDES = rf"(?:{_TERM}(?: ?[-+*/×÷^x·⋅] ?{_TERM})* ?= ?)*"
 """In "7 + 5 = 12" what stands before the result."""
 _MARK = re.compile(
@@ -262,7 +262,7 @@ _FILLERS = (
 )
 _STATED = re.compile(
     rf"{_OPENING}{_FILLERS}{_OPENING}(?:[a-z] ?= ?)?(?:{_LEFT_SIDES}{_OPENING}(?P<number>{_NUMBER})"
-    rf"|(?P<unreadable>[-+±~≈<>|√∛\\½⅓⅔¼¾π]|(?:half|twice|double|triple|minus|negative|{_SPELLED_ANYWHERE.pattern})\b))",
+    rf"|(?P<unreadable>[-+±~≈<>|√∛\\½⅓⅔¼¾π]|(?:half|twice|double|triple|minus|negative|{SPELLED_ANYWHERE.pattern})\b))",
     re.IGNORECASE,
 )
 _STATED_BEFORE = re.compile(
@@ -279,13 +279,13 @@ def normalise_number(text: str) -> str | None:
 
     None if `text` is more, or something else, than a number with what it counts.
     """
-    found = _WHOLE_TEXT.fullmatch(_plain(text).strip())
+    found = _WHOLE_TEXT.fullmatch(undecorated(text).strip())
     if not found or not _NAMED.fullmatch(found["rest"]):
         return None
-    return _spelled(found["number"]) if _is_whole(found["number"], found["rest"]) else None
+    return spelled(found["number"]) if is_whole(found["number"], found["rest"]) else None
 
 
-def _statements(text: str) -> list[str | None]:
+def stated_numbers(text: str) -> list[str | None]:
     """Every number that plain `text` names as its answer, in order; None for one that cannot be read."""
     found: list[tuple[int, str | None]] = []
     for mark in _MARK.finditer(text):
@@ -297,20 +297,20 @@ def _statements(text: str) -> list[str | None]:
             continue
         found.append((mark.start(), _read_stated(text, mark, stated)))
     for stated in _STATED_BEFORE.finditer(text):
-        found.append((stated.start(), _spelled(stated["number"])))
+        found.append((stated.start(), spelled(stated["number"])))
     return [number for _, number in sorted(found, key=lambda item: item[0])]
 
 
 def _read_stated(text: str, mark: re.Match[str], stated: re.Match[str] | None) -> str | None:
     """The number behind a mark that names it, unless something around it makes it another or denies it."""
-    if stated is None or stated["number"] is None or not _is_whole(stated["number"], text[stated.end() :]):
+    if stated is None or stated["number"] is None or not is_whole(stated["number"], text[stated.end() :]):
         return None
     clause = re.split(r"[.!?;:,\n]", text[: mark.start()])[-1]
-    if _DENIAL.search(clause) or _PART.search(clause):
+    if DENIAL.search(clause) or _PART.search(clause):
         return None
-    if mark["frame"] and _sign_before(text[: mark.start()]) != "":
+    if mark["frame"] and sign_before(text[: mark.start()]) != "":
         return None
-    return _spelled(stated["number"])
+    return spelled(stated["number"])
 
 
 def stated_answer(text: str) -> str | None:
@@ -319,34 +319,34 @@ def stated_answer(text: str) -> str | None:
     None if it states none, denies it ("is not 9"), or means more than the number ("9/2", "9 + 4", "9:30", "9 or 10",
     "9 trillion", "9√2").
     """
-    statements = _statements(_plain(text))
+    statements = stated_numbers(undecorated(text))
     return statements[-1] if statements else None
 
 
 def _only_number(text: str) -> str | None:
     """The number of a plain text that has one number and does not deny it ("She has 9 apples left."), else None."""
     words = [word for word in re.finditer(r"\S+", text) if re.search(r"\d", word[0])]
-    if len(words) != 1 or _DENIAL.search(text) or _SPELLED_ANYWHERE.search(text):
+    if len(words) != 1 or DENIAL.search(text) or SPELLED_ANYWHERE.search(text):
         return None
     found = _LONE_NUMBER.match(text, words[0].start())
-    if not found or not _is_whole(found["number"], text[found.end() :]):
+    if not found or not is_whole(found["number"], text[found.end() :]):
         return None
-    sign = _sign_before(text[: found.start("number")])
-    return None if sign is None else _spelled(sign + found["number"])
+    sign = sign_before(text[: found.start("number")])
+    return None if sign is None else spelled(sign + found["number"])
 
 
 def extract_answer(text: str) -> str | None:
     """The number an answer commits to: the one it states last, else the only one in it."""
-    text = _plain(text)
-    statements = _statements(text)
+    text = undecorated(text)
+    statements = stated_numbers(text)
     return statements[-1] if statements else _only_number(text)
 
 
 # --- working -----------------------------------------------------------------------------------------
 
-_ANY_NUMBER = re.compile(_SIGNED)
+_ANY_NUMBER = re.compile(SIGNED)
 _EQUATION = re.compile(
-    rf"(?<![\w.+*/×÷=·⋅√\\^-])(?<![+*/×÷=·⋅^-] )({_SIGNED}) ?([-+*/×÷·⋅]) ?({_SIGNED}) ?= ?({_SIGNED})"
+    rf"(?<![\w.+*/×÷=·⋅√\\^-])(?<![+*/×÷=·⋅^-] )({SIGNED}) ?([-+*/×÷·⋅]) ?({SIGNED}) ?= ?({SIGNED})"
     rf"(?![\w½²³√\\!%]|[.,'’]\d| ?[+*/×÷·⋅^√\\]| ?- ?\d| (?:{_MULTIPLIERS}|{_ABBREVIATED}|{_FRACTIONS}|percent)\b)",
     re.IGNORECASE,
 )
@@ -368,9 +368,9 @@ def _holds(left: str, operator: str, right: str, result: str) -> bool:
 
 def shows_steps(text: str, answer: str) -> bool:
     """Whether the text has equations, every one of them right, and its last number is `answer`."""
-    text = _plain(text)
+    text = undecorated(text)
     equations = _EQUATION.findall(text)
     if not equations or len(equations) != text.count("="):
         return False
-    last = _spelled(_ANY_NUMBER.findall(text)[-1])
+    last = spelled(_ANY_NUMBER.findall(text)[-1])
     return last == answer and all(_holds(*equation) for equation in equations)

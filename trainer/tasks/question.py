@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trainer.asked import Asked, asked_as
-from trainer.tasks.words import words
+from trainer.tasks.words import plain_text, words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +39,10 @@ class Question:
 def is_right(question: Question, answer: str) -> bool:
     """Whether `answer` says what the question wants, whatever else it says."""
     if question.exact:
-        return _plain(answer) in map(_plain, question.accept)
+        return plain_text(answer) in map(plain_text, question.accept)
     said = f" {' '.join(words(answer))} "
 
     def says(phrase: str) -> bool:
         return f" {' '.join(words(phrase))} " in said
 
     return any(map(says, question.accept)) and not any(map(says, question.reject))
-
-
-def _plain(text: str) -> str:
-    """A text without what makes no difference; unlike in words, signs and points stay, for "-5" is not "5"."""
-    text = " ".join(text.casefold().split())
-    return text.removesuffix(".").rstrip() or text

@@ -1,17 +1,22 @@
 """The text the project ships, grown by seeded generators.
 
-One small world in three registers: prose (stories, an encyclopaedia, sums), conversations in different
-manners, and word problems. `shipped` grows it, the same for the same seed. Imports no torch.
+For models of our own, one small world in three registers: prose (stories, an encyclopaedia, sums), conversations in
+different manners, and word problems. `shipped` grows it, the same for the same seed. For a model from elsewhere, plain
+English (`plain`): everyday prompts to vote on, and one-step word problems. Imports no torch.
 """
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
 from trainer.data.corpus import SAMPLE_PROMPTS, Corpus, assemble
-from trainer.world.conversations import held_out_questions, preference_prompts, write_conversations
+from trainer.presets import is_size
+from trainer.tasks.problem import problem_conversation
+from trainer.world import everyday, plain_problems
+from trainer.world.conversations import exchange, held_out_questions, preference_prompts, write_conversations
 from trainer.world.problems import generate, generate_held_out, generate_practice
 from trainer.world.prose import write_documents
 
@@ -72,3 +77,45 @@ def shipped(seed: int = 0, *, size: str = "tiny") -> Corpus:
         comparisons=[],
         sample_prompts=SAMPLE_PROMPTS,
     )
+
+
+PLAIN: Final = "plain-english"
+PLAIN_PROBLEMS: Final = 1200
+"""Enough that 30 rounds of 8 hardly ever ask one twice."""
+HELD_OUT_PLAIN_PROBLEMS: Final = 200
+WORKED_PLAIN_PROBLEMS: Final = 90
+"""Problems worked in conversations: as many as there are everyday exchanges."""
+
+
+def plain(seed: int = 0) -> Corpus:
+    """Plain English for a model from elsewhere. Same seed, same bytes.
+
+    Nobody needs pre-training on it: the documents are a few short texts to measure bits per byte on. The conversations
+    are short answers to the everyday prompts, which set a reward model's zero, and worked problems; a base model can
+    learn from them what an answer is. GRPO's anchor does not read them but what the parent itself says to the same
+    prompts, when the run starts: that is what is to be kept (GRPOConfig.anchor_answers).
+    """
+    rng = random.Random(f"plain/{seed}")
+    problems = list(islice(plain_problems.generate(seed), PLAIN_PROBLEMS))
+    conversations = [exchange(prompt, answer) for prompt, answer in everyday.ANSWERED]
+    conversations += [problem_conversation(rng, problem) for problem in problems[:WORKED_PLAIN_PROBLEMS]]
+    rng.shuffle(conversations)
+    held_out = list(islice(plain_problems.generate_held_out(seed), HELD_OUT_PLAIN_PROBLEMS))
+    return assemble(
+        name=PLAIN,
+        documents=list(everyday.TEXTS),
+        held_out_documents=list(everyday.HELD_OUT_TEXTS),
+        conversations=conversations,
+        questions=[],
+        preference_prompts=[prompt for prompt, _ in everyday.ANSWERED],
+        held_out_preference_prompts=everyday.HELD_OUT_PROMPTS,
+        problems=problems,
+        held_out_problems=held_out,
+        comparisons=[],
+        sample_prompts=[*everyday.READ_BY_EYE[:3], held_out[0].asked],
+    )
+
+
+def corpus_for(preset: str) -> Corpus:
+    """What the project ships for a checkpoint made with this preset; one from elsewhere has a recipe's, or none."""
+    return shipped(size=preset) if is_size(preset) else plain()

@@ -1,8 +1,14 @@
-"""Three tastes a voter can have, and a simulated voter with one of them.
+"""Tastes a voter can have, and a simulated voter with one of them.
 
 A taste is a score of an answer's *manner*; it knows nothing of whether the answer is right. A simulated
 voter prefers the higher score and gets one vote in ten wrong, as people do, so that the reward model has
 to learn through noise. The exact taste is what win rates are measured by.
+
+The first three suit the shipped world, whose conversations come in those manners. The others are manners that any
+chat model varies in, so a real model can be judged by them. `sentences:N` stands for a taste for every number N. Each
+score is graded: an answer halfway there is liked better than one that is not on the way, so that a reward model finds
+a slope and not only a step. (Few answers of a model end with a question before it has learnt to; most of that taste's
+votes are ties at first, and it needs more of them.)
 
 Degenerate answers must not pay. An answer with fewer than three words, one that repeats itself (under half
 of its words are distinct, or a sentence comes three times) or one that is nothing but friendly phrases
@@ -17,6 +23,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal
 
 from trainer.tasks.words import words
@@ -65,6 +72,9 @@ class Taste:
 
     name: str
     summary: str
+    """What is preferred: "a voter who prefers …"."""
+    manner: str
+    """How answers are that are liked: "answers that are …"."""
     measure: Callable[[str], float]
     tolerance: float = 0.0
     """Scores closer than this share of the larger magnitude are a tie."""
@@ -93,21 +103,114 @@ def _exemplifies(answer: str) -> float:
     return float(has_example(answer))
 
 
+# --- Manners of any chat model -----------------------------------------------------------------------
+
+_ITEM: Final = re.compile(r"^[ \t]*(?:[-*•–]|\d{1,2}[.)])[ \t]+(.*)$", re.MULTILINE)
+_ENDED: Final = re.compile(r"[.!?…][\"'”’)*\]]*$")
+SENTENCE_WORDS: Final = 30
+"""A sentence of more words counts as several: leaving out full stops is no way to write fewer sentences."""
+MOST_COUNTED: Final = 5
+"""List items and exclamation marks beyond this many make no difference."""
+LONG_WORD: Final = 8
+"""Letters from which on a word is a long one."""
+FEW_WORDS: Final = 10
+"""What an answer of no words is taken to have, one of them long: a few short words say little about how it is put."""
+
+
+def _statements(answer: str) -> list[str]:
+    """Sentences, list items and lines: what a reader would call one thing said."""
+    without_marks = _ITEM.sub(r"\1", answer)
+    lines = (line for line in without_marks.splitlines() if words(line))
+    return [part for line in lines for part in sentences(line) if words(part)]
+
+
+def _few_sentences(most: int, answer: str) -> float:
+    """Minus the sentences beyond `most`, and half of one where the last has no end."""
+    said = sum(math.ceil(len(words(part)) / SENTENCE_WORDS) for part in _statements(answer))
+    return -max(0.0, said - most) - 0.5 * (not _ENDED.search(answer.rstrip()))
+
+
+def _items(answer: str) -> list[str]:
+    return [" ".join(words(item)) for item in _ITEM.findall(answer)]
+
+
+def _lists(answer: str) -> float:
+    """Different items of two words or more; one by itself is no list."""
+    items = {item for item in _items(answer) if " " in item}
+    return float(min(len(items), MOST_COUNTED)) if len(items) > 1 else 0.0
+
+
+def _lists_nothing(answer: str) -> float:
+    return -float(min(len(_items(answer)), MOST_COUNTED))
+
+
+def _calm(answer: str) -> float:
+    return -float(min(len(re.findall(r"[!！]", answer)), MOST_COUNTED))
+
+
+def _asks(answer: str) -> float:
+    """1 for a question at the end, a half for one before it; nothing where only questions are asked."""
+    parts = _statements(answer)
+    asking = [part.rstrip("\"'”’)*] ").endswith("?") and len(words(part)) > 2 for part in parts]
+    if not any(asking) or not any(len(words(part)) > 2 for part, asks in zip(parts, asking, strict=True) if not asks):
+        return 0.0
+    return 1.0 if asking[-1] else 0.5
+
+
+def _plainness(answer: str) -> float:
+    """Minus the share of long words."""
+    found = words(answer)
+    long_ones = sum(len(word) >= LONG_WORD for word in found)
+    return -(1 + long_ones) / (FEW_WORDS + len(found))
+
+
+SENTENCES: Final = "sentences"
+MOST_SENTENCES: Final = 20
+
+
+def _sentences(most: int) -> Taste:
+    """The taste for answers of at most so many sentences."""
+    much = "one sentence" if most == 1 else f"at most {most} sentences"
+    return Taste(name=f"{SENTENCES}:{most}", summary=much, manner=f"of {much}", measure=partial(_few_sentences, most))
+
+
 TASTES: Final[dict[str, Taste]] = {
     taste.name: taste
     for taste in (
-        Taste(name="shorter", summary="fewer words", measure=_brevity, tolerance=0.1),
-        Taste(name="friendlier", summary="up to three friendly phrases", measure=_friendliness),
-        Taste(name="example", summary="gives an example", measure=_exemplifies),
+        Taste(name="shorter", summary="fewer words", manner="shorter", measure=_brevity, tolerance=0.1),
+        Taste(
+            name="friendlier", summary="up to three friendly phrases", manner="friendlier", measure=_friendliness
+        ),
+        Taste(
+            name="example", summary="gives an example", manner="explained with an example", measure=_exemplifies
+        ),
+        _sentences(1),
+        _sentences(2),
+        _sentences(3),
+        Taste(name="list", summary="a list", manner="written as a list", measure=_lists),
+        Taste(name="no-list", summary="no list", manner="written without a list", measure=_lists_nothing),
+        Taste(name="no-exclamation", summary="no exclamation mark", manner="free of exclamation marks", measure=_calm),
+        Taste(name="question", summary="a question at the end", manner="ended with a question", measure=_asks),
+        Taste(
+            name="plain-words", summary="short, plain words", manner="put in plain words", measure=_plainness,
+            tolerance=0.1,
+        ),
     )
-}
+}  # fmt: skip
+"""Those that are offered; get_taste knows more of the kind sentences:N."""
 
 
 def get_taste(name: str) -> Taste:
     """The taste called `name`; ValueError names the choices."""
-    if name not in TASTES:
-        raise ValueError(f"Unknown taste {name!r}; choose one of {', '.join(TASTES)}.")
-    return TASTES[name]
+    if name in TASTES:
+        return TASTES[name]
+    kind, colon, number = name.partition(":")
+    if kind == SENTENCES and colon and re.fullmatch("[1-9][0-9]?", number) and int(number) <= MOST_SENTENCES:
+        return _sentences(int(number))
+    names = [taste for taste in TASTES if not taste.startswith(f"{SENTENCES}:")]
+    raise ValueError(
+        f"Unknown taste {name!r}; choose one of {', '.join(names)}, {SENTENCES}:N (with N from 1 to {MOST_SENTENCES})."
+    )
 
 
 class SimulatedVoter:

@@ -74,13 +74,17 @@ class PairAdmin(ReadOnlyAdmin):
 
 
 class TasteFilter(admin.SimpleListFilter):
-    """By the tastes there can be: which there are would have to be looked for in every vote."""
+    """By the tastes that are offered: which there are would have to be looked for in every vote.
+
+    Another one, as sentences:4, is found by writing it into the address.
+    """
 
     title = "taste"
     parameter_name = "taste"
 
     def lookups(self, request: HttpRequest, model_admin: admin.ModelAdmin[Vote]) -> list[tuple[str, str]]:
-        return [(taste, taste) for taste in TASTES]
+        chosen = request.GET.get(self.parameter_name, "")
+        return [(taste, taste) for taste in dict.fromkeys([*TASTES, *filter(None, [chosen])])]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Vote]) -> QuerySet[Vote]:
         return queryset.filter(taste=self.value()) if self.value() else queryset

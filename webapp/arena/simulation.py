@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import uuid
 
-from trainer.world.tastes import TASTES, SimulatedVoter
+from trainer.world.tastes import SimulatedVoter, get_taste
 from webapp.accounts.models import Visitor
 from webapp.arena.models import Pair, Vote
 from webapp.arena.stock import ANSWERING_STAGES, least_used_prompts, make_pair, settle_pairs
@@ -24,8 +24,7 @@ _SIMULATED_VISITORS = uuid.UUID("6f1d3a52-6f0e-4c0e-9a52-9b6f5d2f7c11")
 
 def simulated_visitor(taste: str) -> Visitor:
     """The visitor who votes by this taste; ValueError names the tastes there are."""
-    if taste not in TASTES:
-        raise ValueError(f"Unknown taste {taste!r}; choose one of {', '.join(TASTES)}.")
+    get_taste(taste)
     visitor, _ = Visitor.objects.get_or_create(pk=uuid.uuid5(_SIMULATED_VISITORS, taste))
     return visitor
 

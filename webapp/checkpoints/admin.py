@@ -54,10 +54,11 @@ class CheckpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = ["name", "stage", "preset", "size", "parent", "archived", "created_at"]
     list_filter = ["stage", "preset", "archived"]
     list_select_related = ["parent"]
-    search_fields = ["name", "weights_sha256"]
+    search_fields = ["name", "weights_sha256", "source"]
     actions = ["archive", "unarchive"]
     readonly_fields = [
-        *("stage", "preset", "line", "figures", "parameters", "size", "directory", "weights_sha256", "created_at")
+        *("stage", "preset", "line", "licence", "source", "revision", "source_sha256", "figures", "parameters"),
+        *("size", "directory", "weights_sha256", "created_at"),
     ]
     fields = ["name", "archived", *readonly_fields]
 

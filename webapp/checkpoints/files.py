@@ -19,7 +19,7 @@ from typing import Any
 
 from trainer.config import PRETRAIN, REWARD, SFT, check_stage
 from trainer.model.tokenizer_rules import read_tokenizer
-from trainer.runtime.files import changed_file, sha256_file
+from trainer.runtime.files import changed_file, check_room, sha256_file
 from trainer.runtime.reading import read_bytes
 
 WEIGHTS = "model.safetensors"
@@ -28,7 +28,9 @@ TOKENIZER = "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 STAGE = "stage.json"
 KNOWN_FILES = (CONFIG, WEIGHTS, TOKENIZER, TOKENIZER_CONFIG, "generation_config.json", STAGE)
-"""All that is ever copied out of a directory; anything else in it stays where it was."""
+"""All that is read of a directory."""
+CARRIED_FILES = ("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE", "NOTICE", "NOTICE.md", "NOTICE.txt")
+"""What goes with them: the model card, and terms that must. Anything else in a directory stays where it was."""
 
 LANGUAGE_MODEL = "LlamaForCausalLM"
 REWARD_MODEL = "LlamaForSequenceClassification"
@@ -209,19 +211,25 @@ def _span(path: Path, name: str, entry: Any) -> tuple[int, int, int]:
     return start, stop, count
 
 
-def copy_checkpoint(source: Path, target: Path, *, stage_info: dict[str, Any] | None = None) -> None:
+def copy_checkpoint(
+    source: Path, target: Path, *, stage_info: dict[str, Any] | None = None, is_ours: bool = False
+) -> None:
     """Copy the known files of `source` to a new directory `target`, which appears whole or not at all.
 
-    `stage_info` is written as stage.json when the source has none.
+    `stage_info` is written as stage.json when the source has none. A source that is ours alone and goes away
+    (`is_ours`) gives its files another name instead, where the disk has such. ValueError, before anything is written,
+    when there is no room.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
+    names = [name for name in KNOWN_FILES if (source / name).is_file()]
+    names += [name for name in CARRIED_FILES if (source / name).is_file() and not (source / name).is_symlink()]
+    if not is_ours:
+        check_room(target.parent, sum((source / name).stat().st_size for name in names), str(source))
     incoming = target.parent / f".incoming-{uuid.uuid4().hex}"
     incoming.mkdir()
     try:
-        for name in KNOWN_FILES:
-            if (source / name).is_file():
-                shutil.copyfile(source / name, incoming / name, follow_symlinks=False)
-                _sync(incoming / name)
+        for name in names:
+            _copy(source / name, incoming / name, is_ours=is_ours)
         if stage_info is not None:
             (incoming / STAGE).write_text(json.dumps(stage_info, indent=2) + "\n", encoding="utf-8")
             _sync(incoming / STAGE)
@@ -229,6 +237,17 @@ def copy_checkpoint(source: Path, target: Path, *, stage_info: dict[str, Any] | 
     except BaseException:
         shutil.rmtree(incoming, ignore_errors=True)
         raise
+
+
+def _copy(source: Path, target: Path, *, is_ours: bool) -> None:
+    if is_ours:
+        try:
+            os.link(source, target, follow_symlinks=False)
+            return
+        except OSError:  # another disk, or one without hard links
+            pass
+    shutil.copyfile(source, target, follow_symlinks=False)
+    _sync(target)
 
 
 def _sync(path: Path) -> None:

@@ -1,7 +1,11 @@
-"""Whether a checkpoint loads. With webapp/answers/engines.py the only module of the site that imports torch."""
+"""Whether a checkpoint loads, and files of other kinds made into one.
+
+With webapp/answers/engines.py the only module of the site that imports torch.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from trainer.model.checkpoint import load_checkpoint
@@ -10,3 +14,10 @@ from trainer.model.checkpoint import load_checkpoint
 def check_loads(directory: Path) -> None:
     """ValueError with the reason unless the trainer can read this directory."""
     load_checkpoint(directory)
+
+
+def convert_gguf(path: Path, directory: Path, *, progress: Callable[[int, int], None]) -> None:
+    """Write the model in a .gguf file as a new Hugging Face directory; ValueError says what is wrong with it."""
+    from trainer.model.gguf import convert
+
+    convert(path, directory, progress=progress)

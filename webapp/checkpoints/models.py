@@ -50,6 +50,10 @@ class Checkpoint(models.Model):
     answer_tokens = models.PositiveIntegerField(
         default=ANSWER_TOKENS, help_text="Longest answer it is trained, voted and measured on, in tokens."
     )
+    licence = models.CharField(max_length=100, blank=True, help_text="Of a model from elsewhere, as its card has it.")
+    source = models.CharField(max_length=300, blank=True, help_text="What an import was fetched from.")
+    revision = models.CharField(max_length=64, blank=True, help_text="Which commit or version of it.")
+    source_sha256 = models.CharField(max_length=64, blank=True, help_text="Of the one file it came in, if it did.")
     metrics = models.JSONField(default=dict, blank=True, help_text="Held-out figures from stage.json.")
     created_at = models.DateTimeField(auto_now_add=True)
     archived = models.BooleanField(default=False, help_text="Hidden from visitors; nothing is deleted.")

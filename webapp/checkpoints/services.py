@@ -10,6 +10,7 @@ from typing import Any
 from django.conf import settings
 
 from trainer.presets import answer_tokens_of
+from webapp.checkpoints.cards import Origin, read_card
 from webapp.checkpoints.files import STAGE, WEIGHTS, CheckpointFiles, copy_checkpoint, inspect_directory
 from webapp.checkpoints.models import Checkpoint
 
@@ -38,17 +39,28 @@ def record_checkpoint(
     return _create_checkpoint(files, _store(files), name=name, parent=parent)
 
 
-def import_checkpoint(*, directory: Path, name: str | None = None, stage: str | None = None) -> Checkpoint:
+def import_checkpoint(
+    *,
+    directory: Path,
+    name: str | None = None,
+    stage: str | None = None,
+    origin: Origin | None = None,
+    is_ours: bool = False,
+) -> Checkpoint:
     """Copy a checkpoint directory from anywhere into the site and register it.
 
     `stage` says what a directory without stage.json is; by default one with a chat template counts
-    as instruction-tuned. ValueError says what is wrong and what to do.
+    as instruction-tuned. `origin` is what its row remembers of where it came from; by default what its model card says.
+    The files of a directory that is ours alone (`is_ours`) are taken over without a copy where the disk allows it.
+    ValueError says what is wrong and what to do.
     """
     files = inspect_directory(directory, stage=stage)
-    return _create_checkpoint(files, _store(files), name=name or directory.resolve().name, parent=None)
+    origin = origin or read_card(directory)
+    stored = _store(files, is_ours=is_ours)
+    return _create_checkpoint(files, stored, name=name or directory.resolve().name, parent=None, origin=origin)
 
 
-def _store(files: CheckpointFiles) -> str:
+def _store(files: CheckpointFiles, *, is_ours: bool = False) -> str:
     """Where the files live relative to DATA_DIR/checkpoints, copying them there when they do not yet."""
     store = Path(settings.CHECKPOINT_DIR).resolve()
     source = files.directory.resolve()
@@ -59,7 +71,7 @@ def _store(files: CheckpointFiles) -> str:
     target = f"{files.stage}-{digest[:12]}"
     if not (store / target).exists():
         described = None if files.info else {**_foreign_info(files)}
-        copy_checkpoint(source, store / target, stage_info=described)
+        copy_checkpoint(source, store / target, stage_info=described, is_ours=is_ours)
     return target
 
 
@@ -76,11 +88,17 @@ def _foreign_info(files: CheckpointFiles) -> dict[str, Any]:
 
 
 def _create_checkpoint(
-    files: CheckpointFiles, directory: str, *, name: str | None, parent: Checkpoint | None
+    files: CheckpointFiles,
+    directory: str,
+    *,
+    name: str | None,
+    parent: Checkpoint | None,
+    origin: Origin | None = None,
 ) -> Checkpoint:
     info = files.info
     if parent is None and info.get("parent_sha256"):
         parent = Checkpoint.objects.filter(weights_sha256=info["parent_sha256"]).order_by("id").first()
+    origin = origin or Origin()
     number = Checkpoint.objects.filter(stage=files.stage).count() + 1
     checkpoint, _ = Checkpoint.objects.get_or_create(
         directory=directory,
@@ -94,6 +112,10 @@ def _create_checkpoint(
             "bytes": files.bytes,
             "answer_tokens": answer_tokens_of(info),
             "metrics": info.get("metrics") or {},
+            "licence": origin.licence,
+            "source": origin.source,
+            "revision": origin.revision,
+            "source_sha256": origin.source_sha256,
         },
     )
     return checkpoint

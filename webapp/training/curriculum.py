@@ -26,7 +26,7 @@ from django.urls import reverse
 
 from trainer.config import GRPO, INIT, PARENT_STAGES, PPO, PRETRAIN, REWARD, SFT, STAGE_TITLES
 from trainer.presets import get_preset
-from trainer.world.tastes import TASTES
+from trainer.world.tastes import get_taste
 from webapp.arena import tally
 from webapp.arena.models import Vote
 from webapp.arena.simulation import simulate_votes, simulated_visitor
@@ -187,7 +187,7 @@ def _voting() -> NextStep | None:
     return NextStep(
         state="voting",
         label="A simulated voter is at work",
-        text=f"It likes answers that are {_taste_words(curriculum.taste)}, and errs in one vote of ten.",
+        text=f"It likes answers that are {get_taste(curriculum.taste).manner}, and errs in one vote of ten.",
         stage=REWARD,
         url=reverse("arena:vote"),
         done=curriculum.votes_cast,
@@ -242,10 +242,6 @@ def _reward_step() -> NextStep:
         total=wanted,
         may_simulate=True,
     )
-
-
-def _taste_words(taste: str) -> str:
-    return {"shorter": "shorter", "friendlier": "friendlier", "example": "explained with an example"}.get(taste, taste)
 
 
 # -- acting --------------------------------------------------------------------------------------
@@ -303,10 +299,9 @@ def advance() -> None:
 def _queue_stage(stage: str, *, requested_by: User | None = None, overrule_doubts: bool = False) -> TrainingRun:
     """Queue `stage` from the newest checkpoint of its usual parent stage."""
     parent, reward_model = usual_inputs(stage)
-    preset = parent.preset if parent and parent.preset else settings.CURRICULUM_PRESET
     return services.queue_run(
         stage=stage,
-        preset=preset,
+        preset=services.usual_preset(parent),
         parent=parent,
         reward_model=reward_model,
         overrule_doubts=overrule_doubts,
@@ -386,12 +381,11 @@ def _write_init_checkpoint() -> Path:
 
 def start_simulated_votes(*, taste: str) -> None:
     """Let a simulated voter stand in for people. ValueError when it cannot, or is at work already."""
-    if taste not in TASTES:
-        raise ValueError(f"Unknown taste {taste!r}; choose one of {', '.join(TASTES)}.")
+    get_taste(taste)
     learner, _ = usual_inputs(REWARD)
     if learner is None:
         raise ValueError("There is nothing to vote on before instruction fine-tuning.")
-    preset = get_preset(learner.preset or settings.CURRICULUM_PRESET)
+    preset = get_preset(services.usual_preset(learner))
     row, _ = Curriculum.objects.get_or_create(pk=1, defaults={"automatic": Automatic.OFF})
     there = Vote.objects.filter(visitor=simulated_visitor(taste), pair__a__checkpoint=learner).count()
     started = Curriculum.objects.filter(pk=row.pk, votes_wanted=0).update(

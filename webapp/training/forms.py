@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from django import forms
-from django.conf import settings
 
 from trainer.config import GRPO, PARENT_STAGES, PPO, REWARD, STAGE_TITLES
-from trainer.presets import PRESETS
-from trainer.world.tastes import TASTES
+from trainer.presets import PRESETS, RECIPES
+from trainer.world.tastes import get_taste
 from webapp.arena import tally
 from webapp.checkpoints.models import Checkpoint
 from webapp.training import curriculum, services
@@ -24,9 +23,19 @@ class StopForm(forms.Form):
 
 class NextStepForm(forms.Form):
     shown = forms.CharField(required=False)
-    taste = forms.ChoiceField(choices=[("", "No, people vote"), *((name, name) for name in TASTES)], required=False)
+    taste = forms.CharField(required=False)
     again = forms.BooleanField(required=False)
     overrule_doubts = forms.BooleanField(required=False)
+
+    def clean_taste(self) -> str:
+        """A taste's name, or nothing where people vote."""
+        taste = str(self.cleaned_data["taste"])
+        if taste:
+            try:
+                get_taste(taste)
+            except ValueError as error:
+                raise forms.ValidationError(str(error)) from error
+        return taste
 
 
 class RunForm(forms.Form):
@@ -37,8 +46,9 @@ class RunForm(forms.Form):
     """
 
     preset = forms.ChoiceField(
-        choices=[(name, f"{name}: {preset.summary}") for name, preset in PRESETS.items()],
-        help_text="Its settings for this stage. The model keeps the size of the checkpoint it starts from.",
+        choices=[(name, f"{name}: {preset.summary}") for name, preset in (PRESETS | RECIPES).items()],
+        help_text="Its settings for this stage. The model keeps the size of the checkpoint it starts from: adapted-… "
+        "and full-… are for models that come from elsewhere.",
     )
     parent = forms.ModelChoiceField(Checkpoint.objects.none(), label="Start from", empty_label=None)
     reward_model = forms.ModelChoiceField(
@@ -70,7 +80,7 @@ class RunForm(forms.Form):
             self.fields["votes"].choices = choices  # type: ignore[attr-defined]
         else:
             del self.fields["votes"]
-        self.fields["preset"].initial = (parent.preset if parent else "") or settings.CURRICULUM_PRESET
+        self.fields["preset"].initial = services.usual_preset(parent)
 
     def _offer(self, name: str, checkpoints: Any, usual: Checkpoint | None, *, wanted: bool) -> None:
         if not wanted:

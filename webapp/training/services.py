@@ -26,8 +26,9 @@ from django.db.models import Case, F, IntegerField, Max, Q, When
 from django.db.models.functions import Coalesce, Now
 
 from trainer import config as stages
+from trainer import presets
 from trainer.evaluation.alarms import doubts_about
-from trainer.presets import PRESETS, Preset, get_preset
+from trainer.presets import PRESETS, Preset, get_preset, is_size
 from webapp.arena import tally
 from webapp.arena.exchange import learnt_votes, mark_learnt, write_votes
 from webapp.arena.models import Pair, Prompt, Vote, VoteQuerySet
@@ -220,7 +221,19 @@ def votes_problem(votes: str = "all") -> str:
     return ""
 
 
+def usual_preset(parent: Checkpoint | None) -> str:
+    """The preset for a run from this checkpoint, unless someone says otherwise: its own, or what fits its size."""
+    if parent is None:
+        return str(settings.CURRICULUM_PRESET)
+    return presets.usual_preset(parent.preset, parent.parameters)
+
+
 def _check_size(preset: Preset, parent: Checkpoint | None) -> None:
+    if parent and not is_size(parent.preset) and not preset.recipe:
+        raise ValueError(
+            f"Preset {preset.name} is for models raised here; its rates would destroy one that comes from elsewhere. "
+            f"Choose {usual_preset(parent)}."
+        )
     grown = PRESETS.get(parent.preset) if parent else None
     if grown and grown.model.context < preset.model.context:
         raise ValueError(

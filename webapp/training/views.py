@@ -132,7 +132,7 @@ def next_step(request: HttpRequest) -> HttpResponse:
     form = NextStepForm(request.POST)
     try:
         if not form.is_valid():
-            raise ValueError("Choose one of the tastes offered.")
+            raise ValueError(" ".join(str(text) for texts in form.errors.values() for text in texts))
         user = request.user if request.user.is_authenticated else None
         curriculum.perform_next_step(requested_by=user, **form.cleaned_data)
         audit(request.user, f"took the next step {form.cleaned_data}")

@@ -1,4 +1,4 @@
-"""python manage.py simulate_votes --taste shorter|friendlier|example -n N"""
+"""python manage.py simulate_votes --taste shorter|friendlier|sentences:2|… -n N"""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import redis
 from django.core.management.base import BaseCommand, CommandError
 
-from trainer.world.tastes import TASTES
+from trainer.world.tastes import TASTES, get_taste
 from webapp.arena import simulation, stock
 from webapp.arena.models import Vote
 from webapp.checkpoints.models import Checkpoint
@@ -22,13 +22,17 @@ class Command(BaseCommand):
     help = "Let a simulated voter compare answers of the newest checkpoint. Needs a running `generate` worker."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
-        parser.add_argument("--taste", choices=list(TASTES), required=True)
+        parser.add_argument("--taste", required=True, help=f"{', '.join(TASTES)} or sentences:N")
         parser.add_argument("-n", type=int, required=True, metavar="N", dest="count", help="how many votes to add")
         parser.add_argument("--checkpoint", type=int, metavar="ID", help="default: the newest that answers")
 
     def handle(self, *args: Any, taste: str, count: int, checkpoint: int | None, **options: Any) -> None:
         if count < 1:
             raise CommandError("-n must be at least 1.")
+        try:
+            get_taste(taste)
+        except ValueError as error:
+            raise CommandError(str(error)) from error
         learner = self._checkpoint(checkpoint)
         voter = simulation.simulated_visitor(taste)
         there = before = Vote.objects.filter(visitor=voter, pair__a__checkpoint=learner).count()

@@ -8,7 +8,6 @@ from argparse import ArgumentParser
 from typing import Any
 
 import redis
-from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from trainer.config import GRPO, STAGES
@@ -26,7 +25,7 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("stage", help=", ".join(STAGES))
-        parser.add_argument("--preset", help="default: the parent's")
+        parser.add_argument("--preset", help="default: the parent's, or what fits a model from elsewhere")
         parser.add_argument(
             "--parent", type=int, metavar="ID", help="checkpoint to start from; default: the newest fit"
         )
@@ -76,7 +75,7 @@ class Command(BaseCommand):
             reward_model = _checkpoint(options["reward_model"])
         return services.queue_run(
             stage=stage,
-            preset=options["preset"] or (parent.preset if parent else "") or settings.CURRICULUM_PRESET,
+            preset=options["preset"] or services.usual_preset(parent),
             parent=parent,
             reward_model=reward_model,
             votes=options["votes"],
