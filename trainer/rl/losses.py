@@ -115,7 +115,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
         matrix = weight.to(dtype)
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight)
+        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None  # a frozen one needs none
         total = hidden.new_zeros((), dtype=torch.float32)
         with torch.autocast(kind, enabled=False):
             for start in range(0, len(hidden), chunk):
@@ -129,15 +129,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 slope.scatter_add_(1, goal, -torch.ones_like(log_total))
                 slope = slope.to(dtype)
                 grad_hidden[start : start + chunk] = slope @ matrix
-                grad_weight += slope.T @ part
+                if grad_weight is not None:
+                    grad_weight += slope.T @ part
         count = max(1, len(hidden))
-        ctx.save_for_backward(grad_hidden.div_(count), grad_weight.div_(count))
+        ctx.save_for_backward(grad_hidden.div_(count), grad_weight if grad_weight is None else grad_weight.div_(count))
         return total / count
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad * grad_hidden, grad * grad_weight, None, None
+        return grad * grad_hidden, None if grad_weight is None else grad * grad_weight, None, None
 
 
 def linear_next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk: int = 1024) -> Tensor:
