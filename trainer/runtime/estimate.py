@@ -53,8 +53,8 @@ QUESTIONS = 200
 """Questions at every evaluation of fine-tuning (evaluate.py)."""
 LOSS_TOKENS = 1024
 """Tokens whose logits exist together where text is learnt from (losses.py)."""
-CPU_ANSWERS, GPU_ANSWERS = 16, 64
-"""Rollouts that go through together, at most (rollout.py)."""
+CPU_ANSWERS = 16
+"""Rollouts that go through together on a CPU, at most (scoring.py)."""
 ACTIVATION_BYTES = 94
 """What the backward pass needs of one token in one block, per unit of width. In float32; bfloat16 keeps two thirds."""
 CPU_ROOM_BYTES, GPU_ROOM_BYTES = 2_000_000_000, 16_000_000_000
@@ -266,8 +266,10 @@ def _tokens_at_once(stage: str, preset: Preset, device: str) -> tuple[int, int]:
         pairs = preset.reward.batch_pairs * (2 if _teachers(preset) else 1)  # the last model studies as much at once
         return pairs * 2 * ANSWER_TOKENS, 0
     rl = preset.ppo if stage == PPO else preset.grpo
-    answers = min(rl.minibatch, CPU_ANSWERS if device == "cpu" else GPU_ANSWERS)
-    tokens, logits = answers * (ANSWER_TOKENS + rl.max_new_tokens), answers * rl.max_new_tokens
+    answers = min(rl.minibatch, CPU_ANSWERS) if device == "cpu" else rl.minibatch
+    longest = ANSWER_TOKENS + rl.max_new_tokens
+    answers = max(1, min(answers, tokens_at_once(preset.model, device=device) // longest))
+    tokens, logits = answers * longest, answers * rl.max_new_tokens
     if stage == GRPO:  # what holds it to its parent goes through by itself, and has two models' logits
         context = preset.model.context
         read = min(_anchor_tokens(preset), rows_at_once(preset.model, sequence=context, device=device) * context)

@@ -246,7 +246,7 @@ def judge(
     config: PPOConfig,
     *,
     kl_weight: float,
-    hands: Sequence[Sequence[int]],
+    hands: Sequence[Sequence[int]] | None = None,
 ) -> Experience:
     """Steps 2 to 4: rewards, rewards per token, advantages and returns of freshly sampled answers.
 
@@ -257,7 +257,8 @@ def judge(
     batch = pad(rollouts, pad_id=models.tokenizer.pad_id, device=next(models.policy.parameters()).device)
     sampled = batch.old_logprobs
     if models.rescores:
-        batch = rescored(models.policy, batch, hands, temperature=config.temperature)
+        every = [range(len(rollouts))]
+        batch = rescored(models.policy, batch, every if hands is None else hands, temperature=config.temperature)
     reference = score_logprobs(models.reference, batch, temperature=config.temperature)
     rewards = losses.rewards_with_kl(  # 3
         batch.rewards, batch.old_logprobs, reference, batch.is_response, kl_weight=kl_weight
