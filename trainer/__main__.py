@@ -51,7 +51,10 @@ def build_parser() -> argparse.ArgumentParser:
             "--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting of the stage"
         )
         if parent:
-            command.add_argument("--from", dest="parent", type=Path, help="parent checkpoint directory")
+            command.add_argument("--from", dest="parent", type=Path, help="parent checkpoint directory, ours or not")
+            command.add_argument(
+                "--parent-stage", choices=STAGES, help="what a parent from elsewhere is (default: guessed)"
+            )
             command.add_argument("--votes", type=Path, help="votes file (reward)")
             command.add_argument("--reward-model", type=Path, help="reward checkpoint (ppo; grpo measures)")
             command.add_argument(
@@ -226,6 +229,7 @@ def _stage(options: argparse.Namespace, should_stop: _StopFlag) -> int:
         preset=options.preset or (preset_of(parent) if parent else DEFAULT_PRESET),
         seed=options.seed,
         parent=parent,
+        parent_stage=getattr(options, "parent_stage", None),
         reward_model=getattr(options, "reward_model", None),
         votes=getattr(options, "votes", None),
         data=options.data,

@@ -22,7 +22,7 @@ from trainer.evaluation import scope
 from trainer.evaluation.asking import ask
 from trainer.evaluation.card import evaluate_checkpoint
 from trainer.evaluation.text import xz_bits_per_byte
-from trainer.model.checkpoint import load_checkpoint, read_info, write_json
+from trainer.model.checkpoint import describe, load_checkpoint, read_info, write_json
 from trainer.model.engine import Engine
 from trainer.presets import answer_tokens_of, check_answer_tokens, get_preset
 from trainer.reports import ProgressBar
@@ -221,7 +221,7 @@ def simulate_votes(
 
 def evaluate_directory(checkpoint: Path, data: Path | None) -> dict[str, Any]:
     """The report-card entry of one checkpoint on the held-out part of a corpus."""
-    info = read_info(checkpoint)
+    info = describe(checkpoint)
     corpus = from_directory(data) if data else corpus_for(str(info.get("preset") or ""))
     limit = answer_tokens_of(info)
     corpus = fit_corpus(corpus, checkpoint, [], max_new_tokens=limit, say=lambda text: print(text, file=sys.stderr))

@@ -39,7 +39,7 @@ class Packed(NamedTuple):
         return Packed(self.tokens.to(device), (positions.to(device), allowed.to(device)), self.place.to(device))
 
 
-def pack(sequences: Sequence[Sequence[int]], bundles: Sequence[Sequence[int]]) -> Packed:
+def pack(sequences: Sequence[list[int]], bundles: Sequence[Sequence[int]]) -> Packed:
     """The B sequences, each bundle of them in one row; `bundles` names every sequence once."""
     trunks = [shared_length([sequences[index] for index in bundle]) for bundle in bundles]
     lengths = [
@@ -71,7 +71,7 @@ def pack(sequences: Sequence[Sequence[int]], bundles: Sequence[Sequence[int]]) -
     return Packed(tokens, (positions, allowed.unsqueeze(1)), place)
 
 
-def bundles(sequences: Sequence[Sequence[int]], prompts: Sequence[tuple[int, ...]]) -> list[list[int]]:
+def bundles(sequences: Sequence[list[int]], prompts: Sequence[tuple[int, ...]]) -> list[list[int]]:
     """Numbers of the sequences that share a prompt, in bundles that make a packed row of at most `LONGEST` tokens."""
     found: list[list[int]] = []
     open_: dict[tuple[int, ...], tuple[list[int], int]] = {}
@@ -86,9 +86,9 @@ def bundles(sequences: Sequence[Sequence[int]], prompts: Sequence[tuple[int, ...
     return found
 
 
-def shared_length(sequences: Sequence[Sequence[int]]) -> int:
+def shared_length(sequences: Sequence[list[int]]) -> int:
     """How many tokens all of them begin with."""
-    shortest, longest = min(sequences), max(sequences)  # in the order of a dictionary: the two that differ first
+    shortest, longest = min(sequences), max(sequences)  # in the order of a dictionary these two differ first
     for index, (one, other) in enumerate(zip(shortest, longest, strict=False)):
         if one != other:
             return index

@@ -53,6 +53,8 @@ QUESTIONS = 200
 """Questions at every evaluation of fine-tuning (evaluate.py)."""
 LOSS_TOKENS = 1024
 """Tokens whose logits exist together where text is learnt from (losses.py)."""
+LOGITS_AT_ONCE = 2**23
+"""Logits that are held at a time where log-probs are taken (losses.py)."""
 CPU_ANSWERS = 16
 """Rollouts that go through together on a CPU, at most (scoring.py)."""
 ACTIVATION_BYTES = 94
@@ -252,7 +254,10 @@ def _activation_bytes(stage: str, preset: Preset, device: str) -> int:
         return 0
     model = preset.model
     tokens, logits = _tokens_at_once(stage, preset, device)
-    return tokens * _activation_bytes_per_token(model) + 4 * 3 * logits * model.vocab_size
+    together = logits * model.vocab_size
+    if stage in (PPO, GRPO):
+        together = min(together, LOGITS_AT_ONCE)
+    return tokens * _activation_bytes_per_token(model) + 4 * 3 * together
 
 
 def _tokens_at_once(stage: str, preset: Preset, device: str) -> tuple[int, int]:
