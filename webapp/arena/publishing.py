@@ -1,4 +1,5 @@
-"""Which questions everybody may be asked: the shipped ones, and those whose authors agreed."""
+"""Which questions everybody may be asked: the shipped ones (of the project's own world, or plain English where the
+model came from elsewhere), and those whose authors agreed."""
 
 from __future__ import annotations
 
@@ -6,18 +7,23 @@ from django.db import transaction
 
 from webapp.arena.models import Prompt
 from webapp.chat.models import Conversation, Message
+from webapp.checkpoints.origin import site_origin
 
 LONGEST_CHAT_PROMPT = 300
 """A longer question from a chat is too much to read before two answers."""
 
 
 def seed_prompts() -> int:
-    """Add the shipped corpus's preference prompts that are not there yet; returns how many were added."""
+    """Add the shipped corpus's preference prompts that are not there yet; returns how many were added.
+
+    They are those PPO answers later: a model from elsewhere knows nothing of the shipped world.
+    """
     from trainer.asked import asked_text
-    from trainer.world import shipped  # generating it takes a moment, which only this caller should pay
+    from trainer.world import corpus_for  # generating it takes a moment, which only this caller should pay
 
     before = Prompt.objects.count()
-    texts = [asked_text(asked) for asked in shipped(0, size="smoke").preference_prompts]
+    corpus = corpus_for("" if site_origin() else "smoke")
+    texts = [asked_text(asked) for asked in corpus.preference_prompts]
     Prompt.objects.add(texts, source=Prompt.Source.SHIPPED)
     return Prompt.objects.count() - before
 

@@ -26,8 +26,8 @@ def origin_of(current: Mapping[str, Checkpoint]) -> Checkpoint | None:
 
 
 def is_imported(checkpoint: Checkpoint) -> bool:
-    """Whether others made it: no preset of ours did."""
-    return not checkpoint.preset
+    """Whether it was brought here: no preset of ours made it, or its row says where it came from."""
+    return not checkpoint.preset or bool(checkpoint.source)
 
 
 def site_origin() -> Checkpoint | None:

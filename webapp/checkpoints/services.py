@@ -9,7 +9,7 @@ from typing import Any
 
 from django.conf import settings
 
-from trainer.presets import answer_tokens_of
+from trainer.presets import answer_tokens_of, recipe_for
 from webapp.checkpoints.cards import Origin, read_card
 from webapp.checkpoints.files import STAGE, WEIGHTS, CheckpointFiles, copy_checkpoint, inspect_directory
 from webapp.checkpoints.models import Checkpoint
@@ -70,7 +70,7 @@ def _store(files: CheckpointFiles, *, is_ours: bool = False) -> str:
     digest = hashlib.sha256(f"{source}\0{files.weights_sha256}".encode()).hexdigest()
     target = f"{files.stage}-{digest[:12]}"
     if not (store / target).exists():
-        described = None if files.info else {**_foreign_info(files)}
+        described = None if files.info else _foreign_info(files)
         copy_checkpoint(source, store / target, stage_info=described, is_ours=is_ours)
     return target
 
@@ -82,6 +82,8 @@ def _foreign_info(files: CheckpointFiles) -> dict[str, Any]:
         "parent_sha256": None,
         "weights_sha256": files.weights_sha256,
         "parameters": files.parameters,
+        # Votes on longer answers than it will practise would be votes on something else.
+        "answer_tokens": recipe_for(files.parameters).answer_tokens,
         "metrics": {},
         "imported": True,
     }
@@ -95,7 +97,7 @@ def _create_checkpoint(
     parent: Checkpoint | None,
     origin: Origin | None = None,
 ) -> Checkpoint:
-    info = files.info
+    info = files.info or _foreign_info(files)
     if parent is None and info.get("parent_sha256"):
         parent = Checkpoint.objects.filter(weights_sha256=info["parent_sha256"]).order_by("id").first()
     origin = origin or Origin()

@@ -6,15 +6,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from trainer.data.corpus import SAMPLE_PROMPTS
+from trainer.world import plain_problems
+from trainer.world.everyday import READ_BY_EYE
 from webapp.checkpoints.models import Checkpoint
 
-EVERYDAY: Final = (
-    "What is a language model?",
-    "How do I make friends in a new town?",
-    "Give me three ideas for a quick dinner.",
-    "Tom has 7 apples. He buys 5 more. He eats 3 of them. How many apples does Tom have now?",
-)
-"""What anybody might ask. The last one can be checked, as the shipped world's last one can."""
+EVERYDAY: Final = (*READ_BY_EYE[:3], next(plain_problems.generate_held_out(0)).prompt)
+"""What anybody might ask, and what is sampled while such a model trains. The last one can be checked."""
 
 COUNT: Final = len(SAMPLE_PROMPTS)
 assert len(EVERYDAY) == COUNT, "an address with a question's number means one on every site"

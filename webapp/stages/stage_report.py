@@ -7,10 +7,12 @@ votes into a figure and its table; where there is nothing yet it returns nothing
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeGuard
 
 from django.db.models import Exists, OuterRef
@@ -19,6 +21,8 @@ from django.utils.safestring import SafeString
 from trainer.config import GRPO, INIT, PPO, PRETRAIN, REWARD, SFT
 from trainer.evaluation.scope import COUNTS, PLAIN, SHIPPED, count_of
 from trainer.evaluation.statistics import MIN_GROUPS
+from trainer.model.roles import read_roles
+from trainer.model.template import ChatTemplate
 from trainer.presets import PRESETS, get_preset
 from webapp.answers.models import Generation
 from webapp.arena import tally
@@ -428,12 +432,37 @@ def _sft(stage: str, origin: Checkpoint | None) -> dict[str, Any]:
             form=percent,
             is_share=True,
         ),
-        "masked": masked_conversation(prompt, text) if text else None,
+        "masked": (_masked_by(origin, prompt, text) if origin else masked_conversation(prompt, text)) if text else None,
     }
 
 
+def _masked_by(origin: Checkpoint, prompt: str, answer: str) -> MaskedConversation | None:
+    """`masked_conversation` in the template that came with a model; None where that shows no such place."""
+    question = {"role": "user", "content": prompt}
+    try:
+        template = _template(origin.path)
+        before = template.render([question], add_generation_prompt=True)
+        whole = template.render([question, {"role": "assistant", "content": answer}])
+    except ValueError:  # the import would have refused it; then there is one figure less
+        return None
+    if not whole.startswith(before + answer):
+        return None
+    counted = whole[len(before) :].rstrip()
+    parts = [(before, False), (counted, True), (whole[len(before) + len(counted) :], False)]
+    return MaskedConversation(parts=[MaskedPart(text=text, counts=counts) for text, counts in parts if text])
+
+
+@functools.lru_cache(maxsize=8)
+def _template(directory: Path) -> ChatTemplate:
+    """The chat template in a directory; reading it means reading a whole tokenizer, which is done once."""
+    roles = read_roles(directory)
+    if roles.template is None:
+        raise ValueError(f"{directory} has no chat template.")
+    return ChatTemplate(roles.template, names=roles.names)
+
+
 def masked_conversation(prompt: str, answer: str) -> MaskedConversation:
-    """One turn in the chat template, split where the loss begins and ends: at the answer and its end mark."""
+    """One turn in our chat template, split where the loss begins and ends: at the answer and its end mark."""
     return MaskedConversation(
         parts=[
             MaskedPart(text=f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n", counts=False),

@@ -11,8 +11,16 @@ from trainer.presets import PRESETS, RECIPES
 from trainer.world.tastes import get_taste
 from webapp.arena import tally
 from webapp.checkpoints.models import Checkpoint
+from webapp.checkpoints.origin import site_origin
 from webapp.training import curriculum, services
 from webapp.training.models import TrainingRun
+
+
+def _presets() -> list[tuple[str, str]]:
+    """Sizes for models of our own, recipes for those from elsewhere: what this site has models for."""
+    imported = Checkpoint.objects.listed().filter(preset="").exists()
+    offered = (RECIPES if imported else {}) | ({} if site_origin() else PRESETS)
+    return [(name, f"{name}: {preset.summary}") for name, preset in offered.items()]
 
 
 class StopForm(forms.Form):
@@ -46,7 +54,6 @@ class RunForm(forms.Form):
     """
 
     preset = forms.ChoiceField(
-        choices=[(name, f"{name}: {preset.summary}") for name, preset in (PRESETS | RECIPES).items()],
         help_text="Its settings for this stage. The model keeps the size of the checkpoint it starts from: adapted-… "
         "and full-… are for models that come from elsewhere.",
     )
@@ -80,6 +87,7 @@ class RunForm(forms.Form):
             self.fields["votes"].choices = choices  # type: ignore[attr-defined]
         else:
             del self.fields["votes"]
+        self.fields["preset"].choices = _presets()  # type: ignore[attr-defined]
         self.fields["preset"].initial = services.usual_preset(parent)
 
     def _offer(self, name: str, checkpoints: Any, usual: Checkpoint | None, *, wanted: bool) -> None:

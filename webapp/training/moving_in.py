@@ -16,9 +16,10 @@ from typing import Final
 from django.conf import settings
 from django.template.defaultfilters import filesizeformat
 
+from trainer.presets import get_preset
 from webapp.checkpoints.models import Checkpoint
-from webapp.checkpoints.origin import site_origin
 from webapp.training.models import LONGEST_SOURCE, Curriculum
+from webapp.training.services import usual_preset
 
 logger = logging.getLogger(__name__)
 
@@ -79,21 +80,25 @@ def move_in(say: Say) -> bool:
     Never raises for what can go wrong with a source: the row keeps the sentence, and the next start tries again.
     """
     row = Curriculum.objects.get(pk=1)
-    if not site_origin():  # else a start that was killed between the import and the row
+    if not Checkpoint.objects.listed().exists():  # else a start that was killed between the import and the row
         say(f"{source_name(row.start_source)} is moving in.")
         Curriculum.objects.filter(pk=1).update(start_state=Moving.UNDER_WAY, start_text="", start_done=0, start_total=0)
         try:
-            _import(row.start_source, Progress(say))
+            arrived = _import(row.start_source, Progress(say))
         except (ValueError, OSError) as error:
             reason = str(error) if isinstance(error, ValueError) else f"{error.strerror}: {error.filename}."
             return _failed(reason, say)
         except Exception as error:
             logger.exception("The import of %s broke", row.start_source)
             return _failed(f"It broke ({type(error).__name__}); the terminal says where.", say)
-    Curriculum.objects.filter(pk=1).update(start_state=Moving.DONE, start_text="", start_done=0, start_total=0)
-    origin = site_origin()
-    assert origin is not None, "it was imported a moment ago"
-    say(f"{origin.name} is here, {origin.parameters / 1e6:,.0f} million parameters. Chat with it.")
+        if not arrived.source:  # a directory says nothing of itself, one that another site of ours wrote least of all
+            Checkpoint.objects.filter(pk=arrived.pk).update(source=source_name(row.start_source)[:300])
+    here = Checkpoint.objects.listed().earliest("created_at")
+    taste = get_preset(usual_preset(here)).taste
+    Curriculum.objects.filter(pk=1).update(
+        taste=taste, start_state=Moving.DONE, start_text="", start_done=0, start_total=0
+    )
+    say(f"{here.name} is here, {here.parameters / 1e6:,.1f} million parameters. Chat with it.")
     return True
 
 
