@@ -21,6 +21,7 @@ import pytest
 from django.conf import settings
 from django.test import Client
 
+from tests import smallest
 from trainer.config import available_cores
 from webapp.ops import embedded_redis
 
@@ -210,15 +211,13 @@ def owner_client(owner: Any, client_of: Callable[[Any], Client]) -> Client:
 
 
 def write_checkpoint_files(directory: Path, *, stage: str, preset: str = "smoke", **info: Any) -> dict[str, Any]:
-    """A well-formed checkpoint directory whose weights file holds one number; returns its stage.json."""
-    header = json.dumps({"weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
-    header += b" " * (-len(header) % 8)
-    # The tensor differs from checkpoint to checkpoint, so that their hashes do.
-    weights = len(header).to_bytes(8, "little") + header + uuid.uuid4().bytes[:3] + b"\x00"
+    """A well-formed checkpoint directory of the smallest model there is; returns its stage.json."""
+    # The first number differs from checkpoint to checkpoint, so that their hashes do.
+    weights, config = smallest.weights(stage, first=uuid.uuid4().bytes[:3]), smallest.config_json(stage)
     files: dict[str, Any] = {
-        "config.json": {"architectures": ["LlamaForCausalLM"], "model_type": "llama"},
+        "config.json": config,
         "generation_config.json": {"eos_token_id": [1]},
-        "tokenizer.json": {"version": "1.0"},
+        "tokenizer.json": smallest.TOKENIZER,
         "tokenizer_config.json": {"chat_template": ""},
     }
     stage_info = {

@@ -250,6 +250,8 @@ def test_web_supervisor_and_train_worker_never_import_torch(module: str) -> None
         "runtime.reading",
         "evaluation.scope",
         "evaluation.statistics",
+        "model.families",
+        "model.layout",
         "model.tokenizer_rules",
     ],
 )

@@ -51,7 +51,10 @@ def build_parser() -> argparse.ArgumentParser:
             "--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting of the stage"
         )
         if parent:
-            command.add_argument("--from", dest="parent", type=Path, help="parent checkpoint directory")
+            command.add_argument("--from", dest="parent", type=Path, help="parent checkpoint directory, ours or not")
+            command.add_argument(
+                "--parent-stage", choices=STAGES, help="what a parent from elsewhere is (default: guessed)"
+            )
             command.add_argument("--votes", type=Path, help="votes file (reward)")
             command.add_argument("--reward-model", type=Path, help="reward checkpoint (ppo; grpo measures)")
             command.add_argument(
@@ -64,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
         common(commands.add_parser(stage, help=f"run the {stage} stage"), parent=stage != "init")
     everything = commands.add_parser("all", help="every stage, simulated voters, report card")
     common(everything, parent=False)
+    everything.add_argument("--from", dest="parent", type=Path, help="go on from this model, ours or from elsewhere")
     everything.add_argument(
         "--taste",
         action="append",
@@ -174,10 +178,12 @@ def _command(options: argparse.Namespace) -> int:
         elif options.command == "all":
             _use_threads(options.threads)
             from trainer.pipeline import run_all
+            from trainer.run import preset_of
 
             run_all(
-                preset=options.preset or DEFAULT_PRESET,
+                preset=options.preset or (preset_of(options.parent) if options.parent else DEFAULT_PRESET),
                 out_dir=options.out,
+                start=options.parent,
                 seed=options.seed,
                 data=options.data,
                 tastes=options.taste,
@@ -226,6 +232,7 @@ def _stage(options: argparse.Namespace, should_stop: _StopFlag) -> int:
         preset=options.preset or (preset_of(parent) if parent else DEFAULT_PRESET),
         seed=options.seed,
         parent=parent,
+        parent_stage=getattr(options, "parent_stage", None),
         reward_model=getattr(options, "reward_model", None),
         votes=getattr(options, "votes", None),
         data=options.data,

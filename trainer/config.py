@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 INIT: Final = "init"
@@ -83,6 +83,8 @@ def _check_numbers(config: Any, *, positive: Sequence[str] = (), shares: Sequenc
     may be below; a share is at most 1.
     """
     for item in dataclasses.fields(config):
+        if item.type not in ("int", "float"):
+            continue
         name, value, is_whole = item.name, getattr(config, item.name), item.type == "int"
         if item.type == "bool":
             require(isinstance(value, bool), f"{name} must be true or false, not {value!r:.60}.")
@@ -109,13 +111,50 @@ def check_context(config: Any, context: int) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """How rotary positions are stretched so that a model reads further than it was first trained to."""
+
+    kind: str
+    """ "linear": every frequency is divided by `factor`. "llama3": only the slow ones, and some by a part of it."""
+    factor: float
+    low_freq_factor: float = 1.0
+    """llama3: what turns less often than this in the original context is slowed down by the whole factor."""
+    high_freq_factor: float = 4.0
+    """llama3: what turns more often than this stays as it is."""
+    original_context: int = 8192
+    """llama3: the context before it was stretched."""
+
+    def __post_init__(self) -> None:
+        require(self.kind in ("linear", "llama3"), f"rope scaling must be linear or llama3, not {self.kind!r:.60}.")
+        _check_numbers(self, positive=("factor", "low_freq_factor", "high_freq_factor", "original_context"))
+        require(
+            self.kind != "llama3" or self.high_freq_factor > self.low_freq_factor,
+            f"high_freq_factor={self.high_freq_factor} must be above low_freq_factor={self.low_freq_factor}.",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """How a model came, so that it can be saved as it came."""
+
+    config_json: Mapping[str, Any]
+    """Its config.json, with whatever in it means nothing to us."""
+    dtype: str
+    """What most of its weights were stored as: "float32", "float16", "bfloat16" or "float64"."""
+    other_dtypes: Mapping[str, str] = field(default_factory=dict)
+    """Tensors that were stored as something else, by their names in the file."""
+    has_copied_head: bool = False
+    """Whether a tied head stood in the file as well, as a copy of the embeddings."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Shape of the Llama-style decoder."""
+    """Shape of the decoder: our own Llama, or one of the families that families.py reads."""
 
     vocab_size: int
     """Entries in the tokenizer, special tokens included."""
     heads: int
-    """The size dial: query heads; the width is 64 times this."""
+    """The size dial: query heads; the width of our own models is 64 times this."""
     kv_heads: int
     """Key/value heads (grouped-query attention); divides `heads`."""
     layers: int
@@ -126,27 +165,53 @@ class ModelConfig:
     """Longest sequence, in tokens; presets pre-train on rows of this length, because past it a model babbles."""
     head_dim: int = 64
     """Width of one head; 64 keeps other engines' kernels usable."""
+    width: int = 0
+    """Residual stream width; 0 is heads × head_dim, as in our own models."""
     rope_theta: float = 10_000.0
     """Base of the rotary position frequencies."""
+    rope_scaling: RopeScaling | None = None
+    """How they are stretched, where they are."""
     norm_eps: float = 1e-5
     """Added inside RMSNorm's square root."""
+    family: str = "llama"
+    """Which of families.py's it is: decides names in config.json, nothing in the arithmetic."""
+    is_tied: bool = True
+    """Whether the embedding matrix is the output head, too."""
+    qkv_bias: bool = False
+    """Whether queries, keys and values have biases."""
+    o_bias: bool = False
+    """Whether attention's output has one."""
+    mlp_bias: bool = False
+    """Whether the feed-forward's three products have them."""
+    qk_norm: bool = False
+    """Whether each head's queries and keys are normalised before they are turned."""
+    window: int = 0
+    """How many tokens, itself included, a position sees in the layers of `windowed`; 0 is all before it."""
+    windowed: tuple[int, ...] = ()
+    """Layers with a sliding window."""
+    unrotated: tuple[int, ...] = ()
+    """Layers without rotary positions."""
+    source: Source | None = field(default=None, compare=False, repr=False)
+    """How it came, where it was read from a directory."""
 
     def __post_init__(self) -> None:
-        _check_numbers(self, positive=[item.name for item in dataclasses.fields(self)])
+        if self.width == 0 and isinstance(self.heads, int) and isinstance(self.head_dim, int):
+            object.__setattr__(self, "width", self.heads * self.head_dim)
+        numbers = [item.name for item in dataclasses.fields(self) if item.type in ("int", "float")]
+        _check_numbers(self, positive=[name for name in numbers if name != "window"])
         require(self.heads % self.kv_heads == 0, f"kv_heads={self.kv_heads} must divide heads={self.heads}.")
         require(self.head_dim % 2 == 0, "head_dim must be even: rotary positions turn pairs.")
-
-    @property
-    def width(self) -> int:
-        """Residual stream width when the model is our own (imports may differ)."""
-        return self.heads * self.head_dim
+        require(bool(self.window) == bool(self.windowed), "a sliding window needs its size and its layers.")
 
     @property
     def parameters(self) -> int:
-        """Trainable numbers, embeddings counted once (they are tied)."""
+        """Trainable numbers; embeddings that are the head as well count once."""
         attention = self.width * self.head_dim * 2 * (self.heads + self.kv_heads)
-        block = attention + 3 * self.width * self.ffn + 2 * self.width
-        return self.layers * block + self.vocab_size * self.width + self.width
+        attention += self.qkv_bias * self.head_dim * (self.heads + 2 * self.kv_heads) + self.o_bias * self.width
+        attention += self.qk_norm * 2 * self.head_dim
+        feed_forward = 3 * self.width * self.ffn + self.mlp_bias * (2 * self.ffn + self.width)
+        block = attention + feed_forward + 2 * self.width
+        return self.layers * block + (1 if self.is_tied else 2) * self.vocab_size * self.width + self.width
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -394,5 +459,7 @@ def available_cores() -> int:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """A config dataclass as plain JSON types."""
-    return dataclasses.asdict(config)
+    """A config dataclass as plain JSON types, without what is no part of its value."""
+    left_out = {item.name for item in dataclasses.fields(config) if not item.compare}
+    kept = {name: value for name, value in dataclasses.asdict(config).items() if name not in left_out}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in kept.items()}

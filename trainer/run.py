@@ -17,19 +17,32 @@ from typing import Any, Final
 
 import torch
 
-from trainer.config import GRPO, INIT, PPO, PRETRAIN, REWARD, SFT, check_context, check_parent_stage, to_dict
+from trainer.config import (
+    GRPO,
+    INIT,
+    PPO,
+    PRETRAIN,
+    REWARD,
+    SFT,
+    check_context,
+    check_parent_stage,
+    check_stage,
+    to_dict,
+)
 from trainer.data.corpus import Corpus
 from trainer.data.directory import from_directory
 from trainer.data.prompting import PROMPTS, answer_room, fitting_corpus
 from trainer.data.reader import read_votes
 from trainer.evaluation.alarms import doubts_about
 from trainer.lineage import Inputs, check_same_run, describe_run
-from trainer.model.checkpoint import CONFIG, STAGE, WEIGHTS, read_info, read_json, read_shape, write_json
+from trainer.model.checkpoint import describe, read_info, read_json, read_shape, write_json
+from trainer.model.layout import WEIGHTS
+from trainer.model.roles import CONFIG
 from trainer.model.tokenizer import Tokenizer
 from trainer.presets import DEFAULT_PRESET, PRESETS, Preset, get_preset, usual_preset
 from trainer.runtime import machine
 from trainer.runtime.errors import Stopped
-from trainer.runtime.files import RESUME_RUN, RESUME_STATE, sha256_file
+from trainer.runtime.files import RESUME_RUN, RESUME_STATE, STAGE, sha256_file
 from trainer.runtime.loop import Report, clear_resume
 from trainer.stages import grpo, init, ppo, pretrain, reward, sft
 from trainer.world import corpus_for
@@ -113,6 +126,8 @@ class RunSpec:
     """What the parent's weights must be; None takes whatever lies there."""
     reward_model_sha256: str | None = None
     """The same of the reward model's."""
+    parent_stage: str | None = None
+    """What a parent from elsewhere is, where its files do not tell; one of ours says it itself."""
 
     def __post_init__(self) -> None:
         kinds = {"stage": str, "preset": str, "seed": int, "config": Mapping, "threads": int}
@@ -120,6 +135,8 @@ class RunSpec:
             if not isinstance(value := getattr(self, name), kind):
                 wanted = {str: "a name", int: "a whole number"}.get(kind, "an object")
                 raise ValueError(f"{name} must be {wanted}, not {value!r:.60}.")
+        if self.parent_stage is not None:
+            check_stage(self.parent_stage)
         if self.threads < 0:
             raise ValueError(f"threads must be 0 (every core) or more, not {self.threads}.")
 
@@ -229,7 +246,7 @@ def execute(
     """
     preset = get_preset(spec.preset)
     config = spec.stage_config()
-    parent = read_info(spec.parent) if spec.parent else {}
+    parent = describe(spec.parent, stage=spec.parent_stage) if spec.parent else {}
     check_parent_stage(spec.stage, parent.get("stage"))
     for name, stages in USED_BY.items():
         if getattr(spec, name) and spec.stage not in stages:
@@ -243,7 +260,7 @@ def execute(
     if spec.stage == PPO:
         if spec.reward_model is None:
             raise ValueError("ppo needs a reward model to train against: name one.")
-        judge = read_info(spec.reward_model)
+        judge = describe(spec.reward_model)
         if judge["stage"] != REWARD:
             raise ValueError(f"{spec.reward_model} is not a reward model.")
         if not spec.overrule_doubts and (texts := doubts_about(judge.get("metrics", {}))):
@@ -288,7 +305,7 @@ def execute(
 
 def _check_weights(directory: Path | None, wanted: str | None) -> None:
     """ValueError when a checkpoint is not the one that is meant. (That its files are what it says, loading checks.)"""
-    if directory and wanted and read_info(directory).get("weights_sha256") != wanted:
+    if directory and wanted and describe(directory).get("weights_sha256") != wanted:
         raise ValueError(
             f"{directory} holds other weights than this run was described with ({wanted[:8]}). "
             "Bring that checkpoint back, or start a new run."
@@ -320,7 +337,7 @@ def _inputs_sha256(spec: RunSpec) -> dict[str, str]:
     if spec.votes:
         hashes["votes"] = sha256_file(spec.votes)
     if spec.reward_model:
-        hashes["reward_model"] = str(read_info(spec.reward_model).get("weights_sha256"))
+        hashes["reward_model"] = str(describe(spec.reward_model).get("weights_sha256"))
     return hashes
 
 

@@ -6,6 +6,7 @@ The templates say the same as those families' own ones; the words are ours.
 from __future__ import annotations
 
 import json
+import string
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -141,7 +142,7 @@ def byte_level(special: Sequence[str], *, plain: Sequence[str] = (), pattern: st
 
 def sentencepiece(special: Sequence[str] = ("<unk>", "<s>", "</s>"), *, metaspace: bool = False) -> Tokenizer:
     """Llama 2's, TinyLlama's and Mistral's: "▁" for a space, a token for every byte that has no letter."""
-    alphabet = sorted(set("".join(TEXTS)) - set(" \n你好世界") | {"▁"})
+    alphabet = sorted({*string.ascii_letters, *string.digits, *"▁.,?+=[]</>|_éäïü"})
     vocabulary = {token: id for id, token in enumerate([*special, *(f"<0x{byte:02X}>" for byte in range(256))])}
     trained = Tokenizer(models.BPE())
     trained.normalizer = normalizers.Prepend("▁")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -9,7 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from trainer.model.checkpoint import CheckpointError, load_checkpoint, load_reward_model, read_info, save_checkpoint
+from trainer.model.checkpoint import (
+    CheckpointError,
+    describe,
+    load_checkpoint,
+    load_reward_model,
+    read_info,
+    save_checkpoint,
+)
 from trainer.model.decoder import LanguageModel, ScalarModel
 from trainer.model.tokenizer import Tokenizer
 from trainer.runtime.files import write_atomic
@@ -163,16 +171,27 @@ def test_it_refuses_hashes_that_are_none(saved: Path, hashes: object) -> None:
     ("change", "message"),
     [
         ({"model_type": "gpt2"}, "gpt2 model; only Llama-shaped"),
-        ({"tie_word_embeddings": False}, "untied output head"),
-        ({"hidden_size": 64}, "is not heads × head_dim"),
-        ({"num_hidden_layers": 3}, r"lacks decoder\.layers\.2"),
+        ({"tie_word_embeddings": False}, r"it lacks lm_head\.weight"),
+        ({"hidden_size": 64}, r"embed_tokens\.weight has shape \[349, 32\], config\.json says \[349, 64\]"),
+        ({"num_hidden_layers": 3}, r"it lacks model\.layers\.2"),
         ({"intermediate_size": 10**9}, "has shape"),
-        ({"num_attention_heads": None}, "incomplete or damaged"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "scales its rotary positions"),
-        ({"rope_parameters": "yarn"}, "scales its rotary positions"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "scales its rotary positions"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "scales its rotary positions"),
-        ({"rope_scaling": "linear"}, "scales its rotary positions"),
+        ({"num_attention_heads": None}, "damaged or not supported: num_attention_heads must be a whole number"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "scales its rotary positions by 'yarn'"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}}, "scales its rotary positions by 'dynamic'"),
+        ({"rope_scaling": {"rope_type": "longrope"}}, "by 'longrope', which is not supported; default, linear and"),
+        ({"rope_parameters": "yarn"}, "scales its rotary positions by 'yarn', which is no description"),
+        ({"rope_scaling": {"type": "linear", "factor": 0.0}}, "factor must be above 0"),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rotary positions without a low_freq_factor"),
+        ({"rope_scaling": "linear"}, "scales its rotary positions by 'linear', which is no description"),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "differ from layer to layer"),
+        ({"partial_rotary_factor": 0.5}, "turns only 0.5 of each head"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "weights are quantised, which is not supported"),
+        ({"model_type": "mixtral"}, "mixtral model; only Llama-shaped ones are supported"),
+        ({"model_type": None}, "nameless model; only Llama-shaped"),
+        ({"architectures": ["LlamaModel"]}, "a checkpoint must be LlamaForCausalLM"),
+        ({"attention_bias": "no"}, "attention_bias must be true or false"),
+        ({"mlp_bias": True}, r"it lacks model\.layers\.0\.mlp\.gate_proj\.bias"),
+        ({"layer_types": ["chunked_attention"] * 2}, "layer_types must name full_attention or sliding_attention"),
         ({"rope_parameters": {"rope_theta": -1.0}}, "rope_theta must be above 0"),
         ({"rope_parameters": {"rope_theta": "far"}}, "rope_theta must be a number"),
         ({"rms_norm_eps": float("nan")}, "norm_eps must be a number"),
@@ -202,8 +221,11 @@ def test_it_refuses_a_config_it_cannot_honour(saved: Path, change: dict[str, obj
     [
         (torch.full((32,), float("nan")), "norm.weight holds values that are not finite"),
         (torch.full((32,), 1e300, dtype=torch.float64), "norm.weight holds values that are not finite"),
-        (torch.ones(32, dtype=torch.int64), "norm.weight is stored as int64; convert it to one of float32"),
-        (torch.ones(32).to(torch.float8_e4m3fn), "norm.weight is stored as float8_e4m3fn; convert it"),
+        (torch.ones(32, dtype=torch.int64), "norm.weight is stored as I64, not one of F32"),
+        (
+            torch.ones(32).to(torch.float8_e4m3fn),
+            "norm.weight is stored as F8_E4M3, not one of F32, .*quantised weights",
+        ),
     ],
     ids=["nan", "too large", "whole numbers", "8 bits"],
 )
@@ -271,12 +293,28 @@ def test_it_tells_a_reward_model_from_a_language_model(saved: Path, tmp_path: Pa
 def test_it_loads_a_directory_from_elsewhere_without_lineage(saved: Path, tmp_path: Path) -> None:
     foreign = shutil.copytree(saved, tmp_path / "foreign")
     (foreign / "stage.json").unlink()
-    assert load_checkpoint(foreign).info == {}
+    digest = hashlib.sha256((foreign / "model.safetensors").read_bytes()).hexdigest()
+    assert load_checkpoint(foreign).info == {"stage": "sft", "weights_sha256": digest, "metrics": {}}
+    (foreign / "tokenizer_config.json").unlink()  # no chat template: it continues text
+    assert load_checkpoint(foreign).info["stage"] == "pretrain"
+    assert describe(foreign, stage="sft")["stage"] == "sft"
+    for stage, complaint in (("reward", "is no reward checkpoint"), ("dance", "Unknown stage 'dance'")):
+        with pytest.raises(ValueError, match=complaint):
+            describe(foreign, stage=stage)
+    (foreign / "resume").mkdir()  # a run of ours that has not ended
+    with pytest.raises(CheckpointError, match="unfinished"):
+        load_checkpoint(foreign)
+
+
+def test_one_of_ours_says_itself_what_it_is(saved: Path) -> None:
+    assert describe(saved)["parent_sha256"] == "ab"
+    with pytest.raises(CheckpointError, match=r"is a sft checkpoint, as its stage\.json says, not pretrain"):
+        describe(saved, stage="pretrain")
 
 
 def test_it_names_a_tensor_that_does_not_belong(saved: Path) -> None:
     path = saved / "model.safetensors"
     save_file({**load_file(path), "model.extra.weight": torch.zeros(1)}, path)
     (saved / "stage.json").unlink()
-    with pytest.raises(CheckpointError, match=r"weights this architecture does not: decoder\.extra\.weight"):
+    with pytest.raises(CheckpointError, match=r"weights this architecture does not have: model\.extra\.weight"):
         load_checkpoint(saved)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.trainer import foreign
 from trainer.data import documents as data
 from trainer.data.chats import ChatBatches
 from trainer.data.documents import DocumentBatches
@@ -29,6 +30,13 @@ CHATS = [
 @pytest.fixture
 def documents(tokenizer: Tokenizer, tmp_path: Path) -> Path:
     return DocumentBatches.write(tmp_path, DOCUMENTS, tokenizer)
+
+
+def test_a_document_begins_with_what_its_tokenizer_begins_texts_with(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(foreign.write(tmp_path, "mistral"))
+    tokens = np.fromfile(DocumentBatches.write(tmp_path, DOCUMENTS, tokenizer), dtype=np.uint32).tolist()
+    begin, end = tokenizer.document_start_ids[0], tokenizer.document_end_id
+    assert tokens == [id for text in DOCUMENTS for id in (begin, *tokenizer.encode(text), end)]
 
 
 def test_it_closes_every_document_with_the_document_end_token(documents: Path, tokenizer: Tokenizer) -> None:

@@ -227,7 +227,11 @@ def test_a_vocabulary_that_spells_a_control_token_itself_does_not_write_one_eith
         ("chat_template.jinja", "{% for %}", "The chat template has an error"),
         ("tokenizer_config.json", json.dumps({"chat_template": "x" * 300_000}), "at most 256 kB"),
         ("tokenizer.json", json.dumps({"model": {"type": "BPE", "vocab": {}, "merges": []}}), "has no vocabulary"),
-        ("tokenizer.json", json.dumps({"model": {"type": "X", "vocab": {"a": 0}}}), "not a readable tokenizer"),
+        (
+            "tokenizer.json",
+            json.dumps({"model": {"type": "X", "vocab": {"a": 0, "</s>": 1}}}),
+            "not a readable tokenizer",
+        ),
         ("tokenizer.json", json.dumps({"model": {"type": "BPE", "vocab": {"a": "b"}}}), "has no number for an id"),
         (
             "tokenizer.json",

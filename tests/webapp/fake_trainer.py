@@ -22,6 +22,10 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # it is run as a script
+
+from tests import smallest
+
 STEPS = 3
 
 
@@ -40,9 +44,7 @@ DOUBTFUL = {
 
 
 def write_checkpoint(directory: Path, stage: str, preset: str, **metrics: Any) -> None:
-    header = json.dumps({"weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
-    header += b" " * (-len(header) % 8)
-    weights = len(header).to_bytes(8, "little") + header + hashlib.sha256(str(directory).encode()).digest()[:3] + b"\0"
+    weights = smallest.weights(stage, first=hashlib.sha256(str(directory).encode()).digest()[:3])
     info = {
         "stage": stage,
         "preset": preset,
@@ -53,13 +55,12 @@ def write_checkpoint(directory: Path, stage: str, preset: str, **metrics: Any) -
         "metrics": {"bits_per_byte": 2.5, **metrics},
         "seconds": 0.1,
     }
-    architecture = "LlamaForSequenceClassification" if stage == "reward" else "LlamaForCausalLM"
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "model.safetensors").write_bytes(weights)
     files: dict[str, Any] = {
-        "config.json": {"architectures": [architecture], "model_type": "llama"},
+        "config.json": smallest.config_json(stage),
         "generation_config.json": {"eos_token_id": [1]},
-        "tokenizer.json": {"version": "1.0"},
+        "tokenizer.json": smallest.TOKENIZER,
         "tokenizer_config.json": {"chat_template": ""},
         "stage.json": info,
     }

@@ -197,8 +197,12 @@ def test_it_refuses_a_damaged_config(directory: Path, content: str) -> None:
 
 
 def test_it_refuses_another_architecture(directory: Path) -> None:
-    (directory / "config.json").write_text(json.dumps({"architectures": ["GPT2LMHeadModel"]}))
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"architectures": ["GPT2LMHeadModel"]}))
     with pytest.raises(ValueError, match="must be LlamaForCausalLM"):
+        import_checkpoint(directory=directory)
+    (directory / "config.json").write_text(json.dumps({"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}))
+    with pytest.raises(ValueError, match="a gpt2 model; only Llama-shaped ones are supported"):
         import_checkpoint(directory=directory)
 
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from trainer.model.roles import TOKENIZER
 from trainer.model.tokenizer import Tokenizer
 from trainer.runtime.files import replacing
 from trainer.runtime.seeds import random_generator
@@ -52,7 +53,8 @@ class DocumentBatches:
         with replacing(path) as temporary, temporary.open("wb") as file:
             for start in range(0, len(documents), DOCUMENTS_AT_ONCE):
                 encoded = tokenizer.encode_documents(documents[start : start + DOCUMENTS_AT_ONCE])
-                np.fromiter(chain.from_iterable(encoded), dtype=np.uint32).tofile(file)
+                opened = ([*_opener(tokenizer), *ids] for ids in encoded)
+                np.fromiter(chain.from_iterable(opened), dtype=np.uint32).tofile(file)
         return path
 
     def __call__(self, step: int) -> tuple[Tensor, Tensor]:
@@ -78,8 +80,14 @@ class DocumentBatches:
         return self._epochs[epoch]
 
 
+def _opener(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """What begins every document; nothing where that is the end of the one before."""
+    return tuple(id for id in tokenizer.document_start_ids if id != tokenizer.document_end_id)
+
+
 def _sha256(documents: Sequence[str], tokenizer: Tokenizer) -> str:
-    digest = hashlib.sha256(tokenizer.backend.to_str().encode())
+    digest = hashlib.sha256(tokenizer.roles.files[TOKENIZER])
+    digest.update(f"{_opener(tokenizer)} {tokenizer.document_end_id} ".encode())
     for document in documents:
         digest.update(f"{len(document)} ".encode())  # so that no two lists of texts run together into one
         digest.update(document.encode())

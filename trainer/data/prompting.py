@@ -39,10 +39,13 @@ def answer_room(context: int, max_new_tokens: int) -> int:
     return context - min(max_new_tokens, context // 2)
 
 
-def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Message], *, stage: str, room: int) -> list[int]:
+def prompt_ids(
+    tokenizer: Tokenizer, messages: Sequence[Message], *, stage: str, room: int, begun: str = ""
+) -> list[int]:
     """Ids of the prompt, at most `room` of them; the oldest messages are left out first, so that somebody asks first.
 
-    ValueError when the last message alone does not fit.
+    What the answer has `begun` with, if it is to be continued, follows and is not counted. ValueError when the last
+    message alone does not fit.
     """
     if not messages:
         raise ValueError("There is no message to answer.")
@@ -51,7 +54,7 @@ def prompt_ids(tokenizer: Tokenizer, messages: Sequence[Message], *, stage: str,
             continue  # no conversation a model was trained on begins with an answer
         ids = _ids(tokenizer, messages[first:], stage=stage)
         if len(ids) <= room:
-            return ids
+            return [*ids, *_begun(tokenizer, messages[first:], begun, stage=stage)]
     raise _too_long(ids, room)
 
 
@@ -68,6 +71,14 @@ def _ids(tokenizer: Tokenizer, messages: Sequence[Message], *, stage: str) -> li
         text = "\n".join(message["content"] for message in messages)
         return [*tokenizer.document_start_ids, *tokenizer.encode(text)]
     ids, _ = tokenizer.render_chat(messages, add_generation_prompt=True)
+    return ids
+
+
+def _begun(tokenizer: Tokenizer, messages: Sequence[Message], text: str, *, stage: str) -> list[int]:
+    """Ids of the beginning of an answer, after the prompt that these messages make."""
+    if stage in (INIT, PRETRAIN):
+        return tokenizer.encode(text)
+    _, [ids] = tokenizer.render_answers(messages, [text])
     return ids
 
 

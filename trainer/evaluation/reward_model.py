@@ -20,8 +20,8 @@ def comparison_sequences(
     tokenizer: Tokenizer, messages: Sequence[Message], answers: Sequence[str], *, context: int
 ) -> list[list[int]]:
     """Each answer after the conversation, as ids that end in the end token."""
-    prompt, _ = tokenizer.render_chat(messages, add_generation_prompt=True)
-    return [scored_sequence(tokenizer, prompt, tokenizer.encode(answer), context=context) for answer in answers]
+    prompt, said = tokenizer.render_answers(messages, answers)
+    return [scored_sequence(tokenizer, prompt, answer, context=context) for answer in said]
 
 
 def interval_or_none(figure: Share | Agreement) -> list[float] | None:

@@ -1,44 +1,60 @@
 """Checkpoints: Hugging Face model directories with lineage, written atomically.
 
-The idea: a checkpoint directory *is* what `transformers` writes for a Llama, so the ecosystem loads
+The idea: a checkpoint directory *is* what `transformers` writes for a model of its family, so the ecosystem loads
 it as it is; `stage.json` adds where it came from and the hash of every file, and is written last.
-A directory without it is unfinished and is never listed or loaded as ours.
+A directory without it is unfinished or comes from elsewhere. What came from elsewhere is saved as it came: its
+config.json, the names of its tensors and what they were stored as.
 
-Weights are only ever read from safetensors: a file format that cannot run code.
+Weights are only ever read from safetensors: a file format that cannot run code. They are read one tensor at a time,
+into a model that holds nothing yet, so that loading takes the memory of the model once.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import re
-from collections.abc import Mapping
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from trainer import __version__
-from trainer.config import REWARD, STAGES, ModelConfig
-from trainer.model.decoder import LanguageModel, ScalarModel
-from trainer.model.roles import TOKENIZER
+from trainer.config import REWARD, STAGES, ModelConfig, Source, check_stage
+from trainer.model.decoder import LanguageModel, ScalarModel, effective_weight
+from trainer.model.families import EMBEDDING, HEAD, architecture_of, config_json_of, our_name, tensor_shapes
+from trainer.model.layout import (
+    DTYPE_NAMES,
+    WEIGHTS,
+    Layout,
+    changed_since,
+    guess_stage,
+    is_unfinished,
+    read_layout,
+    read_object,
+    untied_head,
+    weights_sha256,
+)
+from trainer.model.roles import CONFIG
 from trainer.model.tokenizer import Tokenizer
 from trainer.presets import answer_tokens_of
-from trainer.runtime.files import changed_file, sha256_file, write_atomic
-from trainer.runtime.reading import read_bytes
+from trainer.runtime.files import STAGE, sha256_file, write_atomic
 
-WEIGHTS, CONFIG, STAGE = "model.safetensors", "config.json", "stage.json"
-
-WEIGHT_TYPES: Final = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
-"""What weights may be stored as; whole numbers and 8-bit floats mean nothing without scales we do not read."""
-LARGEST_SIZE: Final = 10**9
-"""Of any number in config.json: a larger one is a lie, and products of larger ones overflow."""
-LARGEST_JSON_BYTES: Final = 32 * 2**20
-LARGEST: Final = {"max_position_embeddings": 2**18, "num_hidden_layers": 1000}
-"""What no tensor's shape can contradict, and what must be bounded because memory follows from it."""
+DTYPES: Final = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float64": torch.float64,
+}
+LARGEST_BIAS: Final = 1e9
+CHECKED_AT_ONCE: Final = 2**22
+"""Numbers looked at together, so that the look takes little memory beside a large matrix."""
 
 
 class CheckpointError(ValueError):
@@ -50,9 +66,10 @@ class Loaded:
     """A checkpoint in memory."""
 
     model: LanguageModel | ScalarModel
+    """Its `config.source` holds what is needed to save it as it came."""
     tokenizer: Tokenizer
     info: dict[str, Any]
-    """The contents of stage.json; empty for a model from elsewhere."""
+    """The contents of stage.json; of a model from elsewhere, its stage as guessed and the hash of its weights."""
 
     @property
     def language_model(self) -> LanguageModel:
@@ -91,22 +108,25 @@ def save_checkpoint(
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.contiguous().cpu() for name, tensor in _to_hugging_face(model).items()}
+    tensors = _as_it_came(model)
     for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
+        if not _is_finite(tensor):
             raise CheckpointError(f"{name} holds values that are not finite; nothing was saved.")
-    write_atomic(directory / WEIGHTS, save(tensors, metadata={"format": "pt"}))
-    write_json(directory / CONFIG, hugging_face_config(model, tokenizer))
+    _write_weights(directory / WEIGHTS, tensors)
+    is_reward = isinstance(model, ScalarModel)
+    config_json = config_json_of(model.config, is_reward=is_reward, end_id=tokenizer.end_id, pad_id=tokenizer.pad_id)
+    write_json(directory / CONFIG, config_json)
     tokenizer.save(directory)
     if isinstance(model, LanguageModel):
         generation = tokenizer.generation_config(max_new_tokens=answer_tokens_of(info))
         write_json(directory / "generation_config.json", generation)
+    wanted = tensor_shapes(model.config, is_reward=is_reward)
     files = sorted(path.name for path in directory.iterdir() if path.is_file() and not path.name.startswith("."))
     hashes = {name: sha256_file(directory / name) for name in files if name != STAGE}
     record = {
         **info,
         "stage": stage,
-        "parameters": sum(tensor.numel() for tensor in tensors.values()),
+        "parameters": sum(tensor.numel() for name, tensor in tensors.items() if name in wanted),
         "weights_sha256": hashes[WEIGHTS],
         "files_sha256": hashes,
         "code_version": __version__,
@@ -117,41 +137,37 @@ def save_checkpoint(
     return directory
 
 
-def hugging_face_config(model: LanguageModel | ScalarModel, tokenizer: Tokenizer) -> dict[str, Any]:
-    """`config.json` as transformers expects it, for versions before and after `rope_parameters`."""
-    config = model.config
-    shared = {
-        "model_type": "llama",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.width,
-        "intermediate_size": config.ffn,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_dim,
-        "max_position_embeddings": config.context,
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_theta},
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "tie_word_embeddings": True,
-        "bos_token_id": None,
-        "eos_token_id": tokenizer.end_id,
-        "pad_token_id": tokenizer.pad_id,
-        "torch_dtype": "float32",
+def _as_it_came(model: LanguageModel | ScalarModel) -> dict[str, Tensor]:
+    """The model's tensors by their names in a file, adapters merged in, stored as they were when it was read."""
+    config, source = model.config, model.config.source
+    modules, tensors = dict(model.named_modules()), {}
+    for name in tensor_shapes(config, is_reward=isinstance(model, ScalarModel)):
+        path, _, kind = our_name(name).rpartition(".")
+        module = modules[path]
+        is_matrix = kind == "weight" and isinstance(module, nn.Linear)
+        tensors[name] = effective_weight(module) if is_matrix else getattr(module, kind)
+    if source is not None and source.has_copied_head and isinstance(model, LanguageModel):
+        tensors[HEAD] = tensors[EMBEDDING].clone()
+    stored = {} if source is None else source.other_dtypes
+    usual = "float32" if source is None else source.dtype
+    return {
+        name: tensor.detach().to(device="cpu", dtype=DTYPES[stored.get(name, usual)]).contiguous()
+        for name, tensor in tensors.items()
     }
-    if isinstance(model, ScalarModel):
-        return {"architectures": ["LlamaForSequenceClassification"], "num_labels": 1, **shared}
-    return {"architectures": ["LlamaForCausalLM"], **shared}
 
 
-def _to_hugging_face(model: LanguageModel | ScalarModel) -> dict[str, Tensor]:
-    tensors = {f"model.{name}": tensor for name, tensor in model.decoder.state_dict().items()}
-    if isinstance(model, ScalarModel):
-        tensors["score.weight"] = model.head.weight.detach()
-    return tensors
+def _write_weights(path: Path, tensors: dict[str, Tensor]) -> None:
+    """`write_atomic` without a copy of all weights as bytes."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    save_file(tensors, temporary, metadata={"format": "pt"})
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    flat = tensor.reshape(-1)
+    return all(bool(torch.isfinite(part).all()) for part in torch.split(flat, CHECKED_AT_ONCE))
 
 
 # -- reading -------------------------------------------------------------------------------------
@@ -168,56 +184,79 @@ def read_info(directory: Path) -> dict[str, Any]:
     return info
 
 
+def describe(directory: Path, *, stage: str | None = None) -> dict[str, Any]:
+    """What a run records of a checkpoint it starts from: its stage.json, or what that of a foreign directory would be.
+
+    `stage` says what a directory from elsewhere is; otherwise it is guessed as the site guesses it. CheckpointError
+    for a directory of ours that is unfinished.
+    """
+    directory = Path(directory)
+    if (directory / STAGE).is_file():
+        info = read_info(directory)
+        if stage not in (None, info["stage"]):
+            raise CheckpointError(f"{directory} is a {info['stage']} checkpoint, as its {STAGE} says, not {stage}.")
+        return info
+    if is_unfinished(directory):
+        raise CheckpointError(f"{directory} has no {STAGE}: it is unfinished. Let its run end first.")
+    if stage is not None:
+        check_stage(stage)
+    try:
+        guessed = guess_stage(directory, read_object(directory / CONFIG))
+        if (stage == REWARD) != (guessed == REWARD) and stage is not None:
+            raise ValueError(f"{directory} is no {stage} checkpoint: its config.json describes another kind of model.")
+        return {"stage": stage or guessed, "weights_sha256": weights_sha256(directory), "metrics": {}}
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+
+
 def read_shape(directory: Path) -> ModelConfig:
     """The model's shape as config.json has it; CheckpointError for one that cannot be honoured."""
-    return _model_config(read_json(Path(directory) / CONFIG), Path(directory))
+    path = Path(directory) / CONFIG
+    try:
+        return architecture_of(read_json(path))
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged or not supported: {error}") from error
 
 
-def load_checkpoint(directory: Path, *, device: str | torch.device = "cpu") -> Loaded:
-    """Load any Llama-shaped checkpoint directory, ours or not.
+def load_checkpoint(
+    directory: Path, *, device: str | torch.device = "cpu", dtype: torch.dtype | None = torch.float32
+) -> Loaded:
+    """Load any checkpoint directory of a family we know, ours or not; `dtype` None keeps what it is stored as.
 
     Raises CheckpointError naming the problem: no such directory, another architecture or shape than its
     config.json can mean, weights in a format that could run code or that are no finite numbers, a damaged or
     incomplete file, weights, shape or tokenizer that are not those stage.json describes.
     """
     directory = Path(directory)
-    if not directory.is_dir():
-        raise CheckpointError(f"{directory} is not a directory.")
-    config_json = read_json(directory / CONFIG)
-    config = _model_config(config_json, directory)
-    architectures = config_json.get("architectures") or []
-    weights = directory / WEIGHTS
-    if not weights.is_file():
-        others = sorted(path.name for path in directory.glob("*.bin")) + sorted(p.name for p in directory.glob("*.pt"))
-        hint = f" Only safetensors is read; convert {others[0]} first." if others else ""
-        raise CheckpointError(f"{directory} has no {WEIGHTS}.{hint}")
     try:
-        tensors = load_file(weights)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{weights} is damaged: {error}. Restore or retrain it.") from error
-    info = read_info(directory) if (directory / STAGE).is_file() else {}
-    if changed := changed_file(directory, _recorded_hashes(info, directory)):
-        raise CheckpointError(f"{changed} is not the file stage.json describes. Restore or retrain it.")
-    is_reward = architectures == ["LlamaForSequenceClassification"]
-    if is_reward and config_json.get("num_labels", 1) != 1:
-        raise CheckpointError(f"{directory} has several labels; a reward model gives one number (num_labels 1).")
-    model = _build(ScalarModel if is_reward else LanguageModel, config, tensors, directory).to(device)
-    if isinstance(model, ScalarModel):
-        model.bias.fill_(_score_bias(info, directory))
-    try:
+        layout = read_layout(directory)
+        info = describe(directory)
+        if changed := changed_since(directory, info):
+            raise CheckpointError(f"{changed} is not the file stage.json describes. Restore or retrain it.")
+        model = _build(layout, device=torch.device(device), dtype=dtype)
+        if isinstance(model, ScalarModel):
+            model.bias = torch.tensor(_score_bias(info, directory), device=device)
         tokenizer = Tokenizer.load(directory)
+    except CheckpointError:
+        raise
     except ValueError as error:
         raise CheckpointError(str(error)) from error
-    if tokenizer.vocab_size > config.vocab_size:
+    if tokenizer.vocab_size > layout.config.vocab_size:
         raise CheckpointError(f"{directory}: the tokenizer has more entries than the model's vocabulary.")
     return Loaded(model, tokenizer, info)
 
 
 def load_reward_model(
-    directory: Path, *, device: str | torch.device = "cpu", tokenizer: Tokenizer | None = None
+    directory: Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = torch.float32,
+    tokenizer: Tokenizer | None = None,
 ) -> Loaded:
     """`load_checkpoint` that refuses everything but a reward model, and one that reads other ids than `tokenizer`'s."""
-    loaded = load_checkpoint(directory, device=device)
+    loaded = load_checkpoint(directory, device=device, dtype=dtype)
     if not isinstance(loaded.model, ScalarModel):
         raise CheckpointError(f"{directory} is not a reward model; train one with the {REWARD} stage first.")
     if tokenizer is not None and loaded.tokenizer.backend.to_str() != tokenizer.backend.to_str():
@@ -225,126 +264,71 @@ def load_reward_model(
     return loaded
 
 
-def _build(
-    kind: type[LanguageModel] | type[ScalarModel], config: ModelConfig, tensors: dict[str, Tensor], directory: Path
-) -> LanguageModel | ScalarModel:
-    """A model holding the tensors of a file, once their names and shapes are known to be right."""
-    _check_values(tensors, directory)
-    renamed = {re.sub(r"^score\.", "head.", re.sub(r"^model\.", "decoder.", n)): t for n, t in tensors.items()}
-    head = renamed.pop("lm_head.weight", None)
-    embedding = renamed.get("decoder.embed_tokens.weight", torch.empty(0))
-    if head is not None and not torch.equal(head.float(), embedding.float()):
-        raise CheckpointError(f"{directory} has an untied output head; only tied embeddings are supported.")
-    with torch.device("meta"):  # shapes only: a lying config.json must not make us allocate
-        wanted = {name: parameter.shape for name, parameter in kind(config).named_parameters()}
-    for name, shape in wanted.items():
-        if name not in renamed:
-            raise CheckpointError(f"{directory / WEIGHTS} lacks {name}.")
-        if renamed[name].shape != shape:
-            raise CheckpointError(
-                f"{directory / WEIGHTS}: {name} has shape {list(renamed[name].shape)}, config.json says {list(shape)}."
-            )
-    if extra := sorted(set(renamed) - set(wanted)):
-        raise CheckpointError(f"{directory / WEIGHTS} has weights this architecture does not: {', '.join(extra[:3])}.")
-    model = kind(config)
-    model.load_state_dict({name: tensor.float() for name, tensor in renamed.items()}, strict=False)
+def _build(layout: Layout, *, device: torch.device, dtype: torch.dtype | None) -> LanguageModel | ScalarModel:
+    """The model of a directory, its tensors read one at a time into a model without any."""
+    source = _source(layout)
+    if dtype is None:
+        dtype = DTYPES[source.dtype]
+        for name in source.other_dtypes.values():  # one dtype for all that loses nothing
+            dtype = torch.promote_types(dtype, DTYPES[name])
+    config = dataclasses.replace(layout.config, source=source)
+    with torch.device("meta"):
+        model = ScalarModel(config) if layout.is_reward else LanguageModel(config)
+    wanted = tensor_shapes(config, is_reward=layout.is_reward)
+    head = None
+    for name, tensor in _tensors(layout, dtype):
+        if name not in wanted:
+            head = tensor
+            continue
+        path, _, kind = our_name(name).rpartition(".")
+        setattr(model.get_submodule(path), kind, nn.Parameter(tensor.to(device)))
+    if head is not None and not torch.equal(head, model.decoder.embed_tokens.weight.detach().cpu()):
+        raise CheckpointError(untied_head(layout.directory))
     return model
 
 
-def _check_values(tensors: Mapping[str, Tensor], directory: Path) -> None:
-    for name, tensor in tensors.items():
-        if tensor.dtype not in WEIGHT_TYPES:
-            kinds = ", ".join(str(kind).removeprefix("torch.") for kind in WEIGHT_TYPES)
-            found = str(tensor.dtype).removeprefix("torch.")
-            raise CheckpointError(f"{directory / WEIGHTS}: {name} is stored as {found}; convert it to one of {kinds}.")
-        if not torch.isfinite(tensor.float()).all():
-            raise CheckpointError(
-                f"{directory / WEIGHTS}: {name} holds values that are not finite. Restore or retrain it."
-            )
+def _source(layout: Layout) -> Source:
+    dtypes = {name: DTYPE_NAMES[one.dtype] for name, one in layout.tensors.items()}
+    elements = Counter[str]()
+    for name, one in layout.tensors.items():
+        elements[dtypes[name]] += one.elements
+    usual = max(elements, key=lambda dtype: elements[dtype])
+    return Source(
+        config_json=layout.config_json,
+        dtype=usual,
+        other_dtypes={name: dtype for name, dtype in dtypes.items() if dtype != usual},
+        has_copied_head=layout.has_copied_head,
+    )
 
 
-def _recorded_hashes(info: Mapping[str, Any], directory: Path) -> dict[str, str | None]:
-    """What stage.json says of the files that are read here, where it does."""
-    hashes = info.get("files_sha256") or {}
-    if not isinstance(hashes, dict):
-        raise CheckpointError(f"{directory / STAGE}: files_sha256 should map names to hashes. Restore it.")
-    recorded = {WEIGHTS: info.get("weights_sha256"), CONFIG: hashes.get(CONFIG), TOKENIZER: hashes.get(TOKENIZER)}
-    return {name: sha256 for name, sha256 in recorded.items() if sha256}
+def _tensors(layout: Layout, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor of a directory as `dtype`, once its values are known to be finite."""
+    for file in layout.weight_files:
+        path = layout.directory / file
+        try:
+            with safe_open(path, framework="pt") as opened:
+                for name in (name for name, one in layout.tensors.items() if one.file == file):
+                    # A copy of our own: what it gives is the file itself, and a file may be cut off while we read.
+                    tensor = opened.get_tensor(name).to(dtype, copy=True)
+                    if not _is_finite(tensor):
+                        raise CheckpointError(
+                            f"{path}: {name} holds values that are not finite. Restore or retrain it."
+                        )
+                    yield name, tensor
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"{path} is damaged: {error}. Restore or retrain it.") from error
 
 
 def _score_bias(info: Mapping[str, Any], directory: Path) -> float:
     bias = info.get("score_bias", 0.0)
-    if not isinstance(bias, int | float) or not abs(bias) < LARGEST_SIZE:
+    if not isinstance(bias, int | float) or not abs(bias) < LARGEST_BIAS:
         raise CheckpointError(f"{directory / STAGE}: score_bias should be a number, not {bias!r:.60}. Restore it.")
     return float(bias)
-
-
-def _model_config(raw: Mapping[str, Any], directory: Path) -> ModelConfig:
-    kind = raw.get("model_type")
-    if kind != "llama":
-        raise CheckpointError(f"{directory} holds a {kind or 'nameless'} model; only Llama-shaped ones are supported.")
-    if not raw.get("tie_word_embeddings", False) and raw.get("architectures") == ["LlamaForCausalLM"]:
-        raise CheckpointError(f"{directory} has an untied output head; only tied embeddings are supported.")
-    if (act := raw.get("hidden_act", "silu")) != "silu":
-        raise CheckpointError(f"{directory} gates its feed-forward with {act!r:.60}; only silu is supported.")
-    rope = _rope(raw, directory)
-    try:
-        heads, width = _size(raw, "num_attention_heads"), _size(raw, "hidden_size")
-        config = ModelConfig(
-            vocab_size=_size(raw, "vocab_size"),
-            heads=heads,
-            kv_heads=_size(raw, "num_key_value_heads", default=heads),
-            layers=_size(raw, "num_hidden_layers"),
-            ffn=_size(raw, "intermediate_size"),
-            context=_size(raw, "max_position_embeddings"),
-            head_dim=_size(raw, "head_dim", default=width // heads),
-            rope_theta=_first(rope.get("rope_theta"), raw.get("rope_theta"), 10_000.0),
-            norm_eps=_first(raw.get("rms_norm_eps"), 1e-6),
-        )
-    except ValueError as error:
-        raise CheckpointError(f"{directory / CONFIG} is incomplete or damaged: {error}") from error
-    if config.width != width:
-        raise CheckpointError(f"{directory}: hidden_size {width} is not heads × head_dim = {config.width}.")
-    return config
-
-
-def _first(*values: Any) -> Any:
-    """The first value that is there."""
-    return next(value for value in values if value is not None)
-
-
-def _size(raw: Mapping[str, Any], name: str, *, default: int | None = None) -> int:
-    """A whole number from 1 to what it may be; `default` stands in for null and for nothing."""
-    value = default if raw.get(name) is None else raw[name]
-    largest = LARGEST.get(name, LARGEST_SIZE)
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
-        raise ValueError(f"{name} must be a whole number from 1 to {largest}, not {value!r:.60}.")
-    return value
-
-
-def _rope(raw: Mapping[str, Any], directory: Path) -> dict[str, Any]:
-    """`rope_parameters`, once neither it nor the older `rope_scaling` says that positions are scaled.
-
-    The kind stands under "rope_type", in older files under "type".
-    """
-    rope: dict[str, Any] = raw.get("rope_parameters") or {}
-    for scaling in (raw.get("rope_scaling") or {}, rope):
-        is_plain = isinstance(scaling, dict) and scaling.get("rope_type", scaling.get("type", "default")) == "default"
-        if not is_plain:
-            raise CheckpointError(f"{directory} scales its rotary positions, which is not supported.")
-    return rope
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file; CheckpointError when it is missing or holds something else."""
     try:
-        if not path.exists():
-            raise CheckpointError(f"{path.parent} has no {path.name}; it is not a checkpoint directory.")
-        value = json.loads(read_bytes(path, most=LARGEST_JSON_BYTES).decode())
-    except CheckpointError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}.") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} should hold a JSON object.")
-    return value
+        return read_object(path)
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error

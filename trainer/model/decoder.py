@@ -1,23 +1,24 @@
-"""The decoder: a Llama-shaped transformer, with a vocabulary head or a scalar head.
+"""The decoder: one transformer for every family families.py reads, with a vocabulary head or a scalar head.
 
-The idea: RMSNorm, rotary positions, SwiGLU and grouped-query attention with tied embeddings, module
-names and layouts exactly as Hugging Face's `LlamaForCausalLM` has them, so a saved checkpoint needs
-no custom code anywhere. The same decoder carries two heads: `LanguageModel` (next-token logits) and
-`ScalarModel` (one number per position: reward models and critics).
+The idea: RMSNorm, rotary positions, SwiGLU and grouped-query attention, module names and layouts exactly as
+Hugging Face has them, so a saved checkpoint needs no custom code anywhere. Where families differ (biases, norms on
+queries and keys, a sliding window, layers without positions, a head of its own), `ModelConfig` says so and the code
+here does it, once: training, scoring and sampling all run `Block.forward`. The same decoder carries two heads:
+`LanguageModel` (next-token logits) and `ScalarModel` (one number per position: reward models and critics).
 
-Simplifications: no dropout anywhere (the data is seen once or a few times, and RL needs two passes
-to agree) and no biases.
+Simplification: no dropout anywhere (the data is seen once or a few times, and RL needs two passes to agree).
 """
 
 from __future__ import annotations
 
 import math
+from typing import Final, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.config import ModelConfig
+from trainer.config import ModelConfig, RopeScaling
 
 
 class RMSNorm(nn.Module):
@@ -29,15 +30,32 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), (x.shape[-1],), self.weight, self.eps).to(x.dtype)
+        return F.rms_norm(x.float(), (x.shape[-1],), self.weight.float(), self.eps).to(x.dtype)
 
 
-def rope_table(length: int, head_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+def rope_table(length: int, head_dim: int, theta: float, scaling: RopeScaling | None = None) -> tuple[Tensor, Tensor]:
     """cos and sin, each [length, head_dim], of the rotary position embedding (Su et al., 2021)."""
     inverse = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    if scaling is not None:
+        inverse = _stretched(inverse, scaling)
     angles = torch.outer(torch.arange(length, dtype=torch.float32), inverse)  # (T, D/2)
     angles = torch.cat([angles, angles], dim=-1)  # (T, D): Llama's layout turns halves, not neighbours
     return angles.cos(), angles.sin()
+
+
+def _stretched(inverse: Tensor, scaling: RopeScaling) -> Tensor:
+    """Frequencies [D/2] slowed down: all alike ("linear"), or as Llama 3.1 does it ("llama3").
+
+    There, what turns at most `low_freq_factor` times in the original context is slowed by the whole factor, what
+    turns `high_freq_factor` times or more stays, and between the two one changes over into the other.
+    """
+    slowed = inverse / scaling.factor
+    if scaling.kind == "linear":
+        return slowed
+    turns = scaling.original_context * inverse / (2 * math.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return (1 - kept) * slowed + kept * inverse
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -46,16 +64,18 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat([-right, left], dim=-1) * sin
 
 
-def project(
-    x: Tensor, qkv: Tensor, cos: Tensor, sin: Tensor, *, heads: int, kv_heads: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Turned queries [B,H,T,D], turned keys and values [B,Hkv,T,D] of x [B,T,C]; qkv is an `Attention.qkv_weight`."""
-    batch, length, _ = x.shape
-    joined = F.linear(x, qkv).view(batch, length, heads + 2 * kv_heads, -1).transpose(1, 2)
-    queries_and_keys, v = torch.split(joined, [heads + kv_heads, kv_heads], dim=1)
-    turned = rotate(queries_and_keys, cos.to(joined.dtype), sin.to(joined.dtype))
-    q, k = torch.split(turned, [heads, kv_heads], dim=1)
-    return q, k, v
+def effective_weight(linear: nn.Linear) -> Tensor:
+    """The matrix a linear layer amounts to: its weight, or with an adapter what the two make together."""
+    merged = getattr(linear, "merged", None)
+    return merged() if callable(merged) else linear.weight
+
+
+class LayerCache(Protocol):
+    """Keys and values of one layer that were computed before."""
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Add those of new tokens [B,Hkv,T,D]; returns all that these tokens may look at, [B,Hkv,S,D] each."""
+        ...
 
 
 SHORT = 512
@@ -63,14 +83,18 @@ SHORT = 512
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
-    """softmax(q kᵀ / √D) v with shared keys: q [B,H,T,D], k and v [B,Hkv,T,D] -> [B,H,T,D].
+    """softmax(q kᵀ / √D) v with shared keys: q [B,H,T,D], k and v [B,Hkv,S,D] -> [B,H,T,D].
 
-    `allowed` [B,1,T,T] says who may look at whom, or None for plain causal. PyTorch's own kernel, except for
-    short rows in bfloat16 on a CPU: there its backward pass falls back to float32 and takes three times as long
-    as plain products, which use the processor's bfloat16 units.
+    `allowed` [B,1,T,S] says who may look at whom, or None for plain causal; a single query then sees all keys.
+    PyTorch's own kernel, except for short rows in bfloat16 on a CPU: there its backward pass falls back to float32 and
+    takes three times as long as plain products, which use the processor's bfloat16 units.
     """
     batch, heads, length, dim = q.shape
     shared = k.shape[1]
+    if length == 1:
+        # The query heads of a group stand where a sequence would: they share keys and need no causality.
+        grouped = q.reshape(batch, shared, heads // shared, dim)
+        return F.scaled_dot_product_attention(grouped, k, v, attn_mask=allowed).reshape(batch, heads, 1, dim)
     if q.is_cuda and shared != heads and (allowed is not None or q.dtype == torch.float32):
         # Only the flash kernel knows shared keys there, and it takes neither a mask nor float32. With keys for every
         # head the memory-efficient one does; what is left for shared ones stores all T x T scores.
@@ -91,26 +115,56 @@ def attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
     return y
 
 
+FUSED_WIDTH: Final = 256
+"""Up to this width a model is bound by the number of operations: matrices that read the same input are joined."""
+
+
+def is_plain(*linears: nn.Module) -> bool:
+    """Whether all are linear layers and nothing more, so that their matrices may be joined."""
+    return all(type(linear) is nn.Linear for linear in linears)
+
+
 class Attention(nn.Module):
     """Causal grouped-query self-attention."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_dim = config.heads, config.kv_heads, config.head_dim
-        self.q_proj = nn.Linear(config.width, self.heads * self.head_dim, bias=False)
-        self.k_proj = nn.Linear(config.width, self.kv_heads * self.head_dim, bias=False)
-        self.v_proj = nn.Linear(config.width, self.kv_heads * self.head_dim, bias=False)
-        self.o_proj = nn.Linear(self.heads * self.head_dim, config.width, bias=False)
+        self.is_rotated = layer not in config.unrotated
+        self.window = config.window if layer in config.windowed else 0
+        width, queries, keys = config.width, self.heads * self.head_dim, self.kv_heads * self.head_dim
+        self.q_proj = nn.Linear(width, queries, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(width, keys, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(width, keys, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(queries, width, bias=config.o_bias)
+        self.may_join = width <= FUSED_WIDTH and not config.qkv_bias
+        self.q_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
+        self.k_norm = RMSNorm(self.head_dim, config.norm_eps) if config.qk_norm else None
 
-    def qkv_weight(self) -> Tensor:
-        """The three projections below each other, [(H + 2·Hkv)·D, C]: one product instead of three small ones."""
-        return torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])
+    def qkv(self, x: Tensor) -> list[Tensor]:
+        """Queries, keys and values of x [B,T,C], side by side in one tensor [B,T,(H + 2·Hkv)·D] or in three."""
+        parts = (self.q_proj, self.k_proj, self.v_proj)
+        if not (self.may_join and is_plain(*parts)):
+            return [part(x) for part in parts]
+        return [F.linear(x, torch.cat([part.weight for part in parts]))]  # one product instead of three small ones
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, allowed: Tensor | None) -> Tensor:
-        """x [B,T,C]; `allowed` [B,1,T,T] says who may look at whom, or None for plain causal."""
-        q, k, v = project(x, self.qkv_weight(), cos, sin, heads=self.heads, kv_heads=self.kv_heads)
-        y = attend(q, k, v, allowed)
-        return self.o_proj(y.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+    def split(self, states: list[Tensor], cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `qkv` gave as heads: normalised and turned queries [B,H,T,D] and keys, and values [B,Hkv,T,D]."""
+        batch, length, _ = states[0].shape
+        parts = [one.view(batch, length, -1, self.head_dim).transpose(1, 2) for one in states]
+        if len(parts) == 1 and (self.q_norm is not None or not self.is_rotated):
+            parts = list(torch.split(parts[0], [self.heads, self.kv_heads, self.kv_heads], dim=1))
+        if len(parts) == 1:  # queries and keys are turned together
+            both, v = torch.split(parts[0], [self.heads + self.kv_heads, self.kv_heads], dim=1)
+            q, k = torch.split(self._turned(both, cos, sin), [self.heads, self.kv_heads], dim=1)
+            return q, k, v
+        q, k, v = parts
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        return self._turned(q, cos, sin), self._turned(k, cos, sin), v
+
+    def _turned(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        return rotate(x, cos.to(x.dtype), sin.to(x.dtype)) if self.is_rotated else x
 
 
 class FeedForward(nn.Module):
@@ -118,9 +172,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.width, config.ffn, bias=False)
-        self.up_proj = nn.Linear(config.width, config.ffn, bias=False)
-        self.down_proj = nn.Linear(config.ffn, config.width, bias=False)
+        self.gate_proj = nn.Linear(config.width, config.ffn, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(config.width, config.ffn, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(config.ffn, config.width, bias=config.mlp_bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))  # type: ignore[no-any-return]
@@ -129,33 +183,94 @@ class FeedForward(nn.Module):
 class Block(nn.Module):
     """Attention and feed-forward, each on a normalised copy added back to the residual stream."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.width, config.norm_eps)
-        self.self_attn = Attention(config)
+        self.self_attn = Attention(config, layer)
         self.post_attention_layernorm = RMSNorm(config.width, config.norm_eps)
         self.mlp = FeedForward(config)
 
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, allowed: Tensor | None) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), cos, sin, allowed)
+    def qkv(self, x: Tensor) -> list[Tensor]:
+        return self.self_attn.qkv(self.input_layernorm(x))
+
+    def add_attended(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + self.self_attn.o_proj(y)  # type: ignore[no-any-return]
+
+    def add_feed_forward(self, x: Tensor) -> Tensor:
         return x + self.mlp(self.post_attention_layernorm(x))  # type: ignore[no-any-return]
+
+    def forward(
+        self,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        allowed: Tensor | None,
+        *,
+        cache: LayerCache | None = None,
+        last: Tensor | None = None,
+        products: Products | None = None,
+    ) -> Tensor:
+        """x [B,T,C]; `allowed` [B,1,T,S] says who may look at whom, or None for plain causal.
+
+        With a `cache` the tokens are added to it and look at what it gives back. `last` [B] asks for the output at one
+        position of each row alone, [B,1,C], whose keys `allowed` [B,1,1,T] then names. `products` computes in place of
+        this block's own three steps; see sampling.
+        """
+        steps = self if products is None else products
+        q, k, v = self.self_attn.split(steps.qkv(x), cos, sin)
+        if cache is not None:
+            k, v = cache.extend(k, v)
+        if last is not None:
+            index = torch.arange(len(x), device=x.device)
+            q, x = q[index, :, last].unsqueeze(2), x[index, last].unsqueeze(1)  # (B, H, 1, D), (B, 1, C)
+        y = attend(q, k, v, allowed)
+        x = steps.add_attended(x, y.transpose(1, 2).flatten(2))
+        return steps.add_feed_forward(x)
+
+
+class Products(Protocol):
+    """The matrix products of a block: its own, or prepared ones that amount to the same."""
+
+    def qkv(self, x: Tensor) -> list[Tensor]: ...
+
+    def add_attended(self, x: Tensor, y: Tensor) -> Tensor: ...
+
+    def add_feed_forward(self, x: Tensor) -> Tensor: ...
 
 
 class Decoder(nn.Module):
     """Embedding, blocks and the final norm, which is applied here and nowhere else."""
 
-    cos: Tensor
-    sin: Tensor
-
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.width)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = RMSNorm(config.width, config.norm_eps)
-        cos, sin = rope_table(config.context, config.head_dim, config.rope_theta)
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        self._table: tuple[Tensor, Tensor] | None = None
+
+    def rotations(self, length: int) -> tuple[Tensor, Tensor]:
+        """cos and sin of the first positions, each [length or more, D] in float32.
+
+        The table grows with the longest row that was read: a context of 131,072 would take 67 MB from the start.
+        """
+        device = self.embed_tokens.weight.device
+        if self._table is None or len(self._table[0]) < length or self._table[0].device != device:
+            config, rows = self.config, max(256, 1 << (length - 1).bit_length())
+            with torch.inference_mode(False):  # the sampler may ask first, and training keeps it for its gradient
+                cos, sin = rope_table(
+                    min(rows, config.context), config.head_dim, config.rope_theta, config.rope_scaling
+                )
+                self._table = (cos.to(device), sin.to(device))
+        return self._table
+
+    @property
+    def cos(self) -> Tensor:
+        return self.rotations(self.config.context)[0]
+
+    @property
+    def sin(self) -> Tensor:
+        return self.rotations(self.config.context)[1]
 
     def forward(self, tokens: Tensor, *, segments: Tensor | None = None) -> Tensor:
         """Hidden states [B,T,C] of tokens [B,T].
@@ -167,17 +282,27 @@ class Decoder(nn.Module):
         length = tokens.shape[1]
         if length > self.config.context:
             raise ValueError(f"{length} tokens do not fit this model's context of {self.config.context}.")
-        if segments is None:
-            cos, sin, allowed = self.cos[:length], self.sin[:length], None
-        else:
+        cos, sin = (table[:length] for table in self.rotations(length))
+        allowed = None
+        if segments is not None:
             positions = segment_positions(segments)
-            cos, sin = self.cos[positions].unsqueeze(1), self.sin[positions].unsqueeze(1)  # (B, 1, T, D)
+            cos, sin = cos[positions].unsqueeze(1), sin[positions].unsqueeze(1)  # (B, 1, T, D)
             same = segments.unsqueeze(2) == segments.unsqueeze(1)  # (B, T, T)
             allowed = same.tril().unsqueeze(1)
+        near = self.within_window(length, allowed)
         x = self.embed_tokens(tokens)
         for block in self.layers:
-            x = block(x, cos, sin, allowed)
+            assert isinstance(block, Block)
+            x = block(x, cos, sin, near if block.self_attn.window else allowed)
         return self.norm(x)  # type: ignore[no-any-return]
+
+    def within_window(self, length: int, allowed: Tensor | None) -> Tensor | None:
+        """`allowed` [B,1,T,T], or None for plain causal, without what a sliding window hides."""
+        if not 0 < self.config.window < length:
+            return allowed
+        causal = torch.ones(length, length, dtype=torch.bool, device=self.embed_tokens.weight.device).tril()
+        near = causal.triu(1 - self.config.window)
+        return near.view(1, 1, length, length) if allowed is None else allowed & near
 
 
 def segment_positions(segments: Tensor) -> Tensor:
@@ -189,19 +314,25 @@ def segment_positions(segments: Tensor) -> Tensor:
 
 
 class LanguageModel(nn.Module):
-    """The decoder with its embedding matrix as the output head (tied)."""
+    """The decoder with an output head: its embedding matrix (tied), or a matrix of its own."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.decoder = Decoder(config)
+        self.lm_head = None if config.is_tied else nn.Linear(config.width, config.vocab_size, bias=False)
 
     @property
     def config(self) -> ModelConfig:
         return self.decoder.config
 
+    @property
+    def head_weight(self) -> Tensor:
+        """The matrix that turns hidden states into logits, [V, C]."""
+        return self.decoder.embed_tokens.weight if self.lm_head is None else effective_weight(self.lm_head)
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Float32 logits [..., V] of hidden states [..., C]."""
-        return F.linear(hidden, self.decoder.embed_tokens.weight).float()
+        return F.linear(hidden, self.head_weight).float()
 
     def forward(self, tokens: Tensor, *, segments: Tensor | None = None) -> Tensor:
         """Float32 next-token logits [B,T,V] of tokens [B,T]."""
@@ -217,7 +348,7 @@ class LanguageModel(nn.Module):
         scale = 1 / math.sqrt(2 * self.config.layers)
         for name, parameter in self.named_parameters():
             if parameter.ndim < 2:
-                parameter.fill_(1.0)
+                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
                 continue
             std = 0.02 if "embed_tokens" in name else 1 / math.sqrt(parameter.shape[1])
             if name.endswith(("o_proj.weight", "down_proj.weight")):
@@ -243,13 +374,18 @@ class ScalarModel(nn.Module):
     def forward(self, tokens: Tensor, *, segments: Tensor | None = None) -> Tensor:
         """Float32 values [B,T] of tokens [B,T]."""
         hidden = self.decoder(tokens, segments=segments)
-        return F.linear(hidden, self.head.weight).squeeze(-1).float() + self.bias
+        return F.linear(hidden.float(), self.head.weight.float()).squeeze(-1).float() + self.bias
 
     @classmethod
     @torch.no_grad()
     def from_language_model(cls, model: LanguageModel, *, generator: torch.Generator) -> ScalarModel:
         """The same decoder weights under a fresh head with std 1/sqrt(width + 1) (Stiennon et al., 2020)."""
-        scalar = cls(model.config)
+        embedding = model.decoder.embed_tokens.weight
+        with torch.device("meta"):  # no random weights that are overwritten at once
+            scalar = cls(model.config)
+        scalar.to(embedding.dtype).to_empty(device=embedding.device)
+        scalar.bias = torch.zeros((), device=embedding.device)
         scalar.decoder.load_state_dict(model.decoder.state_dict())
-        scalar.head.weight.normal_(0.0, 1 / math.sqrt(model.config.width + 1), generator=generator)
+        fresh = torch.empty(scalar.head.weight.shape)
+        scalar.head.weight.copy_(fresh.normal_(0.0, 1 / math.sqrt(model.config.width + 1), generator=generator))
         return scalar

@@ -7,10 +7,15 @@ the live rows contiguous and the tensors dense. Rows somebody sits before come f
 begins when none of these waits, and gives up its place to one that does, to be taken up again, where it
 stopped, by a prefill of its prompt and what it had written.
 
+It steps the decoder's own blocks, which add what they compute to the cache and look at what lies there: there is one
+forward pass, and a new family is written once, in decoder.py. It runs in the dtype the model has; logits and what is
+drawn from them are float32.
+
 What makes it quick on a CPU, where a small model is bound by the number of operations rather than
-by arithmetic: the query/key/value and the gate/up matrices are fused and each norm's weight is
-folded into the matrix behind it, once per `refresh()`; a group of rollouts of one prompt shares one
-prefill; random numbers are drawn per request in advance; a narrow model writes few answers on one thread.
+by arithmetic: in a narrow model the query/key/value and the gate/up matrices are joined and each norm's weight is
+folded into the matrix behind it, once per `refresh()` (a wide one's are used where they lie, because a copy would
+cost memory and save nothing); a group of rollouts of one prompt shares one prefill; random numbers are drawn per
+request in advance; a narrow model writes few answers on one thread.
 
 Every sampled token's log-probability under softmax(logits / temperature) is recorded, which is what
 policy-gradient methods need; a test checks it against a plain forward pass of the model.
@@ -21,6 +26,7 @@ whole. Where memory is short, `cache_tokens` bounds what they reserve together: 
 
 from __future__ import annotations
 
+import math
 import queue
 import threading
 from collections import deque
@@ -29,9 +35,9 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from trainer.model.decoder import Block, LanguageModel, project, rotate
+from trainer.model.decoder import FUSED_WIDTH, Block, LanguageModel, Products, effective_weight
 from trainer.runtime import machine
 
 END, LENGTH, STOPPED = "end", "length", "stopped"
@@ -135,24 +141,13 @@ class Engine:
     @torch.inference_mode()
     def refresh(self) -> None:
         """Re-read the model's weights. `generate` does it, because training changes them in place."""
-        self._layers: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-        for block in self.model.decoder.layers:
-            assert isinstance(block, Block)
-            attention, mlp = block.self_attn, block.mlp
-            before, after = (
-                norm.weight * self.config.width**0.5 for norm in (block.input_layernorm, block.post_attention_layernorm)
-            )
-            self._layers.append(
-                (
-                    attention.qkv_weight() * before,
-                    attention.o_proj.weight.detach(),
-                    torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]) * after,
-                    mlp.down_proj.weight.detach(),
-                )
-            )
-        self._embedding = self.model.decoder.embed_tokens.weight.detach()
-        self._head = self._embedding * (self.model.decoder.norm.weight * self.config.width**0.5)
-        self._eps_norm = torch.tensor((self.config.width * self.config.norm_eps) ** 0.5, device=self._embedding.device)
+        decoder = self.model.decoder
+        self._blocks: list[Block] = list(decoder.layers)  # type: ignore[arg-type]
+        self._embedding = decoder.embed_tokens.weight.detach()
+        self._head = self.model.head_weight.detach()
+        is_narrow = self.config.width <= FUSED_WIDTH and self._embedding.dtype == torch.float32
+        kind = _JoinedProducts if is_narrow else _MergedProducts
+        self._products: list[Products] = [kind(block) for block in self._blocks]
 
     def add(self, prompt: Sequence[int], sampling: Sampling, *, background: bool = False) -> _Row:
         """Queue one prompt, behind all others if `background`; ValueError when it is empty or leaves no room."""
@@ -314,58 +309,46 @@ class Engine:
         everywhere; the rest of it is done for the last tokens alone.
         """
         assert self._cache is not None
-        config, (prompts, length) = self.config, tokens.shape
-        cos, sin = self.model.decoder.cos[:length], self.model.decoder.sin[:length]  # (T, D)
+        decoder, (prompts, length) = self.model.decoder, tokens.shape
+        cos, sin = (table[:length].to(self._embedding.dtype) for table in decoder.rotations(length))  # (T, D)
+        near = decoder.within_window(length, None)
+        cache = _Prompts(self._cache, which, first)
         x = F.embedding(tokens, self._embedding)
-        for layer, (qkv, out, gate_up, down) in enumerate(self._layers):
-            # (U, H, T, D), (U, Hkv, T, D) twice
-            q, k, v = project(self._norm(x), qkv, cos, sin, heads=config.heads, kv_heads=config.kv_heads)
-            self._cache[layer, 0, first : first + len(which), :, :length] = k[which]
-            self._cache[layer, 1, first : first + len(which), :, :length] = v[which]
-            seen = None
-            if layer == config.layers - 1:
-                index = torch.arange(prompts, device=tokens.device)
-                q, x = q[index, :, ends].unsqueeze(2), x[index, ends].unsqueeze(1)  # (U, H, 1, D), (U, 1, C)
-                seen = (torch.arange(length, device=tokens.device) <= ends.unsqueeze(1)).view(prompts, 1, 1, length)
-            grouped = config.heads != config.kv_heads
-            y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=seen is None, enable_gqa=grouped)
-            x = x + F.linear(y.transpose(1, 2).flatten(2), out)
-            x = x + self._feed_forward(x, gate_up, down)
-        return self._norm(x).squeeze(1)
+        for layer, (block, products) in enumerate(zip(self._blocks, self._products, strict=True)):
+            cache.layer, window = layer, block.self_attn.window
+            allowed, last = near if window else None, None
+            if layer == self.config.layers - 1:
+                allowed, last = self._seen(ends, length, window).view(prompts, 1, 1, length), ends
+            x = block(x, cos, sin, allowed, cache=cache, last=last, products=products)
+        return decoder.norm(x).squeeze(1)  # type: ignore[no-any-return]
 
     def _decode(self, tokens: Tensor, positions: Tensor, longest: int) -> Tensor:
         """Hidden states [N,C] of one new token per row [N,1] at `positions` [N]; extends the cache."""
         self._reserve(len(self._rows), longest)
         assert self._cache is not None
-        config, rows = self.config, len(tokens)
-        groups = config.heads // config.kv_heads
-        cos = self.model.decoder.cos[positions].unsqueeze(1)  # (N, 1, D)
-        sin = self.model.decoder.sin[positions].unsqueeze(1)
-        row_index = torch.arange(rows, device=tokens.device)
-        seen = None
-        if rows > 1:
-            seen = (torch.arange(longest, device=tokens.device) <= positions.unsqueeze(1)).view(rows, 1, 1, longest)
-        x = F.embedding(tokens[:, 0], self._embedding)
-        for layer, (qkv, out, gate_up, down) in enumerate(self._layers):
-            heads = F.linear(self._norm(x), qkv).view(rows, -1, config.head_dim)
-            turned = rotate(heads[:, : config.heads + config.kv_heads], cos, sin)
-            keys, values = self._cache[layer, 0], self._cache[layer, 1]
-            keys[row_index, :, positions] = turned[:, config.heads :]
-            values[row_index, :, positions] = heads[:, config.heads + config.kv_heads :]
-            # The query heads of a group stand where a sequence would: they share keys and need no causality.
-            q = turned[:, : config.heads].view(rows, config.kv_heads, groups, config.head_dim)
-            y = F.scaled_dot_product_attention(q, keys[:rows, :, :longest], values[:rows, :, :longest], attn_mask=seen)
-            x = x + F.linear(y.reshape(rows, -1), out)
-            x = x + self._feed_forward(x, gate_up, down)
-        return self._norm(x)
+        decoder, rows, dtype = self.model.decoder, len(tokens), self._embedding.dtype
+        cos, sin = (table[positions].to(dtype).view(rows, 1, 1, -1) for table in decoder.rotations(longest))
+        masks: dict[int, Tensor | None] = {}
+        for window in {block.self_attn.window for block in self._blocks}:
+            is_needed = rows > 1 or 0 < window < longest
+            masks[window] = self._hidden(positions, longest, window) if is_needed else None
+        cache = _Rows(self._cache, positions, longest)
+        x = F.embedding(tokens, self._embedding)  # (N, 1, C)
+        for layer, (block, products) in enumerate(zip(self._blocks, self._products, strict=True)):
+            cache.layer = layer
+            x = block(x, cos, sin, masks[block.self_attn.window], cache=cache, products=products)
+        return decoder.norm(x).squeeze(1)  # type: ignore[no-any-return]
 
-    def _norm(self, x: Tensor) -> Tensor:
-        """RMSNorm without its weight and its factor √C, which are folded into the next matrix: three operations."""
-        return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self._eps_norm)
+    @staticmethod
+    def _seen(positions: Tensor, length: int, window: int) -> Tensor:
+        """Which of the first tokens a token at each of `positions` [N] may look at, [N, length]."""
+        index, place = torch.arange(length, device=positions.device), positions.unsqueeze(1)
+        return (index <= place) & (index > place - window) if window else index <= place
 
-    def _feed_forward(self, x: Tensor, gate_up: Tensor, down: Tensor) -> Tensor:
-        gate, up = F.linear(self._norm(x), gate_up).chunk(2, dim=-1)
-        return F.linear(F.silu(gate) * up, down)
+    def _hidden(self, positions: Tensor, longest: int, window: int) -> Tensor:
+        """`_seen` as what is added to scores, [N,1,1,S]: made once, where each layer would make it of a mask."""
+        seen = self._seen(positions, longest, window).view(len(positions), 1, 1, longest)
+        return torch.zeros(seen.shape, device=seen.device, dtype=self._embedding.dtype).masked_fill_(~seen, -math.inf)
 
     # -- drawing tokens --------------------------------------------------------------------------
 
@@ -408,13 +391,122 @@ class Engine:
         return found.clamp_max_(probabilities.shape[1] - 1)
 
 
+LIKELIEST = 1024
+"""So many tokens nearly always hold all of top-p, and finding them is far quicker than sorting a large vocabulary."""
+
+
 def _truncate(probabilities: Tensor, top_k: int, top_p: float) -> Tensor:
     """[V] probabilities with everything outside top-k and the top-p nucleus set to zero."""
-    ordered, index = probabilities.sort(descending=True)
-    keep = ordered.cumsum(0) - ordered < top_p  # the token that crosses top_p stays in
-    if top_k:
-        keep[top_k:] = False
+    count = min(top_k or LIKELIEST, len(probabilities))
+    ordered, index = probabilities.topk(count)
+    before = ordered.cumsum(0) - ordered
+    if not top_k and count < len(probabilities) and before[-1] + ordered[-1] < top_p:
+        ordered, index = probabilities.sort(descending=True)
+        before = ordered.cumsum(0) - ordered
+    keep = before < top_p  # the token that crosses top_p stays in
     return torch.zeros_like(probabilities).scatter_(0, index[keep], ordered[keep])
+
+
+# -- the cache, as a block sees it -----------------------------------------------------------------
+
+
+class _Prompts:
+    """Fresh prompts: they look at themselves, and row `first` + i is filled with what prompt `which[i]` gave."""
+
+    def __init__(self, cache: Tensor, which: Tensor, first: int) -> None:
+        self.layer = 0
+        self._cache, self._which, self._rows = cache, which, slice(first, first + len(which))
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        length = k.shape[2]
+        self._cache[self.layer, 0, self._rows, :, :length] = k[self._which]
+        self._cache[self.layer, 1, self._rows, :, :length] = v[self._which]
+        return k, v
+
+
+class _Rows:
+    """One new token in each of the first rows: it goes to its place, and looks at its row."""
+
+    def __init__(self, cache: Tensor, positions: Tensor, longest: int) -> None:
+        self.layer = 0
+        self._cache, self._positions, self._rows = cache, positions, len(positions)
+        self._index = torch.arange(self._rows, device=positions.device)
+        self._longest = longest
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        keys, values = self._cache[self.layer].unbind()
+        if self._rows == 1:  # then its place is the last one
+            keys[:1, :, self._longest - 1 : self._longest] = k
+            values[:1, :, self._longest - 1 : self._longest] = v
+        else:
+            keys[self._index, :, self._positions] = k.squeeze(2)
+            values[self._index, :, self._positions] = v.squeeze(2)
+        return keys[: self._rows, :, : self._longest], values[: self._rows, :, : self._longest]
+
+
+# -- a block's products, prepared ------------------------------------------------------------------
+
+
+class _MergedProducts:
+    """A wide block's matrices as they lie, with adapters merged in where there are some."""
+
+    def __init__(self, block: Block) -> None:
+        attention, mlp = block.self_attn, block.mlp
+        self._before, self._after = block.input_layernorm, block.post_attention_layernorm
+        self._qkv = [_matrix(part) for part in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        self._out, self._gate, self._up, self._down = map(
+            _matrix, (attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+        )
+
+    def qkv(self, x: Tensor) -> list[Tensor]:
+        x = self._before(x)
+        return [F.linear(x, *matrix) for matrix in self._qkv]
+
+    def add_attended(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + F.linear(y, *self._out)
+
+    def add_feed_forward(self, x: Tensor) -> Tensor:
+        normed = self._after(x)
+        return x + F.linear(F.silu(F.linear(normed, *self._gate)) * F.linear(normed, *self._up), *self._down)
+
+
+class _JoinedProducts:
+    """A narrow block's matrices: those that read the same input joined, the norm's weight folded into them.
+
+    What is left of the norm itself is x / √(|x|² + C·ε), three operations, its factor √C folded in too.
+    """
+
+    def __init__(self, block: Block) -> None:
+        attention, mlp, width = block.self_attn, block.mlp, block.self_attn.q_proj.in_features
+        before, after = (norm.weight * width**0.5 for norm in (block.input_layernorm, block.post_attention_layernorm))
+        self._qkv = _joined(before, attention.q_proj, attention.k_proj, attention.v_proj)
+        self._gate_up = _joined(after, mlp.gate_proj, mlp.up_proj)
+        self._out, self._down = _matrix(attention.o_proj), _matrix(mlp.down_proj)
+        self._eps_norm = torch.tensor((width * block.input_layernorm.eps) ** 0.5, device=before.device)
+
+    def _norm(self, x: Tensor) -> Tensor:
+        return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self._eps_norm)
+
+    def qkv(self, x: Tensor) -> list[Tensor]:
+        return [F.linear(self._norm(x), *self._qkv)]
+
+    def add_attended(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + F.linear(y, *self._out)
+
+    def add_feed_forward(self, x: Tensor) -> Tensor:
+        gate, up = F.linear(self._norm(x), *self._gate_up).chunk(2, dim=-1)
+        return x + F.linear(F.silu(gate) * up, *self._down)
+
+
+def _matrix(linear: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    """What `F.linear` needs of a layer: its matrix, any adapter merged in, and its bias."""
+    return effective_weight(linear).detach(), None if linear.bias is None else linear.bias.detach()
+
+
+def _joined(scale: Tensor, *linears: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    """Layers below each other as one matrix, its inputs scaled."""
+    weights, biases = zip(*map(_matrix, linears), strict=True)
+    return torch.cat(weights) * scale, None if biases[0] is None else torch.cat(biases)
 
 
 class Request:

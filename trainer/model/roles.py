@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from trainer.model.tokenizer_rules import read_tokenizer
+from trainer.model.tokenizer_rules import parse_tokenizer
 from trainer.runtime.reading import read_bytes
 
 TOKENIZER: Final = "tokenizer.json"
@@ -60,6 +60,8 @@ class Roles:
     ids: Mapping[str, int]
     """Of every token."""
     added: tuple[Added, ...]
+    decoder: Any
+    """How tokens become text, as tokenizer.json has it."""
     names: Mapping[str, str]
     """"eos_token" and the like to how the token is spelled; a template reads them."""
     control: Mapping[str, int]
@@ -81,20 +83,32 @@ class Roles:
 def read_roles(directory: Path) -> Roles:
     """What the files of a directory say; ValueError, in one sentence, for one that is missing, damaged or refused."""
     directory = Path(directory)
-    files = {TOKENIZER: read_tokenizer(directory / TOKENIZER)}
+    data, content = parse_tokenizer(directory / TOKENIZER)
+    files = {TOKENIZER: data}
     for name in KEPT[1:]:
         if (path := directory / name).is_file():
             most = LARGEST_TEMPLATE_BYTES if name == CHAT_TEMPLATE_FILE else LARGEST_JSON_BYTES
             files[name] = _read(path, most)
     try:
-        return roles_of(files, generation=_object(directory / GENERATION_CONFIG), config=_object(directory / CONFIG))
+        return roles_of(
+            files,
+            content=content,
+            generation=_object(directory / GENERATION_CONFIG),
+            config=_object(directory / CONFIG),
+        )
     except ValueError as error:
         raise ValueError(f"{directory}: {error}") from error
 
 
-def roles_of(files: Mapping[str, bytes], *, generation: Mapping[str, Any], config: Mapping[str, Any]) -> Roles:
-    """The roles in files that have been read."""
-    content = json.loads(files[TOKENIZER])
+def roles_of(
+    files: Mapping[str, bytes],
+    *,
+    content: Mapping[str, Any] | None = None,
+    generation: Mapping[str, Any],
+    config: Mapping[str, Any],
+) -> Roles:
+    """The roles in files that have been read; `content` is what tokenizer.json means, where that is known already."""
+    content = json.loads(files[TOKENIZER]) if content is None else content
     ids, added = _vocabulary(content)
     tokens = _json(files, TOKENIZER_CONFIG)
     names = {name: text for name in NAMES if (text := _text(tokens.get(name))) is not None}
@@ -118,6 +132,7 @@ def roles_of(files: Mapping[str, bytes], *, generation: Mapping[str, Any], confi
         vocab_size=max(ids.values(), default=-1) + 1,
         ids=ids,
         added=added,
+        decoder=content.get("decoder"),
         names=names,
         control={one.content: one.id for one in added if one.content in controls},
         ends=tuple(dict.fromkeys(said)),

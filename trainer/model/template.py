@@ -39,9 +39,11 @@ TODAY: Final = datetime(2024, 7, 26)
 """What `strftime_now` formats: the day that Llama 3's template itself falls back to where there is no clock."""
 RENDER_S: Final = 2.0
 """Seconds of computing a rendering may take; a long conversation takes a hundredth of that."""
-ALLOWANCE: Final = 2**22
+ALLOWANCE: Final = 2**20
 """Characters, elements and steps a rendering may cost, and `PER_CHARACTER` more for each character it is given."""
 PER_CHARACTER: Final = 64
+LITERAL_SHARE: Final = 8
+"""A turn of a loop costs this part of the characters that stand in it: few of its branches are taken in one turn."""
 LARGEST_NUMBER: Final = 2**64
 LARGEST_INDENT: Final = 64
 
@@ -50,6 +52,12 @@ abs capitalize count d default dictsort e escape first float indent int items jo
 reject rejectattr replace reverse safe select selectattr sort string title tojson trim unique upper wordcount
 """
 """Those whose work is bounded by what they are given. A template that names another one is refused."""
+_SHALLOW: Final = """
+count d default first float int items last length list map reject rejectattr reverse select selectattr
+boolean callable defined even false filter float integer iterable lower mapping none number odd sameas sequence string
+test true undefined upper
+"""
+"""Filters and tests that look at the things in a list one by one, if at all, and into none of them."""
 _METHODS: Final = """
 capitalize casefold count endswith find format get index isalnum isalpha isdecimal isdigit islower isnumeric isspace
 istitle isupper items join keys lower lstrip partition removeprefix removesuffix replace rfind rindex rpartition rsplit
@@ -194,7 +202,7 @@ def _put_prices(node: nodes.Node) -> Any:
     if isinstance(node, nodes.For):
         node.iter = _filtered(node.iter, "_items")
     if isinstance(node, nodes.For | nodes.Macro | nodes.CallBlock):
-        cost = 1 + sum(len(data.data) for data in node.find_all(nodes.TemplateData))
+        cost = 1 + sum(len(data.data) for data in node.find_all(nodes.TemplateData)) // LITERAL_SHARE
         toll = _filtered(nodes.Const(cost), "_toll", line=node.lineno)
         node.body = [nodes.ExprStmt(toll).set_lineno(node.lineno), *node.body]
     if isinstance(node, nodes.Concat):
@@ -223,12 +231,14 @@ def _priced(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     @wraps(function)  # with the mark that says whether the environment or the context comes first
     def paying(*given: Any, **named: Any) -> Any:
         given = (*given[:skipped], *map(_pay_for_items, given[skipped:]))
-        for one in (*given[skipped:], *named.values()):
-            _pay_for(one)
+        if is_deep:
+            for one in (*given[skipped:], *named.values()):
+                _pay_for(one)
         _pay_ahead(name, given[skipped:], named)
         return _pay_for_items(function(*given, **named))
 
     skipped = 1 if hasattr(function, "jinja_pass_arg") else 0
+    is_deep = name not in _SHALLOW.split()
     return paying
 
 
@@ -338,7 +348,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.filters = {name: _priced(known[name], name) for name in _FILTERS.split()}
         self.filters |= {"_paid": _pay_for, "_items": _pay_for_items, "_toll": _pay_toll, "_joined": _join_all}
         tests: dict[str, Any] = dict(self.tests)
-        self.tests = {name: _priced(test, "test") for name, test in tests.items()}
+        self.tests = {name: _priced(test, name) for name, test in tests.items()}
         self.globals = {
             "raise_exception": _raise_exception,
             "strftime_now": _strftime_now,
@@ -354,9 +364,8 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def call(__self, __context: Context, __function: Any, *given: Any, **named: Any) -> Any:
         """Any call of a template's: of the few functions and methods there are, and paid for."""
-        for one in (*given, *(value for name, value in named.items() if not name.startswith("_"))):
-            _pay_for(one)
         _check_call(__function, given)
+        _pay(1 + len(given) + len(named))
         return _pay_for_items(super().call(__context, __function, *given, **named))
 
     def call_binop(self, context: Context, operator_: str, left: Any, right: Any) -> Any:
@@ -389,8 +398,9 @@ def _check_call(function: Any, given: Sequence[Any]) -> None:
         return
     if name not in _METHODS.split() or not isinstance(owner, str | list | tuple | range | Mapping | LoopContext):
         raise SecurityError(f"{name or type(function).__name__} cannot be called here")
+    for one in (owner, *given) if isinstance(owner, str) else given:
+        _pay_for(one)
     if isinstance(owner, str):
-        _pay_for(owner)
         _pay_ahead(name, [owner, *given], {})
         if name == "format":
             if ":" in owner:

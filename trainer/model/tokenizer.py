@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import tokenizers
-from tokenizers import decoders, models, pre_tokenizers, trainers
+from tokenizers import decoders, models, pre_tokenizers, processors, trainers
 
 from trainer.asked import Message
 from trainer.model.roles import (
@@ -43,27 +43,26 @@ from trainer.model.roles import (
     read_roles,
     roles_of,
 )
+from trainer.model.speech import (
+    CHAT_TEMPLATE,
+    DOCUMENT_END,
+    PAD,
+    SPECIAL,
+    TURN_END,
+    TURN_START,
+    any_of,
+    speech_of,
+    unused_letters,
+)
 from trainer.model.streaming import RereadStream, TextStream, spelling_of
-from trainer.model.template import ChatTemplate
 from trainer.runtime.files import write_atomic
 
-DOCUMENT_END = "<|endoftext|>"
-TURN_START = "<|im_start|>"
-TURN_END = "<|im_end|>"
-PAD = "<|pad|>"
-SPECIAL = (DOCUMENT_END, TURN_START, TURN_END, PAD)
 ROLES = ("system", "user", "assistant")
 
 QWEN2_PATTERN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
 OWN_CONFIG: Final = (
     json.dumps(
         {
@@ -81,15 +80,6 @@ OWN_CONFIG: Final = (
     + "\n"
 ).encode()
 """tokenizer_config.json of the tokenizers that we train."""
-PLAIN_TEMPLATE: Final = (
-    "{% for message in messages %}"
-    "{{ message['role'] + ':\\n' + message['content'] + eos_token + '\\n' }}"
-    "{% endfor %}"
-    "{% if add_generation_prompt %}{{ 'assistant:\\n' }}{% endif %}"
-)
-"""For a model that has neither a template nor ChatML's tokens: a base model that is yet to learn to converse."""
-FIRST_MARK: Final = 0xF0000
-"""Marks in a text are letters of Unicode's private planes that stand nowhere in it."""
 _GENERATION: Final = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
@@ -108,28 +98,18 @@ class Tokenizer:
         """ValueError for a tokenizer that nobody could chat with: no end, ids with gaps, a broken template."""
         self.roles = roles
         self.vocab_size: int = roles.vocab_size
-        self.is_own = all(token in roles.control for token in SPECIAL) and roles.template in (None, CHAT_TEMPLATE)
-        content = json.loads(roles.files[TOKENIZER])
-        self._typed, self._marks = _without_control(content, roles)
-        self._spelling = spelling_of(content.get("decoder"))
-        self._tokens = {id: text for text, id in roles.ids.items()}
-        chatml = TURN_START in roles.control and TURN_END in roles.control
-        self.template = ChatTemplate(roles.template or (CHAT_TEMPLATE if chatml else PLAIN_TEMPLATE), names=roles.names)
-        self._control = dict(roles.control)
-        self._find_control: re.Pattern[str] = _any_of(self._control)
-        turn_end = self._turn_end()
-        ends = [turn_end, *roles.ends] if turn_end is not None else [*roles.ends]
-        if not ends:
-            raise ValueError(
-                "The tokenizer names no token that ends an answer. Name one as eos_token in tokenizer_config.json."
-            )
-        self.end_id: int = ends[0]
+        speech = speech_of(roles)
+        self.is_own, self.template = speech.is_own, speech.template
+        self.end_id: int = speech.end_ids[0]
         """What closes the assistant's turn."""
-        self.document_end_id: int = self._document_end()
-        if self.is_own:
-            ends = [self.end_id, self.document_end_id]
-        self.end_ids: tuple[int, ...] = tuple(dict.fromkeys(ends))
+        self.end_ids: tuple[int, ...] = speech.end_ids
         """What ends an answer, wherever one is sampled: in chat, in training and in every figure."""
+        self._control = speech.control
+        self._find_control = any_of(self._control)
+        self._typed, self._marks = _without_control(self._control, roles)
+        self._spelling = spelling_of(roles.decoder)
+        self._tokens = {id: text for text, id in roles.ids.items()}
+        self.document_end_id: int = self._document_end()
         own_pad = roles.control[PAD] if self.is_own else None
         self.pad_id: int = next(id for id in (own_pad, roles.pad, self.end_id) if id is not None)
         """What fills up a batch. It may be an end: what is padding, a mask says."""
@@ -206,10 +186,7 @@ class Tokenizer:
     @cached_property
     def backend(self) -> tokenizers.Tokenizer:
         """The library's tokenizer as it came, which does read control tokens out of any text."""
-        backend = _built(self.roles.files[TOKENIZER])
-        backend.no_truncation()
-        backend.no_padding()
-        return backend
+        return _built(self.roles.files[TOKENIZER])
 
     # --- Text and ids ----------------------------------------------------------------------------------
 
@@ -306,13 +283,34 @@ class Tokenizer:
                 raise ValueError(f"A message needs a role of {', '.join(ROLES)} and text, not {message!r}.")
         if self.is_own:
             return self._render_own(messages, add_generation_prompt)
-        marks = _unused_letters([self.template.source, *(message["content"] for message in messages)])
+        marks = unused_letters([self.template.source, *(message["content"] for message in messages)])
         disguised, real = self._disguise(messages, marks)
         text = self.template.render(disguised, add_generation_prompt=add_generation_prompt)
         spans = self._answers(disguised, text, add_generation_prompt, marks)
-        places = [_Place(*found.span(), self._control[found[0]]) for found in self._find_control.finditer(text)]
-        ids, starts = self._encode(text.translate(real), places)
+        ids, starts = self._encode(text.translate(real), self._places(text))
         return ids, [any(first <= start < last for first, last in spans) for start in starts]
+
+    def render_answers(self, messages: Sequence[Message], answers: Sequence[str]) -> tuple[list[int], list[list[int]]]:
+        """A prompt's ids, and the ids of each of these texts as the model would have written it there, without its end.
+
+        That is what `encode` gives, unless the tokenizer puts a space before a text, which within one it would not.
+        """
+        prompt, _ = self.render_chat(messages, add_generation_prompt=True)
+        if self.is_own or not any(answers):
+            return prompt, [self.encode(answer) for answer in answers]
+        return prompt, [self._follow(prompt, messages, answer) for answer in answers]
+
+    def _follow(self, prompt: list[int], messages: Sequence[Message], answer: str) -> list[int]:
+        marks = unused_letters([self.template.source, answer, *(message["content"] for message in messages)])
+        said: Message = {"role": "assistant", "content": answer}
+        (*before, last), real = self._disguise([*messages, said], marks)
+        text = self.template.render(before, add_generation_prompt=True) + last["content"]
+        ids, _ = self._encode(text.translate(real), self._places(text))
+        follows = ids[: len(prompt)] == prompt
+        return ids[len(prompt) :] if follows else self.encode(answer)
+
+    def _places(self, text: str) -> list[_Place]:
+        return [_Place(*found.span(), self._control[found[0]]) for found in self._find_control.finditer(text)]
 
     def _render_own(self, messages: Sequence[Message], add_generation_prompt: bool) -> tuple[list[int], list[bool]]:
         """ChatML, put together from ids. The newline after ``<|im_end|>`` is the template's, not the answer's."""
@@ -425,26 +423,6 @@ class Tokenizer:
     def _ends(self, place: re.Match[str]) -> bool:
         return self._control[place[0]] in self.end_ids
 
-    # --- Roles that only the template knows ------------------------------------------------------------
-
-    def _turn_end(self) -> int | None:
-        """The token the template writes after what the assistant says, where it writes one."""
-        question: Message = {"role": "user", "content": "?"}
-        mark = next(_unused_letters([self.template.source]))
-        rendered = self._rendered([question, {"role": "assistant", "content": mark}], add_generation_prompt=False)
-        _, _, behind = (rendered or "").partition(mark)
-        spelled = {one.content: one.id for one in self.roles.added}
-        found = _any_of(spelled).match(behind.lstrip())
-        if found is None or (
-            spelled[found[0]] == self.roles.named("bos_token") and spelled[found[0]] not in self.roles.ends
-        ):
-            eos = self.roles.named("eos_token")
-            return eos if eos is not None else next(iter(self.roles.ends), None)
-        if found[0] not in self._control:
-            self._control[found[0]] = spelled[found[0]]
-            self._find_control = _any_of(self._control)
-        return spelled[found[0]]
-
     def _document_end(self) -> int:
         """What separates documents: the end token of a base model; of a chat model the one that ends no turn."""
         eos = self.roles.named("eos_token")
@@ -458,38 +436,29 @@ def _is_learnt(message: Message) -> bool:
     return message["role"] == "assistant" and message.get("weight") != 0
 
 
-def _any_of(tokens: Mapping[str, int]) -> re.Pattern[str]:
-    """Any of these tokens, of two that begin alike the longer one; nothing where there are none."""
-    return re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")
-
-
-def _unused_letters(texts: Sequence[str]) -> Iterator[str]:
-    used = set().union(*texts)
-    return (chr(code) for code in range(FIRST_MARK, 0x110000) if chr(code) not in used)
-
-
 def _common(one: str, other: str) -> str:
     """What both begin with."""
     place = next((n for n, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
     return one[:place]
 
 
-def _without_control(content: Any, roles: Roles) -> tuple[tokenizers.Tokenizer, dict[int | None, tuple[str, int]]]:
+def _without_control(
+    control: Mapping[str, int], roles: Roles
+) -> tuple[tokenizers.Tokenizer, dict[int | None, tuple[str, int]]]:
     """The tokenizer with no control tokens in it, and the marks that stand for them: (text, id) by control token's id.
 
     A mark is cut out of a text exactly as its token would be (`lstrip`, `rstrip`), and nobody can type it: it is drawn
     at random. The one of None stands for most tokens.
     """
-    added = content.get("added_tokens") or []
-    changed = [{**token, "special": token.get("special") or token["content"] in roles.control} for token in added]
-    backend = _built(json.dumps({**content, "added_tokens": changed, "post_processor": None}).encode())
-    backend.no_truncation()
-    backend.no_padding()
+    backend = _built(roles.files[TOKENIZER])
+    backend.post_processor = processors.Sequence([])  # it would only move the places where tokens begin
+    unsaid = [one for one in roles.added if one.content in control and not one.special]
+    backend.add_special_tokens([tokenizers.AddedToken(one.content, **one.flags, special=True) for one in unsaid])
     backend.encode_special_tokens = True
     by_flags: dict[tuple[bool, bool], tuple[str, int]] = {}
     marks: dict[int | None, tuple[str, int]] = {}
     plain = (False, False)
-    for one in [None, *(one for one in roles.added if one.content in roles.control)]:
+    for one in [None, *(one for one in roles.added if one.content in control)]:
         flags = plain if one is None else (one.flags["lstrip"], one.flags["rstrip"])
         if flags not in by_flags:
             text = secrets.token_hex(16)
@@ -505,9 +474,13 @@ def _without_control(content: Any, roles: Roles) -> tuple[tokenizers.Tokenizer, 
 
 
 def _built(data: bytes) -> tokenizers.Tokenizer:
+    """What the library makes of a tokenizer.json, without any length to cut or fill texts to."""
     try:
         with _panics_are_errors():
-            return tokenizers.Tokenizer.from_buffer(data)
+            backend = tokenizers.Tokenizer.from_buffer(data)
+        backend.no_truncation()
+        backend.no_padding()
+        return backend
     except Exception as error:  # the library raises a bare Exception for every failure
         raise ValueError(f"tokenizer.json is not a readable tokenizer: {error}") from error
 

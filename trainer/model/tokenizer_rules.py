@@ -39,7 +39,12 @@ Part = Mapping[str, Any]
 
 
 def read_tokenizer(path: Path) -> bytes:
-    """The content of a tokenizer.json; ValueError, naming the file and what is wrong, unless it keeps to the rules."""
+    """The bytes of a tokenizer.json; ValueError, naming the file and what is wrong, unless it keeps to the rules."""
+    return parse_tokenizer(path)[0]
+
+
+def parse_tokenizer(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """The same, and what the bytes mean."""
     try:
         data = read_bytes(path, most=LARGEST_BYTES)
         content = json.loads(data.decode(), object_pairs_hook=_without_duplicates)
@@ -49,7 +54,7 @@ def read_tokenizer(path: Path) -> bytes:
         _check(content)
     except ValueError as error:
         raise ValueError(f"{path} is refused: {error}. Take another tokenizer.") from error
-    return data
+    return data, content
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def add_gradients(model: LanguageModel, tokens: Tensor, targets: Tensor, *, rows
     At most `rows` rows go forward and backward at a time. The mean of a piece counts by its share of all B rows,
     so that the pieces add up to the mean over the batch.
     """
-    weight = model.decoder.embed_tokens.weight
+    weight = model.head_weight
     total = torch.zeros((), device=weight.device)
     for piece, goals in zip(torch.split(tokens, rows), torch.split(targets, rows), strict=True):
         piece, goals = piece.to(weight.device), goals.to(weight.device)

@@ -111,7 +111,7 @@ def add_gradients(model: LanguageModel, chats: PackedChats, *, rows: int, precis
     At most `rows` rows go forward and backward at a time. The mean of a piece counts by its share of the batch's
     response tokens, so that a token weighs the same whichever piece it is in.
     """
-    weight = model.decoder.embed_tokens.weight
+    weight = model.head_weight
     device, responses = weight.device, int(chats.is_response.sum())
     total = torch.zeros((), device=device)
     for piece in chats.split(rows):

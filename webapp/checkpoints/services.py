@@ -9,9 +9,11 @@ from typing import Any
 
 from django.conf import settings
 
+from trainer.model.layout import WEIGHTS
 from trainer.presets import answer_tokens_of, recipe_for
+from trainer.runtime.files import STAGE
 from webapp.checkpoints.cards import Origin, read_card
-from webapp.checkpoints.files import STAGE, WEIGHTS, CheckpointFiles, copy_checkpoint, inspect_directory
+from webapp.checkpoints.files import CheckpointFiles, copy_checkpoint, inspect_directory
 from webapp.checkpoints.models import Checkpoint
 
 

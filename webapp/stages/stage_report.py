@@ -21,13 +21,12 @@ from django.utils.safestring import SafeString
 from trainer.config import GRPO, INIT, PPO, PRETRAIN, REWARD, SFT
 from trainer.evaluation.scope import COUNTS, PLAIN, SHIPPED, count_of
 from trainer.evaluation.statistics import MIN_GROUPS
-from trainer.model.roles import read_roles
+from trainer.model.roles import CONFIG, read_roles
 from trainer.model.template import ChatTemplate
 from trainer.presets import PRESETS, get_preset
 from webapp.answers.models import Generation
 from webapp.arena import tally
 from webapp.arena.models import Pair, Prompt, Vote
-from webapp.checkpoints.files import CONFIG
 from webapp.checkpoints.models import Checkpoint
 from webapp.checkpoints.origin import is_done_elsewhere, site_origin
 from webapp.stages import figures
