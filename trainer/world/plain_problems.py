@@ -133,25 +133,25 @@ FAMILIES: Final[_Families] = {
 
 HELD_OUT_FAMILIES: Final[_Families] = {
     "library": (
-        (MINUS, ("There were {a} novels on a shelf. Visitors borrowed {b} of them. How many novels stayed there?",)),
-        (PLUS, ("A library lent {a} novels on Monday and {b} novels on Tuesday. How many novels is that?",)),
+        (MINUS, ("There were {a} novels on a shelf. Visitors borrowed {b} of them. How many novels are left there?",)),
+        (PLUS, ("A library lent {a} novels on Monday and {b} novels on Tuesday. How many is that in total?",)),
     ),
     "parking": (
-        (MINUS, ("{a} cars stood in a parking lot. Then {b} cars drove away. How many cars stayed there?",)),
-        (PLUS, ("{a} cars stood in a parking lot. Then {b} more cars came. How many cars stood there after that?",)),
+        (MINUS, ("{a} cars stood in a parking lot. Then {b} cars drove away. How many cars are left?",)),
+        (PLUS, ("{a} cars stood in a parking lot. Then {b} more cars came. How many cars is that in total?",)),
     ),
     "points": ((PLUS, (
         "{p} scored {a} points in the first game and {b} points in the second game. How many points is that in total?",
     )),),
-    "garden": ((MINUS, ("{p} planted {a} tulips. {b} of them died. How many tulips lived?",)),),
+    "garden": ((MINUS, ("{p} planted {a} tulips. {b} of them died. How many tulips are left?",)),),
     "farm": ((PLUS, (
-        "A farmer gathered {a} eggs in the morning and {b} eggs in the evening. How many eggs did the farmer gather?",
+        "A farmer gathered {a} eggs in the morning and {b} eggs in the evening. How many eggs is that altogether?",
     )),),
-    "trip": ((MINUS, ("A train ride takes {a} minutes. {b} minutes have passed. How many minutes remain?",)),),
-    "weights": ((PLUS, ("A red box weighs {a} pounds and a blue box weighs {b} pounds. How much do both weigh?",)),),
+    "trip": ((MINUS, ("A train ride takes {a} minutes. {b} minutes have passed. How many minutes are left?",)),),
+    "weights": ((PLUS, ("A red box weighs {a} pounds and a blue one {b} pounds. What is their total weight?",)),),
     "class": ((MINUS, ("There are {a} students in a class. {b} of them are girls. How many students are boys?",)),),
-    "balloons": ((MINUS, ("{p} carried {a} balloons. {b} of them popped. How many balloons did not pop?",)),),
-    "stairs": ((PLUS, ("{p} climbed {a} stairs. Then {he} climbed {b} more. How many stairs did {he} climb?",)),),
+    "balloons": ((MINUS, ("{p} carried {a} balloons. {b} of them popped. How many balloons are left?",)),),
+    "stairs": ((PLUS, ("{p} climbed {a} stairs. Then {he} climbed {b} more. How many is that in total?",)),),
 }  # fmt: skip
 
 
