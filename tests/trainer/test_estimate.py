@@ -15,7 +15,7 @@ import torch
 from trainer.config import GRPO, INIT, PPO, PRETRAIN, REWARD, SFT, STAGES
 from trainer.evaluation import card
 from trainer.model.decoder import LanguageModel
-from trainer.presets import PRESETS, get_preset
+from trainer.presets import PRESETS, get_preset, recipe_for
 from trainer.rl import losses, scoring
 from trainer.runtime import machine
 from trainer.runtime.estimate import (
@@ -25,6 +25,7 @@ from trainer.runtime.estimate import (
     LOSS_TOKENS,
     QUESTIONS,
     Speed,
+    adapter_parameters,
     estimate,
     rows_at_once,
 )
@@ -202,3 +203,26 @@ def test_reward_models_that_teach_cost_their_time_and_memory() -> None:
     weights = 3 * 4 * preset.model.parameters
     assert together.disk_bytes - alone.disk_bytes == weights
     assert together.memory_bytes - alone.memory_bytes > weights  # and twice as many answers at once
+
+
+# -- models from elsewhere -------------------------------------------------------------------------
+
+
+def test_adapters_of_rank_16_on_smollm2_are_what_they_are_known_to_be() -> None:
+    assert adapter_parameters(get_preset("adapted-135m").model, 16) == 4_884_480
+    assert get_preset("adapted-135m").model.parameters == 134_515_008
+
+
+@pytest.mark.parametrize("stage", [SFT, REWARD, PPO, GRPO])
+def test_adapters_keep_the_weights_once_whatever_stands_on_them(stage: str) -> None:
+    adapted, full = (estimate(stage, get_preset(f"{kind}-1b"), SERVER) for kind in ("adapted", "full"))
+    parameters = get_preset("full-1b").model.parameters
+    assert full.memory_bytes - adapted.memory_bytes > 2.5 * 4 * parameters
+    assert adapted.disk_bytes < 1.5 * 4 * parameters < full.disk_bytes
+
+
+@pytest.mark.parametrize("parameters", [134_515_008, 360_000_000, 1_700_000_000, 3_000_000_000])
+def test_a_recipe_is_estimated_at_the_size_of_its_model(parameters: int) -> None:
+    preset = recipe_for(parameters)
+    assert preset.of_size(parameters).model.parameters == pytest.approx(parameters, rel=0.05)
+    assert estimate(GRPO, preset.of_size(parameters), SERVER).memory_bytes > 4 * parameters

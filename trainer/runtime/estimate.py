@@ -123,12 +123,15 @@ def estimate(
     speed = _speed(machine, threads)
     parameters = preset.model.parameters
     models, trained = _models(stage, preset)
-    # float32 weights for every model; gradient and two moments for those that learn.
-    memory = RUNTIME_BYTES + 4 * parameters * (models + 3 * trained)
+    # float32 weights for every model; gradient and two moments for those that learn. Adapters stand on one base.
+    if rank := _adapter_rank(stage, preset):
+        memory = RUNTIME_BYTES + 4 * parameters + 16 * trained * adapter_parameters(preset.model, rank)
+    else:
+        memory = RUNTIME_BYTES + 4 * parameters * (models + 3 * trained)
     return Estimate(
         seconds=START_S + _training_s(stage, preset, speed, votes) / speed.pace + _sampling_s(stage, preset, speed),
         memory_bytes=memory + _activation_bytes(stage, preset, _device(machine)),
-        disk_bytes=4 * parameters * (1 + _saved_to_resume(stage, preset)),
+        disk_bytes=4 * parameters + 4 * _saved_to_resume(stage, preset) * _learning(stage, preset),
         measured=speed.measured,
     )
 
@@ -165,6 +168,23 @@ def _models(stage: str, preset: Preset) -> tuple[int, int]:
     return {INIT: (1, 0), PRETRAIN: (1, 1), SFT: (1, 1), REWARD: (reward_models, 1), PPO: (4, 2), GRPO: (2, 1)}[stage]
 
 
+def _adapter_rank(stage: str, preset: Preset) -> int:
+    return 0 if stage == INIT else int(getattr(preset.stage(stage), "adapter_rank", 0))
+
+
+def adapter_parameters(model: ModelConfig, rank: int) -> int:
+    """Numbers of low-rank adapters on all seven linear layers of every block: rank · (in + out) each."""
+    queries, keys = model.heads * model.head_dim, model.kv_heads * model.head_dim
+    attention = 2 * (model.width + queries) + 2 * (model.width + keys)
+    return model.layers * rank * (attention + 3 * (model.width + model.ffn))
+
+
+def _learning(stage: str, preset: Preset) -> int:
+    """Numbers of one model that a run saves to resume from: what learns of it."""
+    rank = _adapter_rank(stage, preset)
+    return adapter_parameters(preset.model, rank) if rank else preset.model.parameters
+
+
 def _saved_to_resume(stage: str, preset: Preset) -> int:
     """How many models' worth of numbers are saved to resume from: weights, and two moments where they learn."""
     models, trained = _models(stage, preset)
@@ -182,6 +202,8 @@ def _training_s(stage: str, preset: Preset, speed: Speed, votes: int) -> float:
     rate = speed.learning(model.width) if stage in (PRETRAIN, SFT) else speed.float32
     token_s = _flops_per_token(stage, preset) / (rate * MATMUL_SHARE) + _bytes_per_token(model) / speed.bytes_per_s
     muon_steps = {PRETRAIN: preset.pretrain.steps, SFT: preset.sft.steps}.get(stage, 0)
+    if stage == SFT and (preset.sft.matrix_lr == 0 or preset.sft.adapter_rank):
+        muon_steps = 0
     muon_s = MUON_FLOPS * model.width * model.parameters / (rate * MATMUL_SHARE)
     return _tokens_trained(stage, preset, votes) * token_s + muon_steps * muon_s
 
