@@ -67,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
         common(commands.add_parser(stage, help=f"run the {stage} stage"), parent=stage != "init")
     everything = commands.add_parser("all", help="every stage, simulated voters, report card")
     common(everything, parent=False)
+    everything.add_argument("--from", dest="parent", type=Path, help="go on from this model, ours or from elsewhere")
     everything.add_argument(
         "--taste",
         action="append",
@@ -177,10 +178,12 @@ def _command(options: argparse.Namespace) -> int:
         elif options.command == "all":
             _use_threads(options.threads)
             from trainer.pipeline import run_all
+            from trainer.run import preset_of
 
             run_all(
-                preset=options.preset or DEFAULT_PRESET,
+                preset=options.preset or (preset_of(options.parent) if options.parent else DEFAULT_PRESET),
                 out_dir=options.out,
+                start=options.parent,
                 seed=options.seed,
                 data=options.data,
                 tastes=options.taste,

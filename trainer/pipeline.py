@@ -1,7 +1,7 @@
 """Every stage in a row, with simulated voters where people are missing, and the report card.
 
-Run it: ``python -m trainer all --preset tiny --out DIR``. A finished stage is not run again, so the
-same command goes on after an interruption.
+Run it: ``python -m trainer all --preset tiny --out DIR``, or ``… all --from MODEL_DIR --out DIR`` to go on from a model
+of somebody else's making. A finished stage is not run again, so the same command goes on after an interruption.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from trainer.evaluation import scope
 from trainer.evaluation.asking import ask
 from trainer.evaluation.card import evaluate_checkpoint
 from trainer.evaluation.text import xz_bits_per_byte
-from trainer.model.checkpoint import describe, load_checkpoint, read_info, write_json
+from trainer.model.checkpoint import describe, load_checkpoint, read_shape, write_json
 from trainer.model.engine import Engine
 from trainer.presets import answer_tokens_of, check_answer_tokens, get_preset
 from trainer.reports import ProgressBar
@@ -38,6 +38,7 @@ def run_all(
     *,
     preset: str,
     out_dir: Path,
+    start: Path | None = None,
     seed: int = 0,
     data: Path | None = None,
     tastes: Sequence[str] | None = None,
@@ -47,21 +48,24 @@ def run_all(
 ) -> dict[str, Any]:
     """Walk all stages into `out_dir`, write report.json there and return its contents.
 
+    With `start`, a checkpoint of ours or a model from elsewhere, the stages that come after its own.
     The first taste's branch goes through ppo and grpo; each further taste adds its own reward model
     and ppo. With recorded comparisons in `data` and no taste asked for, those are the votes.
     `settings` are "stage.name" → value changes of the preset. Raises ValueError for settings that cannot be and for
     data with a part missing, before anything is trained, and for an `out_dir` that holds other runs than these.
     """
     check_directory(out_dir)
-    get_preset(preset).check_makes_models()
+    if start is None:
+        get_preset(preset).check_makes_models()
+    begun = str(describe(start)["stage"]) if start else ""
     for taste_name in tastes or ():
         get_taste(taste_name)
     changes = _by_stage(settings or {})
-    configs = _checked_configs(preset, changes)
+    configs = _checked_configs(preset, changes, start)
     corpus = from_directory(data) if data else corpus_for(preset)
     recorded = bool(corpus.comparisons) and not tastes
     branches = ["recorded"] if recorded else list(dict.fromkeys(tastes or [get_preset(preset).taste]))
-    stages = [stage for stage in STAGES if stage != GRPO or corpus.problems]
+    stages = [stage for stage in stages_after(begun) if stage != GRPO or corpus.problems]
     check_corpus(corpus, stages, source=data or corpus.name)
     bar = ProgressBar("all")
     if GRPO not in stages:
@@ -75,11 +79,11 @@ def run_all(
         )
         return execute(spec, out_dir / name, ProgressBar(name), lambda: False, corpus=corpus)
 
-    init = run(INIT, INIT)
+    first = start or run(INIT, INIT)
     limit = configs[PPO].max_new_tokens
     corpus = fit_corpus(
         corpus,
-        init,
+        first,
         [stage for stage in stages if stage != GRPO],
         max_new_tokens=limit,
         say=lambda text: bar.log(0, text),
@@ -87,13 +91,14 @@ def run_all(
     if GRPO in stages and not corpus.problems:
         stages.remove(GRPO)
         bar.log(0, "Every problem is too long for this model, so grpo is left out.")
-    pretrain = run(PRETRAIN, PRETRAIN, parent=init)
-    sft = run(SFT, SFT, parent=pretrain)
-    entries: list[tuple[Path, dict[str, Any]]] = [
-        (init, {}),
-        (pretrain, {"parent": init}),
-        (sft, {"parent": pretrain}),
-    ]
+    sft, before = first, {}
+    entries: list[tuple[Path, dict[str, Any]]] = [(first, {})]
+    for stage in (PRETRAIN, SFT):
+        if stage in stages:
+            before = {"parent": sft}
+            sft = run(stage, stage, parent=sft)
+            entries.append((sft, before))
+    answering = len(entries) - 1  # where the model stands whose answers people compare
     for number, branch in enumerate(branches):
         main = number == 0
         suffix = "" if main else f"-{branch}"
@@ -107,6 +112,7 @@ def run_all(
                 if taste is None
                 else simulate_votes(sft, corpus, taste, preset=preset, seed=seed, max_new_tokens=limit)
             )
+            out_dir.mkdir(parents=True, exist_ok=True)
             half_written = votes.with_suffix(".tmp")
             write_comparisons(half_written, comparisons)
             half_written.replace(votes)
@@ -118,7 +124,7 @@ def run_all(
         if main:
             if GRPO in stages:
                 entries.append((run(GRPO, GRPO, parent=ppo, reward_model=reward), {"parent": ppo, **judged}))
-            entries[2] = (sft, {"parent": pretrain, "reward_model": reward})
+            entries[answering] = (sft, {**before, "reward_model": reward})
 
     judgements = [
         _rounded(
@@ -129,7 +135,8 @@ def run_all(
         for path, how in entries
     ]
     for entry in judgements:
-        entry["path"] = str(Path(entry["path"]).relative_to(out_dir))
+        if Path(entry["path"]).is_relative_to(out_dir):
+            entry["path"] = str(Path(entry["path"]).relative_to(out_dir))
     card = {
         "preset": preset,
         "seed": seed,
@@ -146,13 +153,21 @@ def run_all(
     return card
 
 
+def stages_after(begun: str) -> list[str]:
+    """The stages that are left for a model that has been through `begun` ("" for one that does not exist yet)."""
+    if begun == REWARD:
+        raise ValueError("A reward model scores text and cannot be raised. Start from the model it judges.")
+    done = STAGES.index(SFT if begun in (PPO, GRPO) else begun) + 1 if begun else 0
+    return list(STAGES[done:])
+
+
 def check_votes(path: Path, writer: Path, corpus: Corpus, taste: Taste | None) -> None:
     """Raise ValueError unless the votes in `path` are the corpus's own, or the taste's on answers of `writer`."""
     found = read_comparisons(path)
     if taste is None:
         is_same = found == corpus.comparisons
     else:
-        authors = _authors(read_info(writer))
+        authors = _authors(describe(writer))
         is_same = all(
             vote.voter == _voter(taste) and vote.extra.get("checkpoints", authors) == authors for vote in found
         )
@@ -180,7 +195,7 @@ def simulate_votes(
     wanted = get_preset(preset).votes
     loaded = load_checkpoint(writer, device=machine.device())
     engine = Engine(loaded.language_model, end_ids=loaded.tokenizer.end_ids)
-    voter = SimulatedVoter(taste, seed=seed)
+    voter, authors = SimulatedVoter(taste, seed=seed), _authors(describe(writer))
     prompts = corpus.preference_prompts
     comparisons: list[Comparison] = []
     for attempt in range(100):  # a barely trained model seldom ends its answers
@@ -209,7 +224,7 @@ def simulate_votes(
                     outcome="tie" if choice == "tie" else "win",
                     voter=_voter(taste),
                     source="simulated",
-                    extra={"checkpoints": _authors(loaded.info)},
+                    extra={"checkpoints": authors},
                 )
             )
         if len(comparisons) >= wanted:
@@ -237,13 +252,16 @@ def _scope(data: Path | None, corpus: Corpus) -> dict[str, str]:
     return scope.PLAIN if corpus.name == PLAIN else scope.SHIPPED
 
 
-def _checked_configs(preset: str, changes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _checked_configs(preset: str, changes: Mapping[str, Mapping[str, Any]], start: Path | None) -> dict[str, Any]:
     """Every stage's settings with the changes made; ValueError for a setting that is unknown or cannot be."""
+    context = read_shape(start).context if start else get_preset(preset).model.context
     configs = {
-        stage: RunSpec(stage=stage, preset=preset, config=changes.get(stage, {})).stage_config() for stage in STAGES
+        stage: RunSpec(stage=stage, preset=preset, config=changes.get(stage, {})).stage_config()
+        for stage in STAGES
+        if stage != INIT or not start
     }
     for config in configs.values():
-        check_context(config, get_preset(preset).model.context)
+        check_context(config, context)
     check_answer_tokens(configs[PPO], configs[GRPO])
     return configs
 

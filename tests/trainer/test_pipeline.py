@@ -17,7 +17,7 @@ from trainer.evaluation import card as cards
 from trainer.model.checkpoint import read_info
 from trainer.model.decoder import LanguageModel
 from trainer.model.tokenizer import Tokenizer
-from trainer.pipeline import check_votes, run_all
+from trainer.pipeline import check_votes, run_all, stages_after
 from trainer.world.tastes import get_taste
 
 FIELDS = {
@@ -36,7 +36,9 @@ def without_clock(card: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in card.items() if name != "machine"}
 
 
-def test_it_walks_all_stages_once_and_never_mixes_two_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_walks_all_stages_once_and_never_mixes_two_runs(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("QUESTIONS", "PROBLEMS", "TASTE_ANSWERS", "TASTE_PAIRS"):  # as many as show that it works
         monkeypatch.setattr(cards, name, 4)
     said: list[str] = []
@@ -81,6 +83,15 @@ def test_it_walks_all_stages_once_and_never_mixes_two_runs(tmp_path: Path, monke
     assert hashes(tmp_path) == before
     assert without_clock(again) == without_clock(card)
 
+    # From a model somebody else has made: what it has been through is neither run nor measured again.
+    begun = tmp_path_factory.mktemp("begun")
+    onward = run(start=tmp_path / "sft", out_dir=begun)
+    assert [entry["stage"] for entry in onward["checkpoints"]] == ["sft", "reward", "ppo", "grpo"]
+    assert onward["checkpoints"][0]["path"] == str(tmp_path / "sft")
+    assert read_info(begun / "ppo")["parent_sha256"] == lineage["sft"]["weights_sha256"]
+    assert sorted(path.name for path in begun.iterdir() if path.is_dir()) == ["grpo", "ppo", "reward"]
+    assert (begun / "ppo" / "model.safetensors").read_bytes() == (tmp_path / "ppo" / "model.safetensors").read_bytes()
+
     report = (tmp_path / "report.json").read_bytes()
     with pytest.raises(ValueError, match=r"init holds another run \(its seed is 0, not 7\)"):
         run(seed=7)
@@ -90,6 +101,24 @@ def test_it_walks_all_stages_once_and_never_mixes_two_runs(tmp_path: Path, monke
         run(settings={"ppo.steps": 2})
     assert hashes(tmp_path) == before
     assert (tmp_path / "report.json").read_bytes() == report
+
+
+@pytest.mark.parametrize(
+    ("begun", "left"),
+    [
+        ("", ["init", "pretrain", "sft", "reward", "ppo", "grpo"]),
+        ("pretrain", ["sft", "reward", "ppo", "grpo"]),
+        ("sft", ["reward", "ppo", "grpo"]),
+        ("grpo", ["reward", "ppo", "grpo"]),
+    ],
+)
+def test_a_model_goes_on_from_where_it_is(begun: str, left: list[str]) -> None:
+    assert stages_after(begun) == left
+
+
+def test_a_reward_model_goes_nowhere() -> None:
+    with pytest.raises(ValueError, match="Start from the model it judges"):
+        stages_after("reward")
 
 
 # -- votes that lie there already ------------------------------------------------------------------

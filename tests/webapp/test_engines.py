@@ -15,15 +15,30 @@ from typing import Any
 import pytest
 import torch
 from django.core.management import CommandError, call_command
+from safetensors.torch import load_file, save_file
 
 from tests.threads import database_thread
+from trainer.config import ModelConfig
 from trainer.model.checkpoint import save_checkpoint
 from trainer.model.decoder import LanguageModel
-from trainer.model.engine import Sampling
+from trainer.model.engine import Engine, Sampling
 from trainer.model.tokenizer import Tokenizer
 from trainer.presets import shape
+from webapp.answers import engines as engines_module
 from webapp.answers import services, writing
-from webapp.answers.engines import Engines, LoadedEngine, NotWaitedFor, load, memory_bytes, render_prompt
+from webapp.answers.engines import (
+    DoesNotFit,
+    Engines,
+    LoadedEngine,
+    NotWaitedFor,
+    chat_threads,
+    engine_device,
+    footprint,
+    held_dtype,
+    load,
+    render_prompt,
+    tensor_bytes,
+)
 from webapp.answers.models import Generation
 from webapp.checkpoints.models import Checkpoint
 from webapp.checkpoints.services import register_checkpoint
@@ -189,17 +204,136 @@ def test_a_question_it_cannot_take_leaves_the_engine_loaded(
     assert engines.loaded() == [one.pk]
 
 
-def test_the_cache_takes_a_fifth_of_the_budget_and_no_more(directory: Path, settings: Any) -> None:
-    engine = load(directory, stage="sft")
-    weights, row = memory_bytes(engine.config)
-    assert engine.bytes == weights + 64 * row
+# -- memory ----------------------------------------------------------------------------------------
+
+
+def held(directory: Path) -> tuple[int, Engine]:
+    """(bytes expected of the weights, the engine they are in)."""
+    loaded = load(directory, stage="sft")
+    loaded.service.close()
+    return footprint(directory).weights, loaded.service._engine
+
+
+@pytest.fixture
+def wide(tmp_path: Path, tokenizer: Tokenizer) -> Path:
+    """A model from elsewhere in bfloat16, wide enough to be held as it lies, that reads 8,192 tokens."""
+    config = ModelConfig(vocab_size=tokenizer.vocab_size, heads=5, kv_heads=1, layers=2, ffn=512, context=8192)
+    model = LanguageModel(config)
+    model.init_weights(torch.Generator().manual_seed(1))
+    path = save_checkpoint(tmp_path / "wide", model, tokenizer, stage="sft", info={"metrics": {}})
+    (path / "stage.json").unlink()
+    weights = load_file(path / "model.safetensors")
+    save_file({name: weight.bfloat16() for name, weight in weights.items()}, path / "model.safetensors")
+    return path
+
+
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_weights_are_held_once_and_expected_as_they_are(
+    is_fast: bool, directory: Path, wide: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines_module, "_is_fast_in_bfloat16", lambda width: is_fast)
+    for path, width_bytes in ((directory, 4), (wide, 2 if is_fast else 4)):
+        expected, engine = held(path)
+        assert engine.model.decoder.norm.weight.dtype.itemsize == width_bytes
+        # Tables of positions and the like: a megabyte at most, whatever the model's size.
+        assert expected <= tensor_bytes(engine) <= expected + MEGABYTE
+    weights = sum(weight.nbytes for weight in engine.model.parameters())
+    assert expected == weights  # of the wide one nothing is held twice
+
+
+def test_bytes_of_what_shares_memory_are_counted_once() -> None:
+    whole = torch.zeros(100)
+    assert tensor_bytes({"a": whole, "b": [whole[:50], (whole.view(10, 10),)], "c": torch.zeros(5)}) == 420
+
+
+def test_a_cache_is_bounded_by_tokens_not_by_a_whole_context_for_everybody(wide: Path, settings: Any) -> None:
+    needs = footprint(wide)
+    settings.ENGINE_MEMORY_MB = 64
+    engine = load(wide, stage="sft", needs=needs)
     engine.service.close()
-    settings.ENGINE_MEMORY_MB = 5 * 10.5 * row / MEGABYTE
-    assert engine_bytes(directory) == weights + 10 * row
-    settings.ENGINE_MEMORY_MB = (weights + 2.5 * row) / MEGABYTE  # beside its weights there is less than a fifth
-    assert engine_bytes(directory) == weights + 2 * row
-    settings.ENGINE_MEMORY_MB = 0.5 * weights / MEGABYTE
-    assert engine_bytes(directory) == weights + row
+    assert engine.cache_tokens == 64 * MEGABYTE // 8 // needs.token
+    assert engine.cache_tokens <= 2 * 8192  # two rows of the whole context, not 64
+    assert engine.service._engine.max_batch == 64  # and still many are answered at once
+    assert engine.bytes < 64 * MEGABYTE
+
+
+def test_the_cache_takes_an_eighth_of_the_budget_unless_the_least_is_more(directory: Path) -> None:
+    needs = footprint(directory)
+    assert needs.token == 2 * 2 * 64 * 4  # keys and values, layers, head width, float32
+    row = 64 * needs.token
+    assert needs.least == needs.weights + row
+    assert needs.cache_tokens(10**9) == 64 * 64  # never more than all rows can use
+    assert needs.cache_tokens(8 * 10 * row) == 10 * 64
+    assert needs.cache_tokens(needs.least) == 64
+
+
+def test_a_model_that_cannot_fit_says_so_and_which_setting_to_raise(
+    engines: Engines, checkpoint: Callable[[], Checkpoint], settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = checkpoint(), checkpoint()
+    with engines.borrow(other):
+        pass
+    settings.ENGINE_MEMORY_MB = 0.5 * footprint(one.path).least / MEGABYTE
+    with pytest.raises(DoesNotFit, match=r"it needs 1 MB to chat, .* Set ENGINE_MEMORY_MB to 1 or more"):
+        load(one.path, stage="sft")
+    with pytest.raises(ValueError, match=f"^{one.name} cannot be loaded; choose another model.$"), engines.borrow(one):
+        pass
+    assert "Set ENGINE_MEMORY_MB to 1 or more and start the site again." in caplog.text
+    assert engines.loaded() == [other.pk]  # nobody had to go for it
+    one.refresh_from_db()
+    assert "Set ENGINE_MEMORY_MB to 1 or more" in one.load_problem  # which staff read
+    settings.ENGINE_MEMORY_MB = 600
+    with engines.borrow(one):
+        one.refresh_from_db()
+        assert one.load_problem == ""
+
+
+def test_a_question_fits_what_the_cache_holds(wide: Path, settings: Any) -> None:
+    settings.ENGINE_MEMORY_MB = footprint(wide).least / MEGABYTE + 0.01
+    engine = load(wide, stage="sft")
+    assert engine.cache_tokens < 600
+    question = [{"role": "user", "content": "9" * 700}]
+    with pytest.raises(ValueError, match="too long"):
+        engine.submit(question, {"max_new_tokens": 8})
+    request = engine.submit([{"role": "user", "content": "9" * 300}], {"max_new_tokens": 8})
+    assert len(list(request.events())) <= 8
+    engine.service.close()
+
+
+@pytest.mark.parametrize(
+    ("stored", "device", "is_fast", "expected"),
+    [
+        ("bfloat16", "cpu", True, "bfloat16"),
+        ("bfloat16", "cpu", False, "float32"),
+        ("float16", "cpu", True, "float32"),
+        ("float32", "cpu", True, "float32"),
+        ("float64", "cuda", True, "float32"),
+        ("float16", "cuda", False, "float16"),
+        ("bfloat16", "cuda", False, "bfloat16"),
+    ],
+)
+def test_a_model_is_held_as_it_is_stored_where_the_machine_is_fast_in_that(
+    stored: str, device: str, is_fast: bool, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engines_module, "_is_fast_in_bfloat16", lambda width: is_fast)
+    assert held_dtype(getattr(torch, stored), 576, torch.device(device)) == getattr(torch, expected)
+
+
+def test_the_device_is_what_the_setting_says(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    for setting, expected in (("auto", "cuda"), ("cpu", "cpu"), ("cuda", "cuda")):
+        settings.ENGINE_DEVICE = setting
+        assert engine_device().type == expected
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"no GPU that PyTorch can use. Set it to auto"):
+        engine_device()
+    settings.ENGINE_DEVICE = "auto"
+    assert engine_device().type == "cpu"
+
+
+def test_a_wide_model_takes_every_core_and_a_narrow_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines_module, "available_cores", lambda: 8)
+    assert [chat_threads(width) for width in (64, 192, 576, 2048)] == [1, 1, 8, 8]
 
 
 # -- prompts ---------------------------------------------------------------------------------------

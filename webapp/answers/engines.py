@@ -1,15 +1,22 @@
 """Loaded chat models: one batching engine per checkpoint, the least recently used dropped first.
 
+The idea: what a model will occupy is known from the headers of its files, before a weight is read: its weights once, in
+the precision it is held in, and a cache of keys and values for so many tokens, shared by whoever chats with it. So it
+is known beforehand whether there is room, who has to go for it, and which models will never fit. What it does
+occupy is measured once it is there.
+
 With webapp/checkpoints/loading.py the only module of the site that imports torch, and only the `generate` worker
 imports this one.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
+import math
 import threading
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,26 +25,115 @@ from typing import Any
 import torch
 from django.conf import settings
 
-from trainer.config import ModelConfig
+from trainer.config import ModelConfig, available_cores
 from trainer.data.prompting import answer_room, prompt_ids
 from trainer.model.checkpoint import load_checkpoint
+from trainer.model.decoder import FUSED_WIDTH
 from trainer.model.engine import Engine, EngineService, Request, Sampling
+from trainer.model.layout import DTYPE_NAMES, read_layout
 from trainer.model.tokenizer import Tokenizer
+from trainer.runtime import machine
 from webapp.checkpoints.models import Checkpoint
 
 logger = logging.getLogger(__name__)
 
 # A small model is bound by the number of operations, not by arithmetic: a second thread only takes
-# the core that training wants. The engine batches; that is where its speed comes from.
+# the core that training wants. The engine batches; that is where its speed comes from. The engine of a
+# wide model takes every core for itself (`chat_threads`).
 torch.set_num_threads(1)
 
 MAX_BATCH = 64
-CACHE_SHARE = 1 / 5
-"""How much of the memory budget one engine's cache may take: five stages answer, and each needs some of it."""
+CACHE_SHARE = 1 / 8
+"""How much of the memory budget one engine's cache may take: several stages answer, and each needs some of it."""
+LEAST_CACHE = 512
+"""Tokens of cache without which it makes no sense to load a model: one short conversation and its answer."""
 WAIT_S = 0.25
 """Who waits for an engine looks this often whether it is still wanted."""
-WEIGHT_COPIES = 2
-"""The engine keeps fused copies of the matrices beside the model's own."""
+
+
+class DoesNotFit(ValueError):
+    """A model that needs more memory than there is for all of them; the message is for staff."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """What a checkpoint will occupy, and in which precision, told from the headers of its files."""
+
+    device: torch.device
+    dtype: torch.dtype
+    config: ModelConfig
+    weights: int
+    """Bytes of the weights as they are held."""
+    token: int
+    """Bytes of the keys and values of one token."""
+
+    @property
+    def least(self) -> int:
+        """Bytes without which it cannot chat."""
+        return self.weights + self.token * min(LEAST_CACHE, self.config.context)
+
+    def cache_tokens(self, budget: int) -> int:
+        """How many tokens its cache may hold, of all conversations together; DoesNotFit where there is no room."""
+        if self.least > budget:
+            wanted = math.ceil(1.05 * self.least / 2**20)
+            raise DoesNotFit(
+                f"it needs {self.least / 2**20:,.0f} MB to chat, and ENGINE_MEMORY_MB is {budget / 2**20:,.0f}. Set "
+                f"ENGINE_MEMORY_MB to {wanted} or more and start the site again."
+            )
+        room = min(max(int(budget * CACHE_SHARE), self.least - self.weights), budget - self.weights)
+        return min(room // self.token, MAX_BATCH * self.config.context)
+
+
+def footprint(directory: Path) -> Footprint:
+    """What this checkpoint will occupy; ValueError for a directory that cannot be loaded."""
+    layout = read_layout(directory)
+    config, device = layout.config, engine_device()
+    numbers_of = Counter[str]()
+    for one in layout.tensors.values():
+        numbers_of[one.dtype] += one.elements
+    [(stored, _)] = numbers_of.most_common(1)  # a norm kept in float32 does not make it a float32 model
+    dtype = held_dtype(_DTYPES[stored], config.width, device)
+    numbers = layout.parameters
+    if config.width <= FUSED_WIDTH and dtype == torch.float32:
+        # The matrices that a narrow one's engine joins lie beside their parts.
+        heads = (config.heads + 2 * config.kv_heads) * config.head_dim
+        numbers += config.layers * config.width * (heads + 2 * config.ffn)
+    token = config.layers * 2 * config.kv_heads * config.head_dim * dtype.itemsize
+    return Footprint(device=device, dtype=dtype, config=config, weights=numbers * dtype.itemsize, token=token)
+
+
+_DTYPES: dict[str, torch.dtype] = {code: getattr(torch, name) for code, name in DTYPE_NAMES.items()}
+
+
+def engine_device() -> torch.device:
+    """Where chat models are held; ValueError when ENGINE_DEVICE names a GPU that is not there."""
+    if settings.ENGINE_DEVICE == "auto":
+        return machine.device()
+    if settings.ENGINE_DEVICE == "cuda" and not torch.cuda.is_available():
+        raise ValueError("ENGINE_DEVICE is cuda, and this machine has no GPU that PyTorch can use. Set it to auto.")
+    return torch.device(settings.ENGINE_DEVICE)
+
+
+def held_dtype(stored: torch.dtype, width: int, device: torch.device) -> torch.dtype:
+    """The precision a model of this width is held in: as it is stored where this machine is fast in that.
+
+    A processor without instructions for bfloat16 takes fifty times as long in it, and none is fast in float16.
+    """
+    if device.type == "cuda":
+        return torch.float32 if stored == torch.float64 else stored
+    is_fast = stored == torch.bfloat16 and _is_fast_in_bfloat16(width)
+    return torch.bfloat16 if is_fast else torch.float32
+
+
+@functools.lru_cache
+def _is_fast_in_bfloat16(width: int) -> bool:
+    with machine.threads(chat_threads(width)):
+        return machine.choose_precision(width) == "bfloat16"
+
+
+def chat_threads(width: int) -> int:
+    """Threads of an engine: one for a narrow model, which is bound by the number of operations, else every core."""
+    return 1 if width < machine.SMALL_WIDTH else available_cores()
 
 
 @dataclass
@@ -49,7 +145,9 @@ class LoadedEngine:
     config: ModelConfig
     stage: str
     bytes: int
-    """What it may come to occupy: weights, and the cache at its largest batch."""
+    """What it may come to occupy: weights, as measured, and the cache at its largest."""
+    cache_tokens: int
+    """Tokens its cache may hold, of all conversations together."""
     users: int = 0
     """Answers being written right now; a model in use is never dropped."""
     is_leaving: bool = False
@@ -65,10 +163,11 @@ class LoadedEngine:
         ValueError when even the last message is too long, or nothing more fits after a continued turn.
         """
         how = Sampling(**sampling)
-        room = answer_room(self.config.context, how.max_new_tokens)
+        context = min(self.config.context, self.cache_tokens)
+        room = answer_room(context, how.max_new_tokens)
         prompt = render_prompt(self.tokenizer, messages, stage=self.stage, room=room)
-        if len(prompt) >= self.config.context:
-            raise ValueError(f"This answer fills all the {self.config.context} tokens the model can take in.")
+        if len(prompt) >= context:
+            raise ValueError(f"This answer fills all the {context} tokens the model can take in.")
         return self.service.submit(prompt, how, background=background)
 
 
@@ -80,23 +179,42 @@ def render_prompt(tokenizer: Tokenizer, messages: list[dict[str, str]], *, stage
     return prompt_ids(tokenizer, before, stage=stage, room=room, begun=last["content"])
 
 
-def load(directory: Path, *, stage: str) -> LoadedEngine:
+def load(directory: Path, *, stage: str, needs: Footprint | None = None) -> LoadedEngine:
     """Read a checkpoint from disk and answer one token with it, so that the first question is quick."""
-    loaded = load_checkpoint(directory)
+    needs = needs or footprint(directory)
+    cache_tokens = needs.cache_tokens(settings.ENGINE_MEMORY_MB * 2**20)
+    loaded = load_checkpoint(directory, device=needs.device, dtype=needs.dtype)
     model, tokenizer = loaded.language_model.eval().requires_grad_(False), loaded.tokenizer
-    weights, row = memory_bytes(model.config)
-    budget = settings.ENGINE_MEMORY_MB * 2**20
-    cache = min(budget * CACHE_SHARE, budget - weights)
-    max_batch = max(1, min(MAX_BATCH, int(cache / row)))
-    engine = Engine(model, end_ids=tokenizer.end_ids, max_batch=max_batch)
-    engine.generate([[tokenizer.document_end_id]], [Sampling(max_new_tokens=1)])
-    return LoadedEngine(EngineService(engine), tokenizer, model.config, stage, weights + max_batch * row)
+    engine = Engine(model, end_ids=tokenizer.end_ids, max_batch=MAX_BATCH, cache_tokens=cache_tokens)
+    with machine.threads(chat_threads(model.config.width)):
+        engine.generate([[tokenizer.document_end_id]], [Sampling(max_new_tokens=1)])
+    occupied = tensor_bytes(engine) + cache_tokens * needs.token
+    service = EngineService(engine, threads=chat_threads(model.config.width))
+    return LoadedEngine(service, tokenizer, model.config, stage, occupied, cache_tokens)
 
 
-def memory_bytes(config: ModelConfig) -> tuple[int, int]:
-    """(weights, one full row of the key/value cache) of a loaded engine, in bytes of float32."""
-    row = config.layers * 2 * config.kv_heads * config.context * config.head_dim * 4
-    return WEIGHT_COPIES * config.parameters * 4, row
+def tensor_bytes(thing: Any) -> int:
+    """Bytes of all tensors an object of the trainer's holds, each piece of memory counted once."""
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _tensors(thing)}
+    return sum(storages.values())
+
+
+def _tensors(thing: Any, seen: set[int] | None = None) -> Iterator[torch.Tensor]:
+    seen = set() if seen is None else seen
+    if id(thing) in seen:
+        return
+    seen.add(id(thing))
+    inside: Iterable[Any] = ()
+    if isinstance(thing, torch.Tensor):
+        yield thing
+    elif isinstance(thing, Mapping):
+        inside = thing.values()
+    elif isinstance(thing, list | tuple):
+        inside = thing
+    elif isinstance(thing, torch.nn.Module) or type(thing).__module__.startswith("trainer."):
+        inside = vars(thing).values()
+    for one in inside:
+        yield from _tensors(one, seen)
 
 
 class NotWaitedFor(Exception):
@@ -148,9 +266,14 @@ class Engines:
                 return engine
             self._loading.add(checkpoint.pk)
         try:
+            with _told_to_visitors(checkpoint):
+                needs = footprint(checkpoint.path)
+                needs.cache_tokens(settings.ENGINE_MEMORY_MB * 2**20)  # before anybody has to go for it
             with self._condition:
-                self._make_room(WEIGHT_COPIES * 4 * checkpoint.parameters, is_unwanted)
-            engine = _load_for_visitors(checkpoint)
+                self._make_room(needs.weights, is_unwanted)
+            with _told_to_visitors(checkpoint):
+                engine = load(checkpoint.path, stage=checkpoint.stage, needs=needs)
+            _note_problem(checkpoint, "")
             with self._condition:
                 try:
                     self._make_room(engine.bytes, is_unwanted)  # now that the size of its cache is known
@@ -200,13 +323,25 @@ class Engines:
             self._loaded.clear()
 
 
-def _load_for_visitors(checkpoint: Checkpoint) -> LoadedEngine:
-    """`load`, with an error that says no more of this machine than visitors should know."""
+@contextmanager
+def _told_to_visitors(checkpoint: Checkpoint) -> Iterator[None]:
+    """Errors with the model's files or size say no more of this machine than visitors should know.
+
+    The log has the reason, and the checkpoint's page for staff.
+    """
     try:
-        return load(checkpoint.path, stage=checkpoint.stage)
+        yield
     except ValueError as error:
         logger.error("%s cannot be loaded: %s", checkpoint, error)
+        _note_problem(checkpoint, str(error))
         raise ValueError(f"{checkpoint.name} cannot be loaded; choose another model.") from error
+
+
+def _note_problem(checkpoint: Checkpoint, problem: str) -> None:
+    """Keep why it cannot be loaded; nothing, once it can. Mostly there is nothing to write."""
+    if checkpoint.load_problem != problem:
+        checkpoint.load_problem = problem
+        Checkpoint.objects.filter(pk=checkpoint.pk).update(load_problem=problem)
 
 
 engines = Engines()

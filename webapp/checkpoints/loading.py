@@ -21,3 +21,10 @@ def convert_gguf(path: Path, directory: Path, *, progress: Callable[[int, int], 
     from trainer.model.gguf import convert
 
     convert(path, directory, progress=progress)
+
+
+def write_gguf(directory: Path, path: Path, *, dtype: str | None) -> None:
+    """Write the model in a directory as a new .gguf file; ValueError says why it cannot be."""
+    from trainer.model.gguf import write
+
+    write(directory, path, dtype=dtype)

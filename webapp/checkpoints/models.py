@@ -54,6 +54,9 @@ class Checkpoint(models.Model):
     source = models.CharField(max_length=300, blank=True, help_text="What an import was fetched from.")
     revision = models.CharField(max_length=64, blank=True, help_text="Which commit or version of it.")
     source_sha256 = models.CharField(max_length=64, blank=True, help_text="Of the one file it came in, if it did.")
+    load_problem = models.TextField(
+        blank=True, help_text="Why it cannot be chatted with, as the generate worker found when it was last asked."
+    )
     metrics = models.JSONField(default=dict, blank=True, help_text="Held-out figures from stage.json.")
     created_at = models.DateTimeField(auto_now_add=True)
     archived = models.BooleanField(default=False, help_text="Hidden from visitors; nothing is deleted.")
