@@ -259,9 +259,15 @@ def load_reward_model(
     loaded = load_checkpoint(directory, device=device, dtype=dtype)
     if not isinstance(loaded.model, ScalarModel):
         raise CheckpointError(f"{directory} is not a reward model; train one with the {REWARD} stage first.")
-    if tokenizer is not None and loaded.tokenizer.backend.to_str() != tokenizer.backend.to_str():
-        raise CheckpointError(f"{directory} has another tokenizer than the parent; train a reward model from this one.")
+    if tokenizer is not None:
+        check_same_tokens(directory, loaded.tokenizer, tokenizer)
     return loaded
+
+
+def check_same_tokens(directory: Path, found: Tokenizer, wanted: Tokenizer) -> None:
+    """CheckpointError unless the reward model in `directory`, with the tokenizer `found`, reads the ids of `wanted`."""
+    if found.backend.to_str() != wanted.backend.to_str():
+        raise CheckpointError(f"{directory} has another tokenizer than the parent; train a reward model from this one.")
 
 
 def _build(layout: Layout, *, device: torch.device, dtype: torch.dtype | None) -> LanguageModel | ScalarModel:

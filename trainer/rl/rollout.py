@@ -101,6 +101,17 @@ class Batch:
         """[B] response tokens per answer."""
         return self.is_response.sum(-1)
 
+    def ends(self) -> list[int]:
+        """Of each row, the column after its last response token: so many tokens a model reads to predict them all."""
+        columns = self.is_response.shape[1]
+        ends: list[int] = (columns - self.is_response.flip(1).float().argmax(1)).tolist()
+        return ends
+
+    def prompts(self) -> list[tuple[int, ...]]:
+        """The prompt of each row."""
+        starts = self.is_response.float().argmax(1).tolist()
+        return [tuple(row[: start + 1]) for row, start in zip(self.tokens.tolist(), starts, strict=True)]
+
     def pick(self, rows: Sequence[int]) -> Batch:
         """The batch of these rows, no wider than the longest of them."""
         index = torch.tensor(rows, device=self.tokens.device)

@@ -53,8 +53,10 @@ QUESTIONS = 200
 """Questions at every evaluation of fine-tuning (evaluate.py)."""
 LOSS_TOKENS = 1024
 """Tokens whose logits exist together where text is learnt from (losses.py)."""
-CPU_ANSWERS, GPU_ANSWERS = 16, 64
-"""Rollouts that go through together, at most (rollout.py)."""
+LOGITS_AT_ONCE = 2**23
+"""Logits that are held at a time where log-probs are taken (losses.py)."""
+CPU_ANSWERS = 16
+"""Rollouts that go through together on a CPU, at most (scoring.py)."""
 ACTIVATION_BYTES = 94
 """What the backward pass needs of one token in one block, per unit of width. In float32; bfloat16 keeps two thirds."""
 CPU_ROOM_BYTES, GPU_ROOM_BYTES = 2_000_000_000, 16_000_000_000
@@ -66,8 +68,13 @@ def rows_at_once(model: ModelConfig, *, sequence: int, device: str) -> int:
 
     The stages cut their batches by it (gradient accumulation), so the memory shown beforehand is what a run takes.
     """
+    return max(1, tokens_at_once(model, device=device) // sequence)
+
+
+def tokens_at_once(model: ModelConfig, *, device: str) -> int:
+    """How many tokens go forward and backward together where rows differ in length."""
     room = CPU_ROOM_BYTES if device == "cpu" else GPU_ROOM_BYTES
-    return max(1, room // (sequence * _activation_bytes_per_token(model)))
+    return room // _activation_bytes_per_token(model)
 
 
 def _activation_bytes_per_token(model: ModelConfig) -> int:
@@ -269,7 +276,10 @@ def _activation_bytes(stage: str, preset: Preset, device: str) -> int:
         return 0
     model = preset.model
     tokens, logits = _tokens_at_once(stage, preset, device)
-    return tokens * _activation_bytes_per_token(model) + 4 * 3 * logits * model.vocab_size
+    together = logits * model.vocab_size
+    if stage in (PPO, GRPO):
+        together = min(together, LOGITS_AT_ONCE)
+    return tokens * _activation_bytes_per_token(model) + 4 * 3 * together
 
 
 def _tokens_at_once(stage: str, preset: Preset, device: str) -> tuple[int, int]:
@@ -283,8 +293,10 @@ def _tokens_at_once(stage: str, preset: Preset, device: str) -> tuple[int, int]:
         pairs = preset.reward.batch_pairs * (2 if _teachers(preset) else 1)  # the last model studies as much at once
         return pairs * 2 * ANSWER_TOKENS, 0
     rl = preset.ppo if stage == PPO else preset.grpo
-    answers = min(rl.minibatch, CPU_ANSWERS if device == "cpu" else GPU_ANSWERS)
-    tokens, logits = answers * (ANSWER_TOKENS + rl.max_new_tokens), answers * rl.max_new_tokens
+    answers = min(rl.minibatch, CPU_ANSWERS) if device == "cpu" else rl.minibatch
+    longest = ANSWER_TOKENS + rl.max_new_tokens
+    answers = max(1, min(answers, tokens_at_once(preset.model, device=device) // longest))
+    tokens, logits = answers * longest, answers * rl.max_new_tokens
     if stage == GRPO:  # what holds it to its parent goes through by itself, and has two models' logits
         context = preset.model.context
         read = min(_anchor_tokens(preset), rows_at_once(preset.model, sequence=context, device=device) * context)
