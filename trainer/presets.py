@@ -17,6 +17,7 @@ found, the KL in proportion to the length of answers. Where the recipes have the
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -83,6 +84,14 @@ class Preset:
             self.check_makes_models()
             raise ValueError("init has no training settings: its weights are noise.")
         return getattr(self, stage)
+
+    def of_size(self, parameters: int) -> Preset:
+        """The same with about so many parameters, for estimates: as many layers of this width as come to them."""
+        block = (self.model.parameters - dataclasses.replace(self.model, layers=1).parameters) // (
+            self.model.layers - 1
+        )
+        layers = max(1, self.model.layers + round((parameters - self.model.parameters) / block))
+        return dataclasses.replace(self, model=dataclasses.replace(self.model, layers=layers))
 
     def check_makes_models(self) -> None:
         """Raise ValueError unless a model can be made by this preset."""
