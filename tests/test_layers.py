@@ -241,6 +241,7 @@ def test_web_supervisor_and_train_worker_never_import_torch(module: str) -> None
         "config",
         "presets",
         "data.corpus",
+        "data.hub",
         "runtime.files",
         "world.tastes",
         "world.problems",
