@@ -401,3 +401,17 @@ def test_a_template_that_fails_costs_a_figure_and_not_the_page(make_checkpoint: 
     SiteAnswer.objects.create(checkpoint=origin, prompt="Why?", generation=generation)
     assert stage_report("sft").masked is None
     assert visitor_client.get(reverse("stages:stage", args=["sft"])).status_code == 200
+
+
+def test_why_a_model_cannot_be_chatted_with_is_for_staff(
+    make_checkpoint: Any, visitor_client: Client, staff_client: Client
+) -> None:
+    problem = "it needs 2,000 MB to chat. Set ENGINE_MEMORY_MB to 2100 or more."
+    origin = make_checkpoint("sft", name="SmolModel", preset="", load_problem=problem)
+    refused = "SmolModel cannot be loaded; choose another model."
+    generation = Generation.objects.create(checkpoint=origin, messages=[], state="failed", error=refused)
+    SiteAnswer.objects.create(checkpoint=origin, prompt=EVERYDAY[0], generation=generation)
+    for path in (reverse("stages:home"), reverse("stages:stage", args=["sft"])):
+        assert problem in read(staff_client, path)
+        assert "ENGINE_MEMORY_MB" not in read(visitor_client, path)
+    assert refused in read(visitor_client, reverse("stages:home"))
