@@ -249,8 +249,7 @@ SENTENCEPIECE = [
 ]
 
 
-def test_a_sentencepiece_vocabulary_merges_by_score(tmp_path: Path, backend: tokenizers.Tokenizer) -> None:
-    """Worked by hand: of "▁foxes" the neighbours f+o (−1) go first, then ▁+fo (−2), e+s (−3), ▁fo+x (−4), both (−5)."""
+def sentencepiece_file(path: Path, backend: tokenizers.Tokenizer) -> Path:
     scores = {"fo": -1.0, "▁fo": -2.0, "es": -3.0, "▁fox": -4.0, "▁foxes": -5.0, "ox": -6.0}
     changes = {
         "tokenizer.ggml.model": "llama",
@@ -263,8 +262,12 @@ def test_a_sentencepiece_vocabulary_merges_by_score(tmp_path: Path, backend: tok
         "tokenizer.ggml.unknown_token_id": 0,
         "tokenizer.ggml.padding_token_id": None,
     }
-    file = write_file(tmp_path / "a.gguf", small_model("llama", num_hidden_layers=1), backend, changes=changes)
-    directory = convert(file, tmp_path / "a")
+    return write_file(path, small_model("llama", num_hidden_layers=1), backend, changes=changes)
+
+
+def test_a_sentencepiece_vocabulary_merges_by_score(tmp_path: Path, backend: tokenizers.Tokenizer) -> None:
+    """Worked by hand: of "▁foxes" the neighbours f+o (−1) go first, then ▁+fo (−2), e+s (−3), ▁fo+x (−4), both (−5)."""
+    directory = convert(sentencepiece_file(tmp_path / "a.gguf", backend), tmp_path / "a")
     ours = transformers.AutoTokenizer.from_pretrained(directory)
 
     def ids(*tokens: str) -> list[int]:
@@ -511,6 +514,19 @@ def test_without_the_whole_tokenizer_the_rest_of_the_file_means_the_same(
     ours = tokenizers.Tokenizer.from_file(str(convert(file, tmp_path / "a") / "tokenizer.json"))
     for text in [*TEXTS, *ENDINGS]:
         assert ours.encode(text).ids == backend.encode(text).ids, text
+
+
+@pytest.mark.parametrize("key", [b"tokenizer.huggingface.json", b"tokenizer.huggingface.j50n"])
+def test_a_sentencepiece_vocabulary_comes_back(tmp_path: Path, backend: tokenizers.Tokenizer, key: bytes) -> None:
+    """From the whole tokenizer.json in the file, and without it from tokens and scores."""
+    before = convert(sentencepiece_file(tmp_path / "a.gguf", backend), tmp_path / "before")
+    file = write(before, tmp_path / "b.gguf")
+    file.write_bytes(file.read_bytes().replace(b"tokenizer.huggingface.json", key))
+    after = convert(file, tmp_path / "after")
+    one, other = (read_json(directory / "tokenizer.json") for directory in (before, after))
+    assert one == other
+    one, other = (read_json(directory / "tokenizer_config.json") for directory in (before, after))
+    assert one == other
 
 
 def test_a_whole_tokenizer_that_is_another_one_is_refused(tmp_path: Path, backend: tokenizers.Tokenizer) -> None:

@@ -126,7 +126,7 @@ def test_a_model_from_elsewhere_reads_plain_english_without_being_told(
     monkeypatch.setattr(world, "HELD_OUT_PLAIN_PROBLEMS", 2)
     info = json.loads((parent / "stage.json").read_text())
     (parent / "stage.json").write_text(json.dumps(info | {"preset": ""}))
-    changes = {"steps": 1, "problems": 2, "group": 2, "max_new_tokens": 8, "anchor_answers": 2, "adapter_rank": 0,
+    changes = {"steps": 1, "problems": 2, "group": 2, "max_new_tokens": 8, "anchor_answers": 2, "adapter_rank": 2,
                "evaluations": 1}  # fmt: skip
     settings = [part for name, value in changes.items() for part in ("--set", f"{name}={value}")]
     out = tmp_path / "grpo"

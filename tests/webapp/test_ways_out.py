@@ -82,7 +82,7 @@ def test_a_gguf_file_holds_the_same_tensors(
     assert torch.equal(found.reshape(known.shape), known.to(torch.bfloat16).float())
     assert f"to {tmp_path / 'out.gguf'}." in capsys.readouterr().out
     again = import_source(str(tmp_path / "out.gguf"))
-    assert again.parameters == checkpoint.parameters
+    assert (again.name, again.licence, again.parameters) == ("Small Fox", "apache-2.0", checkpoint.parameters)
     with pytest.raises(CommandError, match="exists already"):
         call_command("export_checkpoint", checkpoint.pk, gguf=tmp_path / "out.gguf")
 

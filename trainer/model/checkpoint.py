@@ -114,7 +114,8 @@ def save_checkpoint(
             raise CheckpointError(f"{name} holds values that are not finite; nothing was saved.")
     _write_weights(directory / WEIGHTS, tensors)
     is_reward = isinstance(model, ScalarModel)
-    config_json = config_json_of(model.config, is_reward=is_reward, end_id=tokenizer.end_id, pad_id=tokenizer.pad_id)
+    pad_id = tokenizer.filler_id if is_reward else tokenizer.pad_id
+    config_json = config_json_of(model.config, is_reward=is_reward, end_id=tokenizer.end_id, pad_id=pad_id)
     write_json(directory / CONFIG, config_json)
     tokenizer.save(directory)
     if isinstance(model, LanguageModel):

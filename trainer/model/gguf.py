@@ -415,7 +415,15 @@ _ENDS: Final = ("eos", "eot", "eom")
 """The format's names for what ends an answer, first to last."""
 
 
-def write(directory: Path, path: Path, *, dtype: str | None = None, progress: Progress = lambda done, of: None) -> Path:
+def write(
+    directory: Path,
+    path: Path,
+    *,
+    dtype: str | None = None,
+    name: str = "",
+    licence: str = "",
+    progress: Progress = lambda done, of: None,
+) -> Path:
     """Write the language model in a Hugging Face directory as the new .gguf file `path`, whole or not at all.
 
     Matrices are stored as `dtype` (float32, float16 or bfloat16; None is what the directory has, float16 where that is
@@ -432,7 +440,8 @@ def write(directory: Path, path: Path, *, dtype: str | None = None, progress: Pr
         raise ValueError(f"A GGUF file is written as {', '.join(DTYPES)}, not as {dtype!r:.60}.")
     architecture, shape = _shape_in(layout)
     wanted = list(_names(architecture, shape))
-    values = _values_for(layout, architecture, shape, dtype)
+    values = _values_for(layout, architecture, dtype)
+    values |= {"general.name": name or directory.resolve().name, "general.license": licence}
     sizes = {one.name: math.prod(one.shape) * (4 if len(one.shape) == 1 else _STORED[dtype][1]) for one in wanted}
     total, done = sum(sizes.values()), 0
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -498,15 +507,13 @@ def _shape_in(layout: Layout) -> tuple[str, dict[str, Any]]:
     }
 
 
-def _values_for(layout: Layout, architecture: str, shape: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+def _values_for(layout: Layout, architecture: str, dtype: str) -> dict[str, Any]:
     """What the file says of the model and its tokenizer, beside its architecture."""
-    model, directory = layout.config, layout.directory
-    roles = read_roles(directory)
+    model, roles = layout.config, read_roles(layout.directory)
     tokenizer = roles.files["tokenizer.json"].decode()
     text = tokenizer_values(json.loads(tokenizer), rows=model.vocab_size)
     values: dict[str, Any] = {
         "general.type": "model",
-        "general.name": directory.resolve().name,
         "general.file_type": _FILE_TYPES[dtype],
         f"{architecture}.vocab_size": model.vocab_size,
         f"{architecture}.context_length": model.context,

@@ -158,7 +158,8 @@ def export_gguf(*, checkpoint: Checkpoint, path: Path, dtype: str | None = None)
     from webapp.checkpoints.loading import write_gguf
 
     _check_here(checkpoint)
-    write_gguf(checkpoint.path, path, dtype=dtype)
+    licence = next((one.licence for one in checkpoint.lineage() if one.licence), "")
+    write_gguf(checkpoint.path, path, dtype=dtype, name=checkpoint.name, licence=licence)
     return path
 
 
