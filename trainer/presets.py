@@ -258,7 +258,9 @@ def _recipe(kind: str, size: str) -> Preset:
 
     What does not hang on the size is from the trials on SmolLM2-135M-Instruct: 8 prompts with 4 answers each (PPO here
     has single answers to 32 prompts) and 8 problems with 6 answers a round, one step a round, a KL weight of 0.05, all
-    at temperature 1; a reward model that reads the votes three times.
+    at temperature 1; a reward model that reads the votes three times. Not tried are the critic's rate (twice the
+    policy's: it starts from the reward model and learns alone at first), the KL's target (the tiny preset's, whose
+    answers are as long), steps and batches of fine-tuning (about 200,000 tokens), and the anchor's row of 256 tokens.
     """
     rates, rank = _RATES[kind, size], _RANK if kind == ADAPTED else 0
     about = {"135m": "135 M", "1b": "0.3 to 2 B", "3b": "3 B and more"}[size]

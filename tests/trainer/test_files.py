@@ -50,10 +50,12 @@ def test_what_is_written_later_in_either_directory_does_not_reach_the_other(earl
 
 
 def test_a_finished_checkpoint_is_taken_with_all_its_files(earlier: Path, new: Path) -> None:
-    for name in ("config.json", "model.safetensors", STAGE):
+    (earlier / "adapter").mkdir()
+    names = ("config.json", "model.safetensors", "adapter/adapter_model.safetensors", STAGE)
+    for name in names:
         write_atomic(earlier / name, name.encode())
     assert take_over(new, earlier)
-    assert content(new) == {name: name.encode() for name in ("config.json", "model.safetensors", STAGE)}
+    assert content(new) == {name: name.encode() for name in names}
 
 
 def test_nothing_is_taken_where_nothing_is_whole(tmp_path: Path, earlier: Path, new: Path) -> None:

@@ -264,7 +264,8 @@ def save_adapter(checkpoint: Path, model: LanguageModel | ScalarModel, *, base_s
     directory = checkpoint / ADAPTER
     directory.mkdir(parents=True, exist_ok=True)
     write_atomic(directory / ADAPTER_CONFIG, (json.dumps(config, indent=2) + "\n").encode())
-    write_atomic(directory / ADAPTER_WEIGHTS, save(tensors, metadata={"format": "pt", "base_sha256": base_sha256}))
+    # One entry, because several stand in the file in an order that differs from run to run.
+    write_atomic(directory / ADAPTER_WEIGHTS, save(tensors, metadata={"base_sha256": base_sha256}))
     return {"rank": layer.rank, "base_sha256": base_sha256, "sha256": sha256_file(directory / ADAPTER_WEIGHTS)}
 
 
