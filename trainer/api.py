@@ -35,7 +35,7 @@ class LoadedModel:
     """Called with ids [B, T] it gives logits [B, T, vocabulary], and a reward model scores [B, T]."""
     tokenizer: Tokenizer
     info: Mapping[str, Any]
-    """stage.json; empty for a directory from elsewhere."""
+    """stage.json; of a directory from elsewhere its stage, as guessed, and the hash of its weights."""
 
     @property
     def end_ids(self) -> tuple[int, ...]:

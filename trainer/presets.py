@@ -263,7 +263,7 @@ def _recipe(kind: str, size: str) -> Preset:
     answers are as long), steps and batches of fine-tuning (about 200,000 tokens), and the anchor's row of 256 tokens.
     """
     rates, rank = _RATES[kind, size], _RANK if kind == ADAPTED else 0
-    about = {"135m": "135 M", "1b": "0.3 to 2 B", "3b": "3 B and more"}[size]
+    about = {"135m": "135 M", "1b": "0.3 to 2 B", "3b": "2 B and more"}[size]
     how = f"adapters of rank {rank} learn beside its weights" if rank else "all its weights learn"
     return Preset(
         name=f"{kind}-{size}",

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from trainer.model import layout
 from trainer.model.checkpoint import (
     CheckpointError,
     describe,
@@ -20,7 +22,8 @@ from trainer.model.checkpoint import (
 )
 from trainer.model.decoder import LanguageModel, ScalarModel
 from trainer.model.tokenizer import Tokenizer
-from trainer.runtime.files import write_atomic
+from trainer.runtime import tensors
+from trainer.runtime.files import STAGE, write_atomic
 
 
 @pytest.fixture
@@ -82,6 +85,30 @@ def test_it_is_unfinished_until_the_last_file_is_written(
         monkeypatch.setattr(os, "replace", replace)
         with pytest.raises(CheckpointError, match="unfinished"):
             read_info(directory)
+
+
+def test_weights_that_the_disk_does_not_take_leave_no_half_of_them_and_say_what_to_do(
+    model: LanguageModel, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: object, path: Path, **__: object) -> None:
+        path.write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(tensors, "save_file", full)
+    with pytest.raises(OSError, match=r"No space left.*free space"):
+        save_checkpoint(tmp_path, model, tokenizer, stage="sft", info={})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_weights_from_elsewhere_are_read_for_their_hash_once(
+    model: LanguageModel, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(tmp_path, model, tokenizer, stage="sft", info={})
+    (tmp_path / STAGE).unlink()
+    hashed: list[str] = []
+    monkeypatch.setattr(layout, "sha256_file", lambda path: hashed.append(path.name) or "0" * 64)
+    load_checkpoint(tmp_path)
+    assert hashed == ["model.safetensors"]
 
 
 def test_it_leaves_the_old_file_when_a_write_is_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

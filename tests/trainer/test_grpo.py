@@ -367,6 +367,20 @@ def test_it_resumes_exactly_where_problems_do_not_say_how_hard_they_are(
     assert all("anchor_kl" in found for step, found in whole_report.metrics.items() if step and found["updates"])
 
 
+def test_a_parent_that_had_nothing_whole_to_say_is_not_asked_again(
+    inputs: Inputs, model: LanguageModel, tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A resumed run would ask the policy, which is not the parent any more."""
+    asked: list[int] = []
+    monkeypatch.setattr(grpo, "own_conversations", lambda *_, **how: asked.append(how["count"]) or [])
+    state, report = {"said": None}, small.Recorder()
+    config = dataclasses.replace(CONFIG, anchor_answers=4)
+    for _ in range(2):  # at first, and when resumed
+        grpo.hold(model, model, Engine(model, end_ids=[2]), tokenizer, config, inputs, state, report)
+    assert asked == [4]
+    assert state == {"said": []}
+
+
 def test_it_goes_on_without_an_anchor_and_says_so(tmp_path: Path, inputs: Inputs) -> None:
     inputs = dataclasses.replace(inputs, corpus=small.corpus(conversations=[]))
     report = small.Recorder()

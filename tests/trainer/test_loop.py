@@ -26,7 +26,7 @@ from trainer.model.checkpoint import load_checkpoint, read_info
 from trainer.model.decoder import LanguageModel
 from trainer.model.tokenizer import Tokenizer
 from trainer.presets import get_preset
-from trainer.runtime import loop
+from trainer.runtime import loop, tensors
 from trainer.runtime.errors import Diverged, Stopped
 from trainer.runtime.files import RESUME_STATE
 from trainer.runtime.loop import Metrics, evaluation_steps, run_steps
@@ -245,7 +245,7 @@ def test_a_save_that_fails_leaves_the_one_before_and_says_what_to_do(
     def full(*_: object, **__: object) -> None:
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(loop, "save_file", full)
+    monkeypatch.setattr(tensors, "save_file", full)
     with pytest.raises(OSError, match=r"No space left.*free space"):
         loop._save_resume(tmp_path, 2, module, {}, {})
     assert (tmp_path / RESUME_STATE).read_bytes() == before

@@ -169,7 +169,7 @@ def _judge_reward_model(
         )
         return {field: metrics.get(field) for field in fields}
     writer = load_to_answer(parent)
-    engine = Engine(writer.language_model, end_ids=tokenizer.end_ids)
+    engine = Engine(writer.language_model, end_ids=writer.tokenizer.end_ids)
     prompts = list(corpus.held_out_preference_prompts)
     prompts *= max(1, round(TASTE_PAIRS / max(1, len(prompts))))
     answers = ask(

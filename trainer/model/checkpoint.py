@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from trainer import __version__
@@ -46,6 +44,7 @@ from trainer.model.tokenizer import Tokenizer
 from trainer.presets import answer_tokens_of
 from trainer.runtime import machine
 from trainer.runtime.files import STAGE, sha256_file, write_atomic
+from trainer.runtime.tensors import write_tensors
 
 DTYPES: Final = {
     "float32": torch.float32,
@@ -113,7 +112,7 @@ def save_checkpoint(
     for name, tensor in tensors.items():
         if not _is_finite(tensor):
             raise CheckpointError(f"{name} holds values that are not finite; nothing was saved.")
-    _write_weights(directory / WEIGHTS, tensors)
+    write_tensors(directory / WEIGHTS, tensors, metadata={"format": "pt"})
     is_reward = isinstance(model, ScalarModel)
     pad_id = tokenizer.filler_id if is_reward else tokenizer.pad_id
     config_json = config_json_of(model.config, is_reward=is_reward, end_id=tokenizer.end_id, pad_id=pad_id)
@@ -156,15 +155,6 @@ def _as_it_came(model: LanguageModel | ScalarModel) -> dict[str, Tensor]:
         name: tensor.detach().to(device="cpu", dtype=DTYPES[stored.get(name, usual)]).contiguous()
         for name, tensor in tensors.items()
     }
-
-
-def _write_weights(path: Path, tensors: dict[str, Tensor]) -> None:
-    """`write_atomic` without a copy of all weights as bytes."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file(tensors, temporary, metadata={"format": "pt"})
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def _is_finite(tensor: Tensor) -> bool:
@@ -235,7 +225,8 @@ def load_checkpoint(
     try:
         layout = read_layout(directory)
         info = describe(directory)
-        if changed := changed_since(directory, info):
+        is_ours = (directory / STAGE).is_file()  # of others `describe` has just taken the hash, and there is no other
+        if is_ours and (changed := changed_since(directory, info)):
             raise CheckpointError(f"{changed} is not the file stage.json describes. Restore or retrain it.")
         model = _build(layout, device=torch.device(device), dtype=dtype)
         if isinstance(model, ScalarModel):

@@ -61,7 +61,7 @@ class Anchor:
     def add_gradients(self) -> float:
         """Add the gradient of the weighted KL on the next conversations to the policy's.
 
-        Returns the KL(parent ‖ policy), in nats per token the assistant says; in float32, like the rest of the step.
+        Returns the KL(parent ‖ policy), in nats per token the assistant says.
         """
         chats = self.batches(self.place)
         self.place += 1

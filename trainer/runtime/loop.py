@@ -21,12 +21,12 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trainer.runtime.errors import Diverged, Stopped
-from trainer.runtime.files import RESUME_STATE, replacing
+from trainer.runtime.files import RESUME_STATE
+from trainer.runtime.tensors import write_tensors
 
 Metrics = dict[str, float]
 SAVE_EVERY_S = 30.0
@@ -173,11 +173,7 @@ def _save_resume(
     header = {"step": step, "state": state, "numbers": numbers}
     path = out_dir / RESUME_STATE
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        try:
-            save_file(_apart(tensors), temporary, metadata={"resume": json.dumps(header)})
-        except SafetensorError as error:  # it wraps the system's own errors: a full disk above all
-            raise OSError(f"{path} cannot be written ({error}). Check its rights and the free space.") from error
+    write_tensors(path, _apart(tensors), metadata={"resume": json.dumps(header)})
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -94,7 +94,7 @@ def train(
     engine = Engine(policy, end_ids=tokenizer.end_ids, max_batch=config.problems * config.group)
     optimizers = {"adamw": adamw(learning(policy), lr=config.lr)}
     if config.anchor_answers:
-        state["said"] = []
+        state["said"] = None  # nothing was asked yet; [] is a parent that had nothing whole to say
 
     @cache
     def anchor() -> Anchor | None:
@@ -190,7 +190,7 @@ def hold(
         return None
     conversations = other_conversations(inputs.corpus)
     if config.anchor_answers:
-        if not state["said"]:
+        if state["said"] is None:
             state["said"] = own_conversations(
                 engine,
                 tokenizer,
