@@ -67,6 +67,15 @@ def test_rows_of_one_prompt_share_packed_rows_that_stay_short(monkeypatch: pytes
     assert packing.bundles(rows, prompts) == [[0, 1], [2], [3, 4]]
 
 
+def test_a_group_that_one_pass_has_no_room_for_comes_in_several_microbatches(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scoring, "NARROW", 0)
+    monkeypatch.setattr(scoring, "tokens_at_once", lambda config, device: 10)
+    # The first group reads 4 + 2 + 4 + 1 tokens, the second 3 + 3 + 1.
+    assert [sorted(rows) for rows in scoring.microbatches(model, batch(), range(5))] == [[0, 2], [1, 3], [4]]
+
+
 @pytest.mark.parametrize("answers_of", ["language model", "critic"])
 def test_a_shared_prompt_is_read_once_with_the_same_gradient(
     model: LanguageModel, critic: ScalarModel, answers_of: str, monkeypatch: pytest.MonkeyPatch

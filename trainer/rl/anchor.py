@@ -66,9 +66,9 @@ class Anchor:
         chats = self.batches(self.place)
         self.place += 1
         tokens, total = int(chats.is_response.sum()), 0.0
-        for piece in chats.split(self.fitting):
-            inputs, segments = piece.inputs.to(self.device), piece.segments.to(self.device)
-            is_response = piece.is_response.to(self.device)
+        for part in chats.split(self.fitting):
+            inputs, segments = part.inputs.to(self.device), part.segments.to(self.device)
+            is_response = part.is_response.to(self.device)
             with torch.no_grad():
                 wanted = self.parent.decoder(inputs, segments=segments)[is_response]  # (N, C)
             found = self.policy.decoder(inputs, segments=segments)[is_response]

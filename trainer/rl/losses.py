@@ -25,11 +25,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from trainer.runtime.estimate import LOGITS_AT_ONCE
+
 Head = Callable[[Tensor], Tensor]
 """Float32 logits [n, V] of hidden states [n, C]: a model's own `logits`."""
-LOGITS_AT_ONCE = 2**23
-"""Logits that are held at a time, at most: 34 MB in float32, and three times that while their gradient is taken."""
-
 
 MOST_LOG_RATIO = 20.0
 """A probability ratio is taken to be within e to the power of ± this: one token must not make a sum infinite."""
@@ -173,7 +172,7 @@ def preference_loss(
         plus      centering · mean((r₊ + r₋)²)             pins the offset the differences leave free
 
     The order terms are averaged over wins and ties, the centring over all B pairs; `ordered` and `pairs` are these
-    numbers when the batch comes in pieces.
+    numbers when the batch comes in microbatches.
     (Ouyang et al. 2022, eq. 1; centring: Eisenstein et al. 2023, "Helping or herding?".)
     """
     delta = chosen - rejected
@@ -299,7 +298,7 @@ def whiten(values: Tensor, is_response: Tensor, *, eps: float = 1e-8) -> Tensor:
 class PolicyLoss(NamedTuple):
     """What a clipped policy update reports; every entry is [].
 
-    With a `denominator`, the means of the pieces of a minibatch add up to its mean.
+    With a `denominator`, the means of a minibatch's microbatches add up to its mean.
     """
 
     loss: Tensor
@@ -348,7 +347,7 @@ def ppo_policy_loss(
     """Clipped surrogate (Schulman et al. 2017, eq. 7), all tensors [B, T].
 
     -min(ρA, clip(ρ, 1-ε, 1+ε)A) with ρ = exp(logprobs - old_logprobs), averaged over the response tokens
-    of the minibatch; `denominator` is their number when the minibatch comes in pieces.
+    of the minibatch; `denominator` is their number when the minibatch comes in microbatches.
     """
     return _clipped_surrogate(
         logprobs, old_logprobs, advantages, is_response, clip_low=clip, clip_high=clip, denominator=denominator
@@ -372,7 +371,7 @@ def ppo_value_loss(
 ) -> ValueLoss:
     """0.5 · max((V - R)², (clip(V, V_old ± ε) - R)²), averaged over response tokens. All [B, T].
 
-    `denominator` is their number when the minibatch comes in pieces.
+    `denominator` is their number when the minibatch comes in microbatches.
 
     (Huang et al. 2022, "The 37 implementation details of PPO", detail 9.)
     """
@@ -441,7 +440,7 @@ def grpo_token_loss(
     `advantages` [B] is one per answer, or [B, T] when each token has its own; `is_complete` [B] is False for
     an answer that was cut off, whose tokens are left out because nobody knows how it would have ended.
     The sum over the remaining tokens is divided by their number *over the batch*, so that a token weighs the
-    same in a long and in a short answer; `denominator` gives that number when the batch comes in pieces.
+    same in a long and in a short answer; `denominator` gives that number when the batch comes in microbatches.
     """
     if advantages.dim() == 1:
         advantages = advantages[:, None].expand_as(logprobs)

@@ -14,7 +14,7 @@ So rows stay short (`LONGEST`), and a larger group is split over several.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import NamedTuple
 
 import torch
@@ -71,14 +71,20 @@ def pack(sequences: Sequence[list[int]], bundles: Sequence[Sequence[int]]) -> Pa
     return Packed(tokens, (positions, allowed.unsqueeze(1)), place)
 
 
-def bundles(sequences: Sequence[list[int]], prompts: Sequence[tuple[int, ...]]) -> list[list[int]]:
-    """Numbers of the sequences that share a prompt, in bundles that make a packed row of at most `LONGEST` tokens."""
+def bundles(
+    sequences: Sequence[Sized], prompts: Sequence[tuple[int, ...]], *, longest: int | None = None
+) -> list[list[int]]:
+    """Numbers of the sequences that share a prompt, in bundles of at most `longest` tokens, by default `LONGEST`.
+
+    The prompt is counted once in each: so long is the packed row it makes.
+    """
+    longest = LONGEST if longest is None else longest
     found: list[list[int]] = []
     open_: dict[tuple[int, ...], tuple[list[int], int]] = {}
     for index, (sequence, prompt) in enumerate(zip(sequences, prompts, strict=True)):
         own = len(sequence) - len(prompt)
         bundle, length = open_.get(prompt, ([], len(prompt)))
-        if not bundle or length + own > LONGEST:
+        if not bundle or length + own > longest:
             bundle, length = [], len(prompt)
             found.append(bundle)
         bundle.append(index)

@@ -139,12 +139,12 @@ def deal(count: int, size: int, *, step: int, seed: int, purpose: str) -> list[i
 
 
 def minibatches(count: int, size: int, *, generator: torch.Generator) -> list[list[int]]:
-    """The numbers below `count` in random order, in as few hands of at most `size` as there can be, alike in size.
+    """The numbers below `count` in random order, in as few minibatches of at most `size` as can be, alike in size.
 
-    A hand is one optimiser step, and a last hand of few answers would step as far as the others.
+    Each is one optimiser step, and a last one of few answers would step as far as the others.
     """
     order = torch.randperm(count, generator=generator)
-    return [hand.tolist() for hand in order.tensor_split(math.ceil(count / size))] if count else []
+    return [few.tolist() for few in order.tensor_split(math.ceil(count / size))] if count else []
 
 
 def pad(rollouts: Sequence[Rollout], *, pad_id: int, device: torch.device | str = "cpu") -> Batch:

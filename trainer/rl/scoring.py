@@ -17,13 +17,9 @@ from trainer.model.tokenizer import Tokenizer
 from trainer.rl import losses, packing
 from trainer.rl.rollout import Batch
 from trainer.runtime.errors import Diverged
-from trainer.runtime.estimate import tokens_at_once
-from trainer.runtime.machine import NARROW
+from trainer.runtime.estimate import CPU_ANSWERS, NARROW, tokens_at_once
 
 Model = LanguageModel | ScalarModel
-
-CPU_PIECE = 16
-"""Rows per forward pass on a CPU, at most: few rows of nearly one length beat many with padding between them."""
 
 
 def response_logprobs(model: LanguageModel, batch: Batch, *, temperature: float) -> Tensor:
@@ -67,20 +63,20 @@ def _is_shared(prompts: Sequence[tuple[int, ...]], width: int) -> bool:
 
 @torch.no_grad()
 def score_logprobs(model: LanguageModel, batch: Batch, *, temperature: float) -> Tensor:
-    """`response_logprobs` of the whole batch [B, T], computed in pieces of similar length."""
-    return _in_pieces(model, batch, lambda piece: response_logprobs(model, piece, temperature=temperature))
+    """`response_logprobs` of the whole batch [B, T], computed in microbatches of similar length."""
+    return _in_microbatches(model, batch, lambda part: response_logprobs(model, part, temperature=temperature))
 
 
 @torch.no_grad()
-def rescored(policy: LanguageModel, batch: Batch, hands: Sequence[Sequence[int]], *, temperature: float) -> Batch:
-    """The batch with `old_logprobs` taken by the trainer itself, before anything has learnt; `hands` deal out its rows.
+def rescored(policy: LanguageModel, batch: Batch, minibatches: Sequence[Sequence[int]], *, temperature: float) -> Batch:
+    """The batch with `old_logprobs` taken by the trainer itself, before anything has learnt; `minibatches` of its rows.
 
     A sampler in bfloat16 rounds elsewhere than a forward pass does, by some hundredths of a nat. Taken anew, in the
-    very pieces the first pass of the update will use, the first ratio of the two policies is exactly 1.
+    very microbatches the first pass of the update will use, the first ratio of the two policies is exactly 1.
     """
     old = torch.zeros_like(batch.old_logprobs)
-    for hand in hands:
-        for rows in pieces(policy, batch, hand):
+    for minibatch in minibatches:
+        for rows in microbatches(policy, batch, minibatch):
             found = response_logprobs(policy, batch.pick(rows), temperature=temperature)
             old[rows, : found.shape[1]] = found
     return dataclasses.replace(batch, old_logprobs=old)
@@ -88,53 +84,58 @@ def rescored(policy: LanguageModel, batch: Batch, hands: Sequence[Sequence[int]]
 
 @torch.no_grad()
 def score_values(critic: ScalarModel, batch: Batch) -> Tensor:
-    """`response_values` of the whole batch [B, T], computed in pieces of similar length."""
-    return _in_pieces(critic, batch, lambda piece: response_values(critic, piece))
+    """`response_values` of the whole batch [B, T], computed in microbatches of similar length."""
+    return _in_microbatches(critic, batch, lambda part: response_values(critic, part))
 
 
-def _in_pieces(model: Model, batch: Batch, compute: Callable[[Batch], Tensor]) -> Tensor:
+def _in_microbatches(model: Model, batch: Batch, compute: Callable[[Batch], Tensor]) -> Tensor:
     result = torch.zeros_like(batch.old_logprobs)
-    for rows in pieces(model, batch, range(len(batch.tokens))):
+    for rows in microbatches(model, batch, range(len(batch.tokens))):
         found = compute(batch.pick(rows))
         result[rows, : found.shape[1]] = found
     return result
 
 
-def pieces(model: Model, batch: Batch, rows: Sequence[int]) -> list[list[int]]:
-    """These rows of the batch, shortest first, in hands that one pass of the model has room for.
+def microbatches(model: Model, batch: Batch, rows: Sequence[int]) -> list[list[int]]:
+    """These rows of the batch, shortest first, in microbatches that one pass of the model has room for.
 
-    Rows that share a prompt stay together where reading it once pays.
+    Rows that share a prompt stay together where reading it once pays, as far as there is room for them.
     """
     ends, prompts = batch.ends(), batch.prompts()
     alike: list[list[int]] = [[row] for row in rows]
     if _is_shared([prompts[row] for row in rows], model.config.width):
-        by_prompt: dict[tuple[int, ...], list[int]] = {}
-        for row in rows:
-            by_prompt.setdefault(prompts[row], []).append(row)
-        alike = list(by_prompt.values())
+        found = packing.bundles(
+            [range(ends[row]) for row in rows], [prompts[row] for row in rows], longest=_room(model)
+        )
+        alike = [[rows[index] for index in few] for few in found]
     lengths = [len(prompts[few[0]]) + sum(ends[row] - len(prompts[row]) for row in few) for few in alike]
-    hands = by_length(lengths, rows=[len(few) for few in alike], model=model)
-    return [[row for index in hand for row in alike[index]] for hand in hands]
+    together = by_length(lengths, rows=[len(few) for few in alike], model=model)
+    return [[row for index in some for row in alike[index]] for some in together]
 
 
 def by_length(lengths: Sequence[int], *, model: Model, rows: Sequence[int] | None = None) -> list[list[int]]:
-    """Indices of sequences, shortest first, in hands that one pass of the model has room for.
+    """Indices of sequences, shortest first, in microbatches that one pass of the model has room for.
 
-    Little of a hand is padding then. Each sequence counts as one row, or as many as `rows` says.
+    Little of one is padding then. Each sequence counts as one row, or as many as `rows` says; on a CPU there are at
+    most `CPU_ANSWERS` in one, because few rows of nearly one length beat many with padding between them.
     """
-    device = model.decoder.embed_tokens.weight.device.type
-    most = tokens_at_once(model.config, device=device)
-    hands: list[list[int]] = []
+    is_cpu, most = model.decoder.embed_tokens.weight.device.type == "cpu", _room(model)
+    found: list[list[int]] = []
     count = 0
     for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
         more = rows[index] if rows else 1
-        is_full = not hands or lengths[index] * (len(hands[-1]) + 1) > most
-        if is_full or (device == "cpu" and count + more > CPU_PIECE):
-            hands.append([])
+        is_full = not found or lengths[index] * (len(found[-1]) + 1) > most
+        if is_full or (is_cpu and count + more > CPU_ANSWERS):
+            found.append([])
             count = 0
-        hands[-1].append(index)
+        found[-1].append(index)
         count += more
-    return hands
+    return found
+
+
+def _room(model: Model) -> int:
+    """Tokens that one pass of the model has room for, where it is."""
+    return tokens_at_once(model.config, device=model.decoder.embed_tokens.weight.device.type)
 
 
 def scored_sequence(tokenizer: Tokenizer, prompt: Sequence[int], answer: Sequence[int], *, context: int) -> list[int]:

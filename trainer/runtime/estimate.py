@@ -2,8 +2,9 @@
 
 The idea: a training step costs its matrix products, at the rate this machine was measured at
 (`python -m trainer measure`), plus moving every activation through memory some dozen times, which
-is much of what a small model does. Text is learnt from in the precision that wins here, rewards in
-float32. Sampling is counted in tokens written one after another, each by the whole batch at once.
+is much of what a small model does. Text is learnt from in the precision that wins here; rewards are
+counted in float32, which is an upper bound where a wide model or an adapter takes bfloat16. Sampling
+is counted in tokens written one after another, each by the whole batch at once.
 
 Simplification: a handful of constants for every machine, fitted on 2 CPU cores; a site that has
 finished a run of the same stage and preset shows that run's own time instead.
@@ -36,7 +37,8 @@ LAYER_STEP_S = 0.0003
 THREAD_GAIN = 0.75
 """Twice the threads train 2 to this power times as quickly."""
 NARROW, CLEARLY = 128, 1.5
-"""From this width on, and when this many times as quick, bfloat16 is what text is learnt in (machine.py)."""
+"""From this width on, and when it is this many times as quick, products are taken in bfloat16: a narrower model is
+bound by the number of operations, which autocast only adds to."""
 START_S = 4.0
 """Starting Python, loading torch, building the corpus."""
 DEFAULT_GFLOPS = 60.0
@@ -54,13 +56,13 @@ QUESTIONS = 200
 LOSS_TOKENS = 1024
 """Tokens whose logits exist together where text is learnt from (losses.py)."""
 LOGITS_AT_ONCE = 2**23
-"""Logits that are held at a time where log-probs are taken (losses.py)."""
+"""Logits held at a time where log-probs are taken: 34 MB in float32, three times that while they have a gradient."""
 CPU_ANSWERS = 16
-"""Rollouts that go through together on a CPU, at most (scoring.py)."""
+"""Rollouts in a microbatch on a CPU, at most."""
 ACTIVATION_BYTES = 94
 """What the backward pass needs of one token in one block, per unit of width. In float32; bfloat16 keeps two thirds."""
 CPU_ROOM_BYTES, GPU_ROOM_BYTES = 2_000_000_000, 16_000_000_000
-"""Activations of one pass, at most: larger batches go through in pieces."""
+"""Activations of one pass, at most: larger batches go through in microbatches."""
 
 
 def rows_at_once(model: ModelConfig, *, sequence: int, device: str) -> int:
@@ -298,7 +300,7 @@ def _tokens_at_once(stage: str, preset: Preset, device: str) -> tuple[int, int]:
     answers = max(1, min(answers, tokens_at_once(preset.model, device=device) // longest))
     tokens, logits = answers * longest, answers * rl.max_new_tokens
     if stage == GRPO:  # what holds it to its parent goes through by itself, and has two models' logits
-        context = preset.model.context
-        read = min(_anchor_tokens(preset), rows_at_once(preset.model, sequence=context, device=device) * context)
+        sequence = min(preset.model.context, preset.grpo.anchor_sequence)
+        read = min(_anchor_tokens(preset), rows_at_once(preset.model, sequence=sequence, device=device) * sequence)
         tokens, logits = max(tokens, read), max(logits, 2 * read)
     return tokens, logits

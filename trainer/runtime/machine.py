@@ -17,9 +17,8 @@ from typing import Any
 import torch
 
 from trainer.config import available_cores
+from trainer.runtime.estimate import CLEARLY, NARROW
 
-NARROW = 128
-"""A model below this width is bound by the number of operations, which autocast only adds to."""
 SMALL_WIDTH, FEW_ROWS = 256, 64
 """A model below this width writes fewer answers than this quickest on one thread: a second costs more to wake than it
 computes."""
@@ -73,7 +72,7 @@ def choose_precision(width: int) -> str:
     if width < NARROW:
         return "float32"
     rates = {name: matmul_gflops(dtype, width=width, seconds=0.2) for name, dtype in DTYPES.items()}
-    return "bfloat16" if rates["bfloat16"] > 1.5 * rates["float32"] else "float32"
+    return "bfloat16" if rates["bfloat16"] > CLEARLY * rates["float32"] else "float32"
 
 
 def held_dtype(stored: torch.dtype, width: int, where: torch.device) -> torch.dtype:

@@ -51,7 +51,7 @@ from trainer.model.tokenizer import Tokenizer
 from trainer.rl import losses
 from trainer.rl.anchor import Anchor, other_conversations, own_conversations
 from trainer.rl.rollout import Batch, Rollout, collect, fitting_prompts, minibatches, pad
-from trainer.rl.scoring import pieces, rescored, response_logprobs, score_logprobs
+from trainer.rl.scoring import microbatches, rescored, response_logprobs, score_logprobs
 from trainer.rl.shelves import Practice
 from trainer.runtime.loop import Metrics, Report, SampleDict, clear_resume, run_steps
 from trainer.runtime.optim import adamw, apply_gradients, set_lr_factor, warmup_decay
@@ -191,7 +191,7 @@ def hold(
     conversations = other_conversations(inputs.corpus)
     if config.anchor_answers:
         if state["said"] is None:
-            state["said"] = own_conversations(
+            said = own_conversations(
                 engine,
                 tokenizer,
                 inputs.corpus.preference_prompts,
@@ -199,7 +199,8 @@ def hold(
                 max_new_tokens=config.max_new_tokens,
                 seed=inputs.seed,
             )
-            report.log(0, f"It is held to {len(state['said'])} answers that its parent gave to prompts of the corpus.")
+            state["said"] = said
+            report.log(0, f"It is held to {len(said)} answers that its parent gave to prompts of the corpus.")
         conversations = state["said"] or conversations
     try:
         if not conversations:
@@ -275,14 +276,14 @@ def update(
     """
     figures: dict[str, list[float]] = {}
     epochs = [minibatches(len(kept), config.minibatch, generator=order) for _ in range(config.epochs)]
-    hands = [hand for epoch in epochs for hand in epoch if any(kept[row].is_complete for row in hand)]
-    batch = pad(kept, pad_id=pad_id, device=next(policy.parameters()).device) if hands else None
-    sampled, is_first_own = batch, rescores and len(hands) == 1
+    steps = [rows for epoch in epochs for rows in epoch if any(kept[row].is_complete for row in rows)]
+    batch = pad(kept, pad_id=pad_id, device=next(policy.parameters()).device) if steps else None
+    sampled, is_first_own = batch, rescores and len(steps) == 1
     if batch is not None and rescores and not is_first_own:
         batch = rescored(policy, batch, epochs[0], temperature=config.temperature)
-    for hand in hands:
+    for rows in steps:
         assert batch is not None
-        found = _step(batch.pick(hand), policy, reference, config, optimizer, anchor, is_first=is_first_own)
+        found = _step(batch.pick(rows), policy, reference, config, optimizer, anchor, is_first=is_first_own)
         for name, value in found.items():
             figures.setdefault(name, []).append(value)
     first_ratio = 1.0 + figures.pop("ratio_error", [0.0])[0]
@@ -307,18 +308,18 @@ def _step(
     tokens = int(batch.lengths[batch.is_complete].sum())
     results = []
     errors = 0.0
-    for rows in pieces(policy, batch, range(len(batch.tokens))):
-        piece = batch.pick(rows)
-        logprobs = response_logprobs(policy, piece, temperature=config.temperature)
+    for rows in microbatches(policy, batch, range(len(batch.tokens))):
+        part = batch.pick(rows)
+        logprobs = response_logprobs(policy, part, temperature=config.temperature)
         if is_first:
-            errors += (logprobs.detach() - piece.old_logprobs).abs().sum().item()
-            piece = dataclasses.replace(piece, old_logprobs=logprobs.detach())
+            errors += (logprobs.detach() - part.old_logprobs).abs().sum().item()
+            part = dataclasses.replace(part, old_logprobs=logprobs.detach())
         result = losses.grpo_token_loss(
             logprobs,
-            piece.old_logprobs,
-            _token_advantages(piece, reference, config),
-            piece.is_response,
-            is_complete=piece.is_complete,
+            part.old_logprobs,
+            _token_advantages(part, reference, config),
+            part.is_response,
+            is_complete=part.is_complete,
             clip_low=config.clip_low,
             clip_high=config.clip_high,
             denominator=tokens,

@@ -47,7 +47,7 @@ from trainer.rl import losses
 from trainer.rl.rollout import Batch, Rollout, collect, deal, fitting_prompts, minibatches, pad
 from trainer.rl.scoring import (
     end_scores,
-    pieces,
+    microbatches,
     rescored,
     response_logprobs,
     response_values,
@@ -154,7 +154,7 @@ def train(config: PPOConfig, inputs: Inputs, out_dir: Path, report: Report, shou
         )
         order = random_generator(inputs.seed, "minibatches", step)
         epochs = [minibatches(len(rollouts), config.minibatch, generator=order) for _ in range(config.epochs)]
-        experience = judge(rollouts, models, config, kl_weight=state["kl_weight"], hands=epochs[0])  # 2, 3, 4
+        experience = judge(rollouts, models, config, kl_weight=state["kl_weight"], minibatches=epochs[0])  # 2, 3, 4
         critic_only = step < config.critic_warmup
         metrics = update(experience, models, config, optimizers, epochs=epochs, critic_only=critic_only)  # 5
         metrics |= describe(rollouts, experience) | {"kl_weight": state["kl_weight"]}
@@ -246,19 +246,18 @@ def judge(
     config: PPOConfig,
     *,
     kl_weight: float,
-    hands: Sequence[Sequence[int]] | None = None,
+    minibatches: Sequence[Sequence[int]] | None = None,
 ) -> Experience:
     """Steps 2 to 4: rewards, rewards per token, advantages and returns of freshly sampled answers.
 
-    `hands` are the minibatches that the update will begin with.
+    `minibatches` are those that the update will begin with.
     """
     for rollout, reward in zip(rollouts, answer_rewards(rollouts, models, config).tolist(), strict=True):  # 2
         rollout.reward = reward
     batch = pad(rollouts, pad_id=models.tokenizer.pad_id, device=next(models.policy.parameters()).device)
     sampled = batch.old_logprobs
     if models.rescores:
-        every = [range(len(rollouts))]
-        batch = rescored(models.policy, batch, every if hands is None else hands, temperature=config.temperature)
+        batch = rescored(models.policy, batch, minibatches or [range(len(rollouts))], temperature=config.temperature)
     reference = score_logprobs(models.reference, batch, temperature=config.temperature)
     rewards = losses.rewards_with_kl(  # 3
         batch.rewards, batch.old_logprobs, reference, batch.is_response, kl_weight=kl_weight
@@ -289,7 +288,7 @@ def update(
     is_policy_done = critic_only
     for epoch in epochs:
         for rows in epoch:
-            minibatch = [experience.pick(piece) for piece in pieces(models.policy, experience.batch, rows)]
+            minibatch = [experience.pick(part) for part in microbatches(models.policy, experience.batch, rows)]
             if not is_policy_done:
                 found = _policy_step(minibatch, models.policy, config, optimizers["policy"])
                 is_policy_done = "grad_norm" not in found
@@ -306,13 +305,13 @@ def _policy_step(
     """One clipped step; no step (and no "grad_norm") once the KL to the sampling policy is too large."""
     tokens = _response_tokens(minibatch)
     results = []
-    for piece in minibatch:
-        logprobs = response_logprobs(policy, piece.batch, temperature=config.temperature)
+    for part in minibatch:
+        logprobs = response_logprobs(policy, part.batch, temperature=config.temperature)
         result = losses.ppo_policy_loss(
             logprobs,
-            piece.batch.old_logprobs,
-            piece.advantages,
-            piece.batch.is_response,
+            part.batch.old_logprobs,
+            part.advantages,
+            part.batch.is_response,
             clip=config.clip,
             denominator=tokens,
         )
@@ -335,12 +334,12 @@ def _critic_step(
 ) -> Metrics:
     tokens = _response_tokens(minibatch)
     results = []
-    for piece in minibatch:
+    for part in minibatch:
         result = losses.ppo_value_loss(
-            response_values(critic, piece.batch),
-            piece.old_values,
-            piece.returns,
-            piece.batch.is_response,
+            response_values(critic, part.batch),
+            part.old_values,
+            part.returns,
+            part.batch.is_response,
             clip=config.value_clip,
             denominator=tokens,
         )
@@ -354,8 +353,8 @@ def _critic_step(
 
 
 def _response_tokens(minibatch: Sequence[Experience]) -> int:
-    """The denominator of a minibatch that comes in pieces."""
-    return sum(int(piece.batch.lengths.sum()) for piece in minibatch)
+    """The denominator of a minibatch, over all its microbatches."""
+    return sum(int(part.batch.lengths.sum()) for part in minibatch)
 
 
 def describe(rollouts: Sequence[Rollout], experience: Experience) -> Metrics:

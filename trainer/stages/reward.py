@@ -248,14 +248,14 @@ class Course:
         return {"loss": total}
 
     def _fitting(self, rows: Sequence[int], sequences: Sequence[Sequence[list[int]]]) -> list[list[int]]:
-        """The rows in hands that one pass has room for: as they are, where that is all of them."""
+        """The rows in microbatches that one pass has room for: as they are, where that is all of them."""
         lengths = [max(map(len, some)) for some in sequences]
         room = tokens_at_once(self.learner.model.config, device=machine.device().type)
         if max(lengths) * sum(map(len, sequences)) <= room:
             return [list(rows)]
         counts = [len(some) for some in sequences]
-        hands = by_length([n * c for n, c in zip(lengths, counts, strict=True)], model=self.learner.model, rows=counts)
-        return [[rows[index] for index in hand] for hand in hands]
+        found = by_length([n * c for n, c in zip(lengths, counts, strict=True)], model=self.learner.model, rows=counts)
+        return [[rows[index] for index in some] for some in found]
 
     @cached_property
     def lessons(self) -> Tensor:

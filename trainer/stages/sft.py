@@ -5,7 +5,7 @@ the token that ends its turn. The model keeps what pre-training taught it and le
 question is followed by its answer, and then one stops.
 
 Conversations are packed several to a row; attention never crosses from one into the next. A batch goes through
-the model in pieces that fit in memory; their gradients add up to the batch's.
+the model in microbatches that fit in memory; their gradients add up to the batch's.
 
 Run it: ``python -m trainer sft --preset tiny --from PRETRAIN_DIR --out DIR``
 """
@@ -111,18 +111,18 @@ def train(config: SFTConfig, inputs: Inputs, out_dir: Path, report: Report, shou
 def add_gradients(model: LanguageModel, chats: PackedChats, *, rows: int, precision: str) -> Tensor:
     """Add the gradient of the mean loss over the response tokens of all rows; returns the loss, [].
 
-    At most `rows` rows go forward and backward at a time. The mean of a piece counts by its share of the batch's
-    response tokens, so that a token weighs the same whichever piece it is in.
+    At most `rows` rows go forward and backward at a time. The mean of a microbatch counts by its share of the
+    batch's response tokens, so that a token weighs the same whichever it is in.
     """
     weight = model.head_weight
     device, responses = weight.device, int(chats.is_response.sum())
     is_mixed = precision == "bfloat16" and not is_adapted(model)  # a frozen base is in bfloat16 itself
     total = torch.zeros((), device=device)
-    for piece in chats.split(rows):
-        is_response = piece.is_response.to(device)
+    for part in chats.split(rows):
+        is_response = part.is_response.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=is_mixed):
-            hidden = model.decoder(piece.inputs.to(device), segments=piece.segments.to(device))[is_response]
-            targets = piece.targets.to(device)[is_response]
+            hidden = model.decoder(part.inputs.to(device), segments=part.segments.to(device))[is_response]
+            targets = part.targets.to(device)[is_response]
             loss = linear_next_token_loss(hidden, weight, targets) * (len(targets) / responses)
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
