@@ -241,6 +241,7 @@ def test_web_supervisor_and_train_worker_never_import_torch(module: str) -> None
         "config",
         "presets",
         "data.corpus",
+        "data.hub",
         "runtime.files",
         "world.tastes",
         "world.problems",
@@ -253,6 +254,10 @@ def test_web_supervisor_and_train_worker_never_import_torch(module: str) -> None
         "model.families",
         "model.layout",
         "model.tokenizer_rules",
+        "model.roles",
+        "model.template",
+        "model.speech",
+        "model.streaming",
     ],
 )
 def test_what_the_web_process_uses_of_the_trainer_is_free_of_torch(module: str) -> None:

@@ -6,7 +6,7 @@
     ids, is_response = loaded.render([{"role": "user", "content": "Hi"}], add_generation_prompt=True)
     logits = loaded.model(torch.tensor([ids]))  # [1, T, vocabulary]
 
-Any directory that the site takes in can be loaded here: ours, or one in Hugging Face layout (trainer/model/families.py).
+Any directory that the site takes in can be loaded here: ours, or one in Hugging Face layout (model/families.py).
 """
 
 from __future__ import annotations

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from axe_playwright_python.async_playwright import Axe
+from playwright.async_api import Page
 
 from trainer.config import CHAT_STAGES, STAGES
 from webapp.answers.models import Generation
@@ -14,7 +16,7 @@ from webapp.arena.models import Pair, Prompt
 from webapp.chat.models import Conversation, Message
 from webapp.checkpoints.models import Checkpoint
 from webapp.stages.models import SiteAnswer
-from webapp.training.models import TrainingRun
+from webapp.training.models import Curriculum, TrainingRun
 
 pytestmark = pytest.mark.browser
 
@@ -95,6 +97,10 @@ async def test_every_page_is_accessible_and_fits(
 ) -> None:
     # The policy would keep axe itself from being injected; test_pages.py checks the policy.
     page = await open_page(theme, width, bypass_csp=True)
+    assert await _problems(page, paths) == []
+
+
+async def _problems(page: Page, paths: list[str]) -> list[str]:
     problems: list[str] = []
     page.on("pageerror", lambda error: problems.append(f"{page.url}: {error}"))
     for path in paths:
@@ -103,5 +109,16 @@ async def test_every_page_is_accessible_and_fits(
         problems += [f"{path}: {one['id']}: {one['nodes'][0]['html'][:200]}" for one in found.response["violations"]]
         if await page.evaluate("document.documentElement.scrollWidth > innerWidth"):
             problems.append(f"{path}: wider than the window")
+    return problems
 
-    assert problems == []
+
+async def test_so_are_the_pages_of_a_site_around_a_model_from_elsewhere(
+    open_page: Callable[..., Any], transactional_db: None, make_checkpoint: Callable[..., Checkpoint]
+) -> None:
+    page = await open_page("dark", 390, bypass_csp=True)
+    row = {"start_source": "hub:makers/" + "x" * 80, "start_state": "moving", "start_text": "Downloading"}
+    await sync_to_async(Curriculum.objects.create)(pk=1, start_done=30, start_total=90, **row)
+    assert await _problems(page, ["/"]) == []
+    named = {"licence": "apache-2.0", "source": "hub:makers/" + "x" * 80, "revision": "0" * 40}
+    await sync_to_async(make_checkpoint)("sft", preset="", name="SmolModel", **named)
+    assert await _problems(page, ["/", "/stages/pretrain/", "/stages/sft/", "/compare/"]) == []

@@ -190,6 +190,13 @@ def _llama3() -> Tokenizer:
     return backend
 
 
+def _qwen3() -> Tokenizer:
+    backend = byte_level(CHATML_TOKENS, plain=("<think>", "</think>"), pattern=GPT4_PATTERN)
+    backend.normalizer = normalizers.NFC()
+    backend.post_processor = processors.ByteLevel(trim_offsets=False)
+    return backend
+
+
 _CHATML_NAMES = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}
 _SPM_NAMES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 FAMILIES: Mapping[str, tuple[Callable[[], Tokenizer], dict[str, Any], tuple[str, ...]]] = {
@@ -210,7 +217,7 @@ FAMILIES: Mapping[str, tuple[Callable[[], Tokenizer], dict[str, Any], tuple[str,
         ("</s>",),
     ),
     "qwen3": (
-        lambda: byte_level(CHATML_TOKENS, plain=("<think>", "</think>"), pattern=GPT4_PATTERN),
+        _qwen3,
         {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "chat_template": QWEN3},
         ("<|im_end|>", "<|endoftext|>"),
     ),

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from tests.trainer import small
+from trainer.asked import Message
 from trainer.config import GRPOConfig
 from trainer.data.chats import ChatBatches, PackedChats
+from trainer.data.directory import from_directory
 from trainer.model.decoder import LanguageModel
+from trainer.model.engine import Engine
 from trainer.model.tokenizer import Tokenizer
-from trainer.rl.anchor import Anchor, other_conversations
+from trainer.rl.anchor import Anchor, other_conversations, own_conversations
 from trainer.world.conversations import exchange
 
 CONFIG = GRPOConfig(steps=4, problems=3, group=4, minibatch=8, anchor_weight=0.25, anchor_rows=2)
@@ -52,6 +58,35 @@ def test_it_leaves_out_every_conversation_with_a_problem() -> None:
     solved, thanked = exchange(problem.prompt, problem.worked), exchange("Thanks!", "You are welcome.")
     mixed = [*corpus.conversations, solved, solved + thanked, thanked + solved]
     assert other_conversations(small.corpus(conversations=mixed)) == corpus.conversations
+
+
+def test_a_data_directorys_conversations_hold_it_but_for_those_of_its_problems(tmp_path: Path) -> None:
+    talks = [{"instruction": f"Say {number}.", "output": "Yes."} for number in range(12)]
+    sums: list[dict[str, Any]] = [{"question": f"{number}+1?", "answer": number + 1} for number in range(12)]
+    sums += [{"question": f"Which, {number}?", "choices": ["this", "that"], "answerKey": "A"} for number in range(12)]
+    sums += [{"question": f"Match {number}.", "pattern": "x"} for number in range(12)]  # shows no answer of its own
+    (tmp_path / "mixed.jsonl").write_text("".join(json.dumps(record) + "\n" for record in [*talks, *sums]))
+    corpus = from_directory(tmp_path)
+    assert all(talk[-1]["content"] for talk in corpus.conversations)
+    held = other_conversations(corpus)
+    assert {talk[0]["content"][:3] for talk in held} == {"Say"}
+    assert len(held) >= 8  # some are held out
+    assert len(corpus.conversations) > len(held)
+
+
+def test_its_own_answers_are_whole_and_the_same_for_a_seed(model: LanguageModel, tokenizer: Tokenizer) -> None:
+    prompts = small.corpus().preference_prompts
+    engine = Engine(model, end_ids=range(0, model.config.vocab_size, 10))  # noise seldom says one certain token
+
+    def said(seed: int, tokens: int = 40) -> list[list[Message]]:
+        return own_conversations(engine, tokenizer, prompts, count=4, max_new_tokens=tokens, seed=seed)
+
+    talks = said(0)
+    assert talks == said(0) != said(1)
+    assert 0 < len(talks) <= 4
+    assert {talk[0]["content"] for talk in talks} <= set(prompts)
+    assert all([turn["role"] for turn in talk] == ["user", "assistant"] for talk in talks)
+    assert len(said(0, tokens=1)) < len(talks)  # what was cut off says nothing of how an answer ends
 
 
 def test_a_model_that_has_not_moved_pays_nothing(model: LanguageModel, tokenizer: Tokenizer) -> None:

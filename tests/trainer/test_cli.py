@@ -71,6 +71,8 @@ ALL = ["all", "--preset", "smoke", "--threads", "1"]
         ([*SFT, "--votes", "votes.jsonl"], "sft makes nothing of --votes, only reward. Leave it out."),
         ([*SFT, "--reward-model", "reward"], "sft makes nothing of --reward-model, only ppo and grpo. Leave it out."),
         ([*SFT, "--overrule-doubts"], "sft makes nothing of --overrule-doubts, only ppo. Leave it out."),
+        ([*ALL, "--taste", "louder", "--out", "all"], "Unknown taste 'louder'; choose one of shorter, friendlier, exa"),
+        ([*ALL, "--taste", "sentences:0", "--out", "all"], "plain-words, sentences:N (with N from 1 to 20)"),
         ([*SFT, "--out", "a file"], "a file is a file. Choose a directory for --out."),
         ([*SFT, *FITTING, "--out", "a file/below"], "cannot be read or written (Not a directory). Check the path"),
         ([*SFT, "--out", "pretrain"], "pretrain is the parent itself. Choose another --out"),

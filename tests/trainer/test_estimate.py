@@ -15,16 +15,17 @@ import torch
 from trainer.config import GRPO, INIT, PPO, PRETRAIN, REWARD, SFT, STAGES
 from trainer.evaluation import card
 from trainer.model.decoder import LanguageModel
-from trainer.presets import PRESETS, get_preset
+from trainer.presets import PRESETS, get_preset, recipe_for
 from trainer.rl import losses, scoring
 from trainer.runtime import machine
 from trainer.runtime.estimate import (
     ACTIVATION_BYTES,
     CPU_ANSWERS,
-    GPU_ANSWERS,
+    LOGITS_AT_ONCE,
     LOSS_TOKENS,
     QUESTIONS,
     Speed,
+    adapter_parameters,
     estimate,
     rows_at_once,
 )
@@ -83,7 +84,8 @@ def test_it_expects_the_precision_the_stages_choose(
 
 def test_it_knows_what_the_modules_it_cannot_import_do() -> None:
     assert card.QUESTIONS == QUESTIONS
-    assert (scoring.CPU_PIECE, scoring.GPU_PIECE) == (CPU_ANSWERS, GPU_ANSWERS)
+    assert scoring.CPU_PIECE == CPU_ANSWERS
+    assert losses.LOGITS_AT_ONCE == LOGITS_AT_ONCE
     assert signature(losses.linear_next_token_loss).parameters["chunk"].default == LOSS_TOKENS
 
 
@@ -148,8 +150,10 @@ def test_reinforcement_learning_keeps_its_frozen_models_in_memory() -> None:
     preset = get_preset("base")
     copies = {PPO: 4 + 3 * 2, GRPO: 2 + 3}
     for stage, config in ((PPO, preset.ppo), (GRPO, preset.grpo)):
-        tokens, logits = 16 * (50 + config.max_new_tokens), 16 * config.max_new_tokens
-        activations = 94 * preset.model.layers * preset.model.width * tokens + 12 * preset.model.vocab_size * logits
+        answers = 2_000_000_000 // (94 * preset.model.layers * preset.model.width) // (50 + config.max_new_tokens)
+        assert answers < 16  # there is no room for as many as a CPU passes of a smaller model
+        tokens = max(answers * (50 + config.max_new_tokens), 2048 if stage == GRPO else 0)  # what anchors it goes alone
+        activations = 94 * preset.model.layers * preset.model.width * tokens + 12 * 2**23
         expected = 450_000_000 + 4 * preset.model.parameters * copies[stage] + activations
         assert estimate(stage, preset, SERVER).memory_bytes == expected
 
@@ -199,3 +203,26 @@ def test_reward_models_that_teach_cost_their_time_and_memory() -> None:
     weights = 3 * 4 * preset.model.parameters
     assert together.disk_bytes - alone.disk_bytes == weights
     assert together.memory_bytes - alone.memory_bytes > weights  # and twice as many answers at once
+
+
+# -- models from elsewhere -------------------------------------------------------------------------
+
+
+def test_adapters_of_rank_16_on_smollm2_are_what_they_are_known_to_be() -> None:
+    assert adapter_parameters(get_preset("adapted-135m").model, 16) == 4_884_480
+    assert get_preset("adapted-135m").model.parameters == 134_515_008
+
+
+@pytest.mark.parametrize("stage", [SFT, REWARD, PPO, GRPO])
+def test_adapters_keep_the_weights_once_whatever_stands_on_them(stage: str) -> None:
+    adapted, full = (estimate(stage, get_preset(f"{kind}-1b"), SERVER) for kind in ("adapted", "full"))
+    parameters = get_preset("full-1b").model.parameters
+    assert full.memory_bytes - adapted.memory_bytes > 2.5 * 4 * parameters
+    assert adapted.disk_bytes < 1.5 * 4 * parameters < full.disk_bytes
+
+
+@pytest.mark.parametrize("parameters", [134_515_008, 360_000_000, 1_700_000_000, 3_000_000_000])
+def test_a_recipe_is_estimated_at_the_size_of_its_model(parameters: int) -> None:
+    preset = recipe_for(parameters)
+    assert preset.of_size(parameters).model.parameters == pytest.approx(parameters, rel=0.05)
+    assert estimate(GRPO, preset.of_size(parameters), SERVER).memory_bytes > 4 * parameters

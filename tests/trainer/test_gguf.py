@@ -27,7 +27,7 @@ from tests.trainer.gguf_files import (
     tensors_of,
     write_file,
 )
-from trainer.model.gguf import convert, llama3_divisors, readable_kinds
+from trainer.model.gguf import convert, llama3_divisors, readable_kinds, write
 from trainer.model.gguf_file import read_head
 
 ENDINGS = ["", " ", "a 12  34\t\t\n \n x", "1234567", "<|im_end|>", "It's a 'll", "e\u0301 ﬁ", "😀😀 日本"]
@@ -249,8 +249,7 @@ SENTENCEPIECE = [
 ]
 
 
-def test_a_sentencepiece_vocabulary_merges_by_score(tmp_path: Path, backend: tokenizers.Tokenizer) -> None:
-    """Worked by hand: of "▁foxes" the neighbours f+o (−1) go first, then ▁+fo (−2), e+s (−3), ▁fo+x (−4), both (−5)."""
+def sentencepiece_file(path: Path, backend: tokenizers.Tokenizer) -> Path:
     scores = {"fo": -1.0, "▁fo": -2.0, "es": -3.0, "▁fox": -4.0, "▁foxes": -5.0, "ox": -6.0}
     changes = {
         "tokenizer.ggml.model": "llama",
@@ -263,8 +262,12 @@ def test_a_sentencepiece_vocabulary_merges_by_score(tmp_path: Path, backend: tok
         "tokenizer.ggml.unknown_token_id": 0,
         "tokenizer.ggml.padding_token_id": None,
     }
-    file = write_file(tmp_path / "a.gguf", small_model("llama", num_hidden_layers=1), backend, changes=changes)
-    directory = convert(file, tmp_path / "a")
+    return write_file(path, small_model("llama", num_hidden_layers=1), backend, changes=changes)
+
+
+def test_a_sentencepiece_vocabulary_merges_by_score(tmp_path: Path, backend: tokenizers.Tokenizer) -> None:
+    """Worked by hand: of "▁foxes" the neighbours f+o (−1) go first, then ▁+fo (−2), e+s (−3), ▁fo+x (−4), both (−5)."""
+    directory = convert(sentencepiece_file(tmp_path / "a.gguf", backend), tmp_path / "a")
     ours = transformers.AutoTokenizer.from_pretrained(directory)
 
     def ids(*tokens: str) -> list[int]:
@@ -414,3 +417,180 @@ def test_progress_is_told_from_nothing_to_all(small_file: Path, tmp_path: Path) 
     size = sum(tensor.numel() * 2 for tensor in load_file(directory / "model.safetensors").values())
     assert (told[0], told[-1]) == ((0, size), (size, size))
     assert [done for done, _ in told] == sorted({done for done, _ in told})
+
+
+# --- Out ---------------------------------------------------------------------------------------------
+
+
+def hugging_face(
+    directory: Path, backend: tokenizers.Tokenizer, model: transformers.PreTrainedModel, dtype: torch.dtype
+) -> Path:
+    """A directory as transformers writes it, with a tokenizer and its template."""
+    model.to(dtype).save_pretrained(directory)
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token=SPECIAL[2], pad_token=SPECIAL[3], chat_template=TEMPLATE
+    )
+    tokenizer.save_pretrained(directory)
+    (directory / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 0], "pad_token_id": 3}))
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "dtype"),
+    [
+        ("llama", {"tie_word_embeddings": True}, torch.bfloat16),
+        ("llama", {"tie_word_embeddings": False, "attention_bias": True, "mlp_bias": True}, torch.float16),
+        ("qwen2", {"tie_word_embeddings": True}, torch.bfloat16),
+        ("qwen3", {"tie_word_embeddings": False, "head_dim": 32}, torch.float16),
+        ("smollm3", {"num_hidden_layers": 5, "no_rope_layers": [1, 1, 1, 0, 1], "pad_token_id": 3}, torch.bfloat16),
+    ],
+)
+def test_what_is_written_is_read_back(
+    tmp_path: Path,
+    backend: tokenizers.Tokenizer,
+    architecture: str,
+    changes: dict[str, Any],
+    dtype: torch.dtype,
+) -> None:
+    model = small_model(architecture, **changes)
+    directory = hugging_face(tmp_path / "before", backend, model, dtype)
+    file = write(directory, tmp_path / "a.gguf")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.gguf", "before"]
+    again = convert(file, tmp_path / "after")
+    before, after = (load_file(one / "model.safetensors") for one in (directory, again))
+    assert set(before) == set(after)
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]), name
+        assert tensor.dtype == after[name].dtype
+    models = [transformers.AutoModelForCausalLM.from_pretrained(one, dtype=torch.float32) for one in (directory, again)]
+    assert type(models[1]) is type(model)
+    assert torch.equal(logits_of(models[0]), logits_of(models[1]))
+    ours, theirs = (transformers.AutoTokenizer.from_pretrained(one) for one in (again, directory))
+    for text in [*TEXTS, *ENDINGS]:
+        assert ours(text).input_ids == theirs(text).input_ids
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+    assert ours.apply_chat_template(talk, tokenize=False) == theirs.apply_chat_template(talk, tokenize=False)
+    said = read_json(again / "generation_config.json")
+    assert (said["eos_token_id"], said["pad_token_id"]) == ([2, 0], 3)
+    assert (again / "tokenizer.json").read_bytes() == (directory / "tokenizer.json").read_bytes()
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
+def test_the_gguf_packages_reader_finds_equal_tensors(
+    tmp_path: Path, backend: tokenizers.Tokenizer, dtype: str
+) -> None:
+    model = small_model("llama", tie_word_embeddings=True)
+    directory = hugging_face(tmp_path / "before", backend, model, torch.float32)
+    reader = gguf.GGUFReader(write(directory, tmp_path / "a.gguf", dtype=dtype))
+    known = tensors_of(model)
+    assert {tensor.name for tensor in reader.tensors} == set(known)
+    for tensor in reader.tensors:
+        values = torch.from_numpy(known[tensor.name])
+        stored = values if values.dim() == 1 else values.to(getattr(torch, dtype))
+        found = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        assert torch.equal(torch.tensor(found).reshape(stored.shape), stored.float()), tensor.name
+    values = {name: field.contents() for name, field in reader.fields.items()}
+    assert values["tokenizer.ggml.pre"] == "smollm"
+    assert values["tokenizer.ggml.tokens"] == [backend.id_to_token(id) for id in range(backend.get_vocab_size())]
+    assert values["tokenizer.chat_template"] == TEMPLATE
+    assert (values["tokenizer.ggml.eos_token_id"], values["tokenizer.ggml.eot_token_id"]) == (2, 0)
+    assert values["general.file_type"] == {"float32": 0, "float16": 1, "bfloat16": 32}[dtype]
+
+
+def test_transformers_reads_a_file_written_here(tmp_path: Path, backend: tokenizers.Tokenizer) -> None:
+    model = small_model("llama", tie_word_embeddings=True)
+    write(hugging_face(tmp_path / "before", backend, model, torch.float16), tmp_path / "a.gguf")
+    before = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "before", dtype=torch.float32)
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="a.gguf", dtype=torch.float32)
+    assert torch.equal(logits_of(loaded), logits_of(before))
+
+
+def test_without_the_whole_tokenizer_the_rest_of_the_file_means_the_same(
+    tmp_path: Path, backend: tokenizers.Tokenizer
+) -> None:
+    model = small_model("llama", num_hidden_layers=1, tie_word_embeddings=True)
+    file = write(hugging_face(tmp_path / "before", backend, model, torch.float16), tmp_path / "a.gguf")
+    file.write_bytes(file.read_bytes().replace(b"tokenizer.huggingface.json", b"tokenizer.huggingface.j50n"))
+    ours = tokenizers.Tokenizer.from_file(str(convert(file, tmp_path / "a") / "tokenizer.json"))
+    for text in [*TEXTS, *ENDINGS]:
+        assert ours.encode(text).ids == backend.encode(text).ids, text
+
+
+@pytest.mark.parametrize("key", [b"tokenizer.huggingface.json", b"tokenizer.huggingface.j50n"])
+def test_a_sentencepiece_vocabulary_comes_back(tmp_path: Path, backend: tokenizers.Tokenizer, key: bytes) -> None:
+    """From the whole tokenizer.json in the file, and without it from tokens and scores."""
+    before = convert(sentencepiece_file(tmp_path / "a.gguf", backend), tmp_path / "before")
+    file = write(before, tmp_path / "b.gguf")
+    file.write_bytes(file.read_bytes().replace(b"tokenizer.huggingface.json", key))
+    after = convert(file, tmp_path / "after")
+    one, other = (read_json(directory / "tokenizer.json") for directory in (before, after))
+    assert one == other
+    one, other = (read_json(directory / "tokenizer_config.json") for directory in (before, after))
+    assert one == other
+
+
+def test_a_whole_tokenizer_that_is_another_one_is_refused(tmp_path: Path, backend: tokenizers.Tokenizer) -> None:
+    other = byte_level(smollm_splitter(), size=300).to_str()
+    changes = {"tokenizer.huggingface.json": other}
+    refused(
+        write_file(tmp_path / "a.gguf", small_model("llama", num_hidden_layers=1), backend, changes=changes),
+        "other tokens than the file's own list",
+    )
+    changes["tokenizer.huggingface.json"] = "[1]"
+    refused(
+        write_file(tmp_path / "a.gguf", small_model("llama", num_hidden_layers=1), backend, changes=changes),
+        "is no tokenizer",
+    )
+
+
+def test_llama_3s_scaling_comes_back(tmp_path: Path, backend: tokenizers.Tokenizer) -> None:
+    scaling = {
+        "rope_type": "llama3",
+        "rope_theta": 500_000.0,
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    }
+    model = small_model("llama", num_hidden_layers=1, tie_word_embeddings=True, rope_parameters=scaling)
+    file = write(hugging_face(tmp_path / "before", backend, model, torch.float32), tmp_path / "a.gguf", dtype="float32")
+    loaded = transformers.AutoModelForCausalLM.from_pretrained(convert(file, tmp_path / "a"), dtype=torch.float32)
+    assert torch.equal(logits_of(loaded), logits_of(model))
+
+
+@pytest.mark.parametrize(
+    ("change", "dtype", "match"),
+    [
+        (lambda model: None, "int8", "not as 'int8'"),
+        (
+            lambda model: model.model.layers[0].mlp.up_proj.weight.data.fill_(1e5),
+            "float16",
+            "write the file as bfloat16",
+        ),
+    ],
+)
+def test_what_a_file_cannot_hold_is_refused_and_nothing_is_left(
+    tmp_path: Path,
+    backend: tokenizers.Tokenizer,
+    change: Callable[[transformers.PreTrainedModel], None],
+    dtype: str,
+    match: str,
+) -> None:
+    model = small_model("llama", num_hidden_layers=1, tie_word_embeddings=True)
+    change(model)
+    directory = hugging_face(tmp_path / "before", backend, model, torch.float32)
+    with pytest.raises(ValueError, match=match):
+        write(directory, tmp_path / "a.gguf", dtype=dtype)
+    assert [path.name for path in tmp_path.iterdir()] == ["before"]
+
+
+def test_a_window_has_no_place_in_a_file(tmp_path: Path, backend: tokenizers.Tokenizer) -> None:
+    model = small_model("mistral", num_hidden_layers=1, sliding_window=64)
+    directory = hugging_face(tmp_path / "before", backend, model, torch.float32)
+    with pytest.raises(ValueError, match="sliding window"):
+        write(directory, tmp_path / "a.gguf")
+
+
+def test_a_file_that_is_there_is_not_written_over(tmp_path: Path, small_file: Path) -> None:
+    with pytest.raises(ValueError, match="exists already"):
+        write(tmp_path, small_file)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from tests.trainer import foreign, small
 from trainer.config import ModelConfig, PPOConfig, RewardConfig, SFTConfig
@@ -158,6 +159,18 @@ def test_the_log_probs_of_rollouts_are_those_of_their_answers_ends_included(
         alone = score_logprobs(model, pad([answer], pad_id=tokenizer.pad_id), temperature=1.0)[0]
         torch.testing.assert_close(logprobs[row][together.is_response[row]], alone[1:], atol=1e-5, rtol=1e-5)
         assert bool((alone[1:] < 0).all())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_transformers_reads_a_score_at_the_end_too(tmp_path: Path, tokenizer: Tokenizer, model: LanguageModel) -> None:
+    """It tells padding by its id, so the config of a reward model names one that ends nothing."""
+    judge = load_reward_model(small.save_judge(tmp_path, model, tokenizer))
+    theirs = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path, dtype=torch.float32)
+    talk = [{"role": "user", "content": "What is a fox?"}]
+    [sequence] = comparison_sequences(judge.tokenizer, talk, ["It is small."], context=96)
+    ours = end_scores(judge.reward_model, [sequence], pad_id=judge.tokenizer.pad_id)
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(torch.tensor([sequence])).logits[0], ours, atol=1e-4, rtol=1e-4)
 
 
 def test_bits_per_byte_count_every_end_and_no_padding(tokenizer: Tokenizer, model: LanguageModel) -> None:

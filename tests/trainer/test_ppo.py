@@ -15,9 +15,10 @@ from trainer.lineage import Inputs
 from trainer.model.checkpoint import CheckpointError, load_checkpoint, load_reward_model, read_info, save_checkpoint
 from trainer.model.decoder import LanguageModel, ScalarModel
 from trainer.model.engine import END, LENGTH, Completion, Engine, Sampling
+from trainer.model.starting import start
 from trainer.model.tokenizer import Tokenizer
 from trainer.presets import PRESETS
-from trainer.rl.rollout import Rollout
+from trainer.rl.rollout import Rollout, minibatches
 from trainer.runtime.errors import Diverged, Stopped
 from trainer.runtime.optim import adamw
 from trainer.runtime.seeds import random_generator
@@ -39,8 +40,8 @@ def inputs(tmp_path: Path, model: LanguageModel, tokenizer: Tokenizer) -> Inputs
 def models(inputs: Inputs) -> ppo.Models:
     assert inputs.parent is not None
     assert inputs.reward_model is not None
-    parent = load_checkpoint(inputs.parent)
-    return ppo.load_models(parent.language_model, parent.tokenizer, inputs.reward_model)
+    parent = start(inputs.parent, CONFIG, seed=inputs.seed, out_dir=inputs.parent)
+    return ppo.load_models(parent, inputs.reward_model)
 
 
 def rollouts(models: ppo.Models, count: int = 6) -> list[Rollout]:
@@ -57,9 +58,9 @@ def run_update(models: ppo.Models, config: PPOConfig, *, critic_only: bool = Fal
         "policy": adamw(list(models.policy.parameters()), lr=config.lr),
         "critic": adamw(list(models.critic.parameters()), lr=config.critic_lr),
     }
-    return ppo.update(
-        experience, models, config, optimizers, order=random_generator(0, "order"), critic_only=critic_only
-    )
+    order = random_generator(0, "order")
+    epochs = [minibatches(6, config.minibatch, generator=order) for _ in range(config.epochs)]
+    return ppo.update(experience, models, config, optimizers, epochs=epochs, critic_only=critic_only)
 
 
 def test_it_earns_more_reward(tmp_path: Path, inputs: Inputs) -> None:

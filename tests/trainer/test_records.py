@@ -14,11 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainer.asked import Message
+from trainer.config import GRPO, PRETRAIN
+from trainer.data.directory import from_directory
 from trainer.data.preferences import Comparison
 from trainer.data.reader import LEFT_OUT, described, read, read_votes
 from trainer.data.records import COMPARISON, CONVERSATION, DOCUMENT, PROBLEM, LeftOut, Taken, take
 from trainer.model.tokenizer import Tokenizer
-from trainer.tasks.problem import Problem
+from trainer.run import check_corpus
+from trainer.tasks.problem import Problem, judge
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED_CASES = ROOT.parent / "shared" / "cases"
@@ -341,6 +344,123 @@ def test_a_problem_may_show_its_steps_apart() -> None:
     taken = take({"problem": "2+2?", "solution": "2 + 2 = 4.", "final_answer": "4"}, "sums").value
     assert isinstance(taken, Problem)
     assert (taken.answer, taken.worked) == ("4", "2 + 2 = 4. The answer is 4.")
+
+
+def problem_in(record: dict[str, Any]) -> Problem:
+    taken = take(record, "file")
+    assert taken.kind == "problem"
+    assert isinstance(taken.value, Problem)
+    return taken.value
+
+
+STEM = {"question": "How many miles a minute?"}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        STEM | {"options": ["A)32400", "B)6000", "C)600"], "correct": "B"},
+        STEM | {"choices": ["32400", "6000", "600"], "answerKey": "B"},
+        STEM | {"choices": {"text": ["32400", "6000", "600"], "label": ["A", "B", "C"]}, "answerKey": "B"},
+        STEM | {"choices": {"text": [32400, 6000, 600], "label": ["1", "2", "3"]}, "answerKey": "2"},
+        {"question": {"stem": STEM["question"], "choices": [{"label": "A", "text": "32400"},
+         {"label": "B", "text": "6000"}, {"label": "C", "text": "600"}]}, "answerKey": "B"},
+        {"query": STEM["question"], "choices": ["32400", "6000", "600"], "gold": 1},
+        STEM | {"choices": ["32400", "6000", "600"], "answer": 1},
+        STEM | {"choices": ["32400", "6000", "600"], "answer": "6000"},
+        STEM | {"options": {"A": "32400", "B": "6000", "C": "600"}, "answer": "(B)"},
+    ],
+)  # fmt: skip
+def test_a_choice_is_read_in_every_notation(record: dict[str, Any]) -> None:
+    taken = problem_in(record)
+    assert (taken.kind, taken.answer, taken.options) == ("choice", "B", ("32400", "6000", "600"))
+    assert taken.prompt == "How many miles a minute?\nA) 32400\nB) 6000\nC) 600"
+    assert judge(taken, taken.worked).correct
+
+
+def test_a_choice_that_the_question_lists_itself_is_not_listed_twice() -> None:
+    taken = problem_in({"query": "Why?\nA. tea\nB. coal\nAnswer:", "choices": ["A", "B"], "gold": 1})
+    assert (taken.prompt, taken.answer) == ("Why?\nA. tea\nB. coal\nAnswer:", "B")
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"choices": ["1", "2"], "answer": "3"}, "the right choice is none of the options"),
+        ({"choices": ["1", "2"], "answer": 2}, "the right choice is none of the options"),
+        ({"choices": ["1", "2"], "answer": True}, "the right choice is none of the options"),
+        ({"choices": ["yes", "Yes."], "answer": "A"}, "an option is empty or repeats another one"),
+        ({"choices": ["yes"], "answer": "A"}, "a choice is between 2 and 10 options, not 1"),
+        ({"choices": [["yes"], ["no"]], "answer": "A"}, "a choice should be a text"),
+        ({"accept": [["yes"]]}, "an entry of 'accept' should be a text"),
+        ({"accept": ["", " "]}, "there is no text in accept"),
+        ({"pattern": "(a"}, "its pattern is no regular expression (missing ), unterminated subpattern at position 0)"),
+        ({"pattern": "a" * 501}, "its pattern is longer than 500 characters"),
+        ({"pattern": 5}, "its pattern should be a text"),
+        ({"choices": ["a" * 300, "b" * 300], "answer": 0}, "the problem is empty or longer than 500 bytes"),
+        ({"accept": "yes", "history": [["Hi", "Yo"]]}, "the problem comes after other turns, and problems are asked"),
+    ],
+)
+def test_a_check_that_cannot_be_meant_is_left_out(record: dict[str, Any], reason: str) -> None:
+    assert reason in refused(STEM | record)
+
+
+def test_accepted_texts_and_patterns_are_problems() -> None:
+    text = problem_in({"instruction": "How is he related?", "accept": ["father", "Dad", "father"]})
+    assert (text.kind, text.answer, text.accept, text.difficulty) == ("text", "father", ("father", "Dad"), 0)
+    assert judge(text, text.direct).correct
+    pattern = problem_in(STEM | {"pattern": r"\d+ miles", "answer": "It is 9 miles.", "level": "Level 5"})
+    assert (pattern.kind, pattern.answer, pattern.difficulty) == ("pattern", r"\d+ miles", 5)
+    assert pattern.worked == "It is 9 miles."
+    assert problem_in(STEM | {"pattern": "x", "answer": "y"}).worked == ""  # its own answer is not right
+
+
+@pytest.mark.parametrize(
+    ("record", "difficulty"),
+    [
+        ({"question": "2+3?", "answer": 5}, 1),
+        ({"question": "2+3?", "answer": 5, "difficulty": 3}, 3),
+        ({"question": "2+3?", "answer": 5, "difficulty": "Hard"}, 3),
+        ({"question": "2+3?", "answer": 5, "level": "Level 4"}, 4),
+        ({"question": "2+3?", "answer": 5, "level": "no idea"}, 1),
+        ({"question": "How many tables?", "answer": 2.0, "equation": "X=((22.0-14.0)/4.0)"}, 1),
+        ({"question": "How many of 22?", "answer": 2.0, "equation": "X=((22.0-14.0)/4.0)"}, 2),
+        ({"question": "How many?", "answer": "2 + 3 = <<2+3=5>>5\n#### 5"}, 1),
+        ({"question": "How many?", "answer": 5}, 0),
+    ],
+)
+def test_how_hard_a_problem_is_is_said_or_counted_or_unknown(record: dict[str, Any], difficulty: int) -> None:
+    assert problem_in(record).difficulty == difficulty
+
+
+def test_fractions_are_numbers() -> None:
+    assert problem_in({"question": "Simplify 10/26.", "answer": "$5/13$"}).answer == "5/13"
+
+
+def test_a_problem_of_any_kind_is_read_again_from_what_was_printed(tmp_path: Path) -> None:
+    records: list[dict[str, Any]] = [
+        STEM | {"options": ["A)32400", "B)6000"], "correct": "B", "difficulty": 7},
+        {"query": "Why?\nA. tea\nB. coal", "choices": ["A", "B"], "gold": 1},
+        STEM | {"accept": ["a", "b"], "system": "Be brief."},
+        STEM | {"pattern": "a|b"},
+        STEM | {"answer": "1/2", "level": 2},
+    ]
+    printed = written(tmp_path, first=records)
+    assert [line["kind"] for line in printed] == ["problem"] * 5
+    again = tmp_path / "again"
+    again.mkdir()
+    assert written(again, first=printed) == printed
+    assert [take(line, "x").value for line in printed] == [take(record, "x").value for record in records]
+
+
+def test_a_directory_of_nothing_but_problems_is_enough(tmp_path: Path) -> None:
+    written(tmp_path, sums=[{"question": f"{number}+1?", "answer": number + 1} for number in range(30)])
+    corpus = from_directory(tmp_path)
+    assert (corpus.documents, corpus.held_out_documents) == ([], [])
+    assert len(corpus.problems) + len(corpus.held_out_problems) == 30
+    check_corpus(corpus, [GRPO], source=tmp_path)
+    with pytest.raises(ValueError, match="has no documents to pre-train on, which pretrain needs"):
+        check_corpus(corpus, [PRETRAIN], source=tmp_path)
 
 
 # --- Files ---

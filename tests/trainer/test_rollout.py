@@ -10,6 +10,7 @@ from torch import nn
 from trainer.model.decoder import LanguageModel, ScalarModel
 from trainer.model.engine import END, Completion, Engine, Sampling
 from trainer.model.tokenizer import Tokenizer
+from trainer.rl import scoring
 from trainer.rl.rollout import Rollout, collect, deal, fitting_prompts, minibatches, pad
 from trainer.rl.scoring import (
     by_length,
@@ -151,7 +152,16 @@ def test_it_computes_a_batch_in_pieces_of_similar_length(model: LanguageModel, c
     rollouts = sample(model, copies=14)  # 42 rows: several pieces
     batch = pad(rollouts, pad_id=PAD)
     torch.testing.assert_close(score_values(critic, batch), response_values(critic, batch), atol=1e-5, rtol=0)
-    assert by_length([5, 1, 9, 3], size=2) == [[1, 3], [0, 2]]
+
+
+def test_it_deals_rows_by_length_into_hands_there_is_room_for(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert by_length([5, 1, 9, 3], model=model) == [[1, 3, 0, 2]]
+    assert by_length([4] * 35, model=model) == [list(range(16)), list(range(16, 32)), [32, 33, 34]]
+    assert by_length([5, 1, 9, 3], model=model, rows=[8, 8, 8, 8]) == [[1, 3], [0, 2]]
+    monkeypatch.setattr(scoring, "tokens_at_once", lambda config, device: 10)  # tokens, padding included
+    assert by_length([5, 1, 9, 3, 50], model=model) == [[1, 3], [0], [2], [4]]
 
 
 def test_it_reads_the_score_at_the_last_token_and_not_at_padding(critic: ScalarModel) -> None:

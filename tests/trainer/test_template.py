@@ -182,7 +182,8 @@ def test_an_answer_judged_after_a_prompt_is_what_would_have_been_written_there(
     assert not set(ids) & set(tokenizer.roles.control.values())
     stream = tokenizer.stream()
     shown = "".join(map(stream.push, [*prompt, *ids])) + stream.finish()
-    assert shown.removeprefix(tokenizer.decode(prompt)).removeprefix(" ") == answer.removeprefix(" ")
+    said = shown.removeprefix(tokenizer.decode(prompt)).removeprefix("<think>\n\n</think>\n\n")
+    assert said.strip() == answer.strip()
     if family == "plain" and answer[:2] == "It":
         assert ids != tokenizer.encode(answer)
         whole, is_response = tokenizer.render_chat([*TALK[:3], {"role": "assistant", "content": answer}])

@@ -482,6 +482,42 @@ def test_the_command_refuses_what_the_trainer_cannot_load(directory: Path, tmp_p
     assert not Checkpoint.objects.exists()
 
 
+def test_a_fresh_site_begins_with_a_real_directory_and_answers(
+    engines: Engines, directory: Path, tmp_path: Path, settings: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings.DATA_DIR, settings.CHECKPOINT_DIR = tmp_path, tmp_path / "checkpoints"
+    source = tmp_path / "SmolModel"
+    shutil.copytree(directory, source)
+    (source / "stage.json").unlink()
+    call_command("first_start", "--no-curriculum", "--start", str(source))
+    said = capsys.readouterr().out.splitlines()
+    assert (said[0], said[-1]) == (
+        "SmolModel is moving in.",
+        "SmolModel is here, 0.1 million parameters. Chat with it.",
+    )
+    [one] = Checkpoint.objects.all()
+    assert (one.stage, one.preset, one.source) == ("sft", "", "SmolModel")
+    generation = ask(one, max_new_tokens=8)
+    writing.write_answer(generation_id=str(generation.pk))
+    generation.refresh_from_db()
+    assert generation.state == Generation.State.DONE
+
+
+@pytest.mark.parametrize("damage", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_of_a_damaged_directory_nothing_is_listed_and_nothing_left(
+    damage: str, directory: Path, tmp_path: Path, settings: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings.DATA_DIR, settings.CHECKPOINT_DIR = tmp_path, tmp_path / "checkpoints"
+    source = tmp_path / "SmolModel"
+    shutil.copytree(directory, source)
+    (source / "stage.json").unlink()
+    (source / damage).write_bytes((source / damage).read_bytes()[:-9])
+    call_command("first_start", "--start", str(source))
+    assert "It could not be brought in: " in capsys.readouterr().out
+    assert not Checkpoint.objects.exists()
+    assert not list((tmp_path / "checkpoints").glob("*"))
+
+
 # -- the web process -------------------------------------------------------------------------------
 
 

@@ -101,3 +101,12 @@ def test_it_counts_with_the_slowest_machine_that_has_a_worker_now(db: None) -> N
     assert "Quick" in estimate_run(stage="pretrain", preset="tiny").basis
     tick("train@slow")
     assert "Slow" in estimate_run(stage="pretrain", preset="tiny").basis
+
+
+@pytest.mark.django_db
+def test_a_recipe_is_estimated_for_the_model_it_starts_from(make_checkpoint: Any) -> None:
+    small, large = (make_checkpoint("sft", preset="", parameters=count) for count in (134_515_008, 290_000_000))
+    at_first, later = (estimate_run(stage="grpo", preset="adapted-135m", parent=one) for one in (small, large))
+    assert later.duration > 1.5 * at_first.duration
+    assert later.memory_bytes - at_first.memory_bytes > 4 * 150_000_000
+    assert later.disk_bytes > 4 * 280_000_000

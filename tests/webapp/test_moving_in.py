@@ -271,12 +271,13 @@ def test_the_questions_at_home_are_those_sampled_while_it_trains() -> None:
 
 
 def test_staff_are_offered_recipes_for_a_model_from_elsewhere_and_sizes_for_their_own(make_checkpoint: Any) -> None:
-    def offered() -> tuple[str, list[str]]:
-        field = RunForm(stage="reward").fields["preset"]
+    def offered(stage: str = "reward") -> tuple[str, list[str]]:
+        field = RunForm(stage=stage).fields["preset"]
         return str(field.initial), [name for name, _ in field.choices]  # type: ignore[attr-defined]
 
     imported = make_checkpoint("sft", preset="", parameters=134_515_008)
     assert offered() == ("adapted-135m", list(RECIPES))
+    assert offered("init") == ("smoke", list(PRESETS))
     Checkpoint.objects.filter(pk=imported.pk).update(parameters=3_000_000_000)
     assert offered()[0] == "adapted-3b"
     imported.delete()

@@ -107,6 +107,19 @@ def test_it_refuses_what_does_not_fit(make_checkpoint: Any, arguments: dict[str,
     assert not TrainingRun.objects.exists()
 
 
+def test_a_model_from_elsewhere_is_trained_by_a_recipe_that_fits_it(make_checkpoint: Any) -> None:
+    imported = make_checkpoint("sft", preset="", parameters=500_000_000)
+    assert services.usual_preset(imported) == "adapted-1b"
+    with pytest.raises(ValueError, match=r"Preset tiny is for models raised here; .* Choose adapted-1b\."):
+        services.queue_run(stage="sft", preset="tiny", parent=imported)
+    run = services.queue_run(stage="sft", preset="adapted-1b", parent=imported)
+    assert run.config["adapter_rank"] == 16
+    child = make_checkpoint("grpo", preset="full-1b", parent=imported)
+    assert services.usual_preset(child) == "full-1b"
+    with pytest.raises(ValueError, match=r"Choose full-1b\."):
+        services.queue_run(stage="grpo", preset="small", parent=child)
+
+
 def test_it_refuses_a_stage_without_its_parent(db: None) -> None:
     with pytest.raises(ValueError, match="sft needs a parent checkpoint from stage pretrain"):
         services.queue_run(stage="sft", preset="smoke")

@@ -19,6 +19,7 @@ from urllib.request import HTTPCookieProcessor, build_opener, urlopen
 
 import psutil
 import pytest
+from django.core.management import CommandError
 from django.urls import reverse
 
 from tests.processes import ROOT, Watched, environment, gone, start
@@ -320,3 +321,33 @@ def test_it_answers_to_the_name_it_listens_on(host: str, names: list[str]) -> No
 def test_it_answers_to_the_machines_name_when_it_listens_everywhere() -> None:
     assert socket.gethostname().lower() in up.names_of("0.0.0.0")
     assert "*" not in up.names_of("0.0.0.0")
+
+
+# -- a model from elsewhere --------------------------------------------------------------------------
+
+
+def test_the_first_start_is_told_which_model_to_begin_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"demo": True, "no_curriculum": False, "start": "hub:makers/SmolModel"}
+    command = up.first_start_program({}, options).command
+    assert list(command[2:]) == ["first_start", "--demo", "--start", "hub:makers/SmolModel"]
+    assert list(up.first_start_program({}, {**options, "start": ""}).command[2:]) == ["first_start", "--demo"]
+    # It works in another directory than the one the path was typed in.
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "SmolModel").mkdir()
+    assert up.whole_path("SmolModel") == str(tmp_path / "SmolModel")
+    assert up.whole_path("smollm2-135m-instruct") == "smollm2-135m-instruct"
+
+
+def test_a_model_the_site_cannot_begin_with_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[tuple[str, ...]] = []
+
+    def call(*arguments: str, **options: object) -> None:
+        called.append(arguments)
+        if arguments[0] == "first_start":
+            raise CommandError("It holds models already.")
+
+    monkeypatch.setattr(up, "call_command", call)
+    monkeypatch.setattr(up.connection, "close", lambda: None)
+    with pytest.raises(CommandError, match="holds models already"):
+        up.prepare_database(verbosity=0, start="hub:makers/SmolModel")
+    assert called == [("migrate",), ("first_start", "--check", "--start", "hub:makers/SmolModel")]

@@ -213,7 +213,7 @@ def split_directory(path: Path, seed: int, check: Callable[[], None] = lambda: N
     problems = [by_prompt[prompt] for prompt in _distinct("problems", (problem.prompt for problem in found.problems))]
     kept = [problem for problem in problems if not is_held_out(problem.prompt)]
     conversations = [talk for talk in found.conversations if not any(map(is_held_out, _questions_in(talk)))]
-    conversations += [problem_conversation(rng, problem) for problem in kept]
+    conversations += [problem_conversation(rng, problem) for problem in kept if problem.direct]
     rng.shuffle(conversations)
     asked, spare = _prompts_to_vote_on(found)
     prompts, held_out_prompts = _split_prompts(asked)

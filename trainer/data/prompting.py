@@ -34,6 +34,10 @@ SPARE: Final = {
 """What is asked in place of them, where none of them fits."""
 
 
+class TooLong(ValueError):
+    """What is asked leaves a model no room to answer; another ValueError says that it cannot be asked at all."""
+
+
 def answer_room(context: int, max_new_tokens: int) -> int:
     """How many tokens a prompt may have; at most half of the context is kept free for the answer."""
     return context - min(max_new_tokens, context // 2)
@@ -82,8 +86,8 @@ def _begun(tokenizer: Tokenizer, messages: Sequence[Message], text: str, *, stag
     return ids
 
 
-def _too_long(ids: Sequence[int], room: int) -> ValueError:
-    return ValueError(f"The message is too long for this model: {len(ids)} tokens, and there is room for {room}.")
+def _too_long(ids: Sequence[int], room: int) -> TooLong:
+    return TooLong(f"The message is too long for this model: {len(ids)} tokens, and there is room for {room}.")
 
 
 def fitting_corpus(corpus: Corpus, tokenizer: Tokenizer, *, room: int) -> tuple[Corpus, list[str]]:
@@ -106,7 +110,7 @@ def _fits(item: Asked | Question | Problem, tokenizer: Tokenizer, room: int) -> 
     """Whether what is asked fits in the chat template, which is never shorter than the bare text."""
     try:
         asked_ids(tokenizer, item if isinstance(item, Asked) else item.asked, stage=SFT, room=room)
-    except ValueError:
+    except TooLong:
         return False
     return True
 

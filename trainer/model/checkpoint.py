@@ -114,7 +114,8 @@ def save_checkpoint(
             raise CheckpointError(f"{name} holds values that are not finite; nothing was saved.")
     _write_weights(directory / WEIGHTS, tensors)
     is_reward = isinstance(model, ScalarModel)
-    config_json = config_json_of(model.config, is_reward=is_reward, end_id=tokenizer.end_id, pad_id=tokenizer.pad_id)
+    pad_id = tokenizer.filler_id if is_reward else tokenizer.pad_id
+    config_json = config_json_of(model.config, is_reward=is_reward, end_id=tokenizer.end_id, pad_id=pad_id)
     write_json(directory / CONFIG, config_json)
     tokenizer.save(directory)
     if isinstance(model, LanguageModel):
@@ -259,9 +260,15 @@ def load_reward_model(
     loaded = load_checkpoint(directory, device=device, dtype=dtype)
     if not isinstance(loaded.model, ScalarModel):
         raise CheckpointError(f"{directory} is not a reward model; train one with the {REWARD} stage first.")
-    if tokenizer is not None and loaded.tokenizer.backend.to_str() != tokenizer.backend.to_str():
-        raise CheckpointError(f"{directory} has another tokenizer than the parent; train a reward model from this one.")
+    if tokenizer is not None:
+        check_same_tokens(directory, loaded.tokenizer, tokenizer)
     return loaded
+
+
+def check_same_tokens(directory: Path, found: Tokenizer, wanted: Tokenizer) -> None:
+    """CheckpointError unless the reward model in `directory`, with the tokenizer `found`, reads the ids of `wanted`."""
+    if found.backend.to_str() != wanted.backend.to_str():
+        raise CheckpointError(f"{directory} has another tokenizer than the parent; train a reward model from this one.")
 
 
 def _build(layout: Layout, *, device: torch.device, dtype: torch.dtype | None) -> LanguageModel | ScalarModel:

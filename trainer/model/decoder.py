@@ -12,11 +12,13 @@ Simplification: no dropout anywhere (the data is seen once or a few times, and R
 from __future__ import annotations
 
 import math
-from typing import Final, Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from trainer.config import ModelConfig, RopeScaling
 
@@ -259,6 +261,11 @@ class Products(Protocol):
 class Decoder(nn.Module):
     """Embedding, blocks and the final norm, which is applied here and nowhere else."""
 
+    autocast = False
+    """Take products in bfloat16 although the weights are float32."""
+    checkpoint_activations = False
+    """Keep only what goes into each block, and compute the rest of it again on the way back."""
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
@@ -290,34 +297,54 @@ class Decoder(nn.Module):
     def sin(self) -> Tensor:
         return self.rotations(self.config.context)[1]
 
-    def forward(self, tokens: Tensor, *, segments: Tensor | None = None) -> Tensor:
+    def computing(self) -> AbstractContextManager[Any]:
+        """The precision that products are taken in: the weights' own, or bfloat16."""
+        return torch.autocast(self.embed_tokens.weight.device.type, torch.bfloat16) if self.autocast else nullcontext()
+
+    def forward(
+        self, tokens: Tensor, *, segments: Tensor | None = None, layout: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
         """Hidden states [B,T,C] of tokens [B,T].
 
         `segments` [B,T] numbers the packed pieces of each row: attention stays inside a piece and
         positions start again at 0 in it. Rows padded on the right need no mask: attention is causal.
-        ValueError when T exceeds the context.
+        A `layout` says it all itself: every token's position [B,T], and who may look at whom [B,1,T,T].
+        ValueError when a position exceeds the context.
         """
         length = tokens.shape[1]
-        if length > self.config.context:
-            raise ValueError(f"{length} tokens do not fit this model's context of {self.config.context}.")
-        cos, sin = (table[:length] for table in self.rotations(length))
-        allowed = None
+        positions, allowed = (None, None) if layout is None else layout
         if segments is not None:
             positions = segment_positions(segments)
-            cos, sin = cos[positions].unsqueeze(1), sin[positions].unsqueeze(1)  # (B, 1, T, D)
             same = segments.unsqueeze(2) == segments.unsqueeze(1)  # (B, T, T)
             allowed = same.tril().unsqueeze(1)
-        near = self.within_window(length, allowed)
-        x = self.embed_tokens(tokens)
-        for block in self.layers:
-            assert isinstance(block, Block)
-            x = block(x, cos, sin, near if block.self_attn.window else allowed)
-        return self.norm(x)  # type: ignore[no-any-return]
+        longest = length if positions is None else int(positions.max()) + 1
+        if longest > self.config.context:
+            raise ValueError(f"{longest} tokens do not fit this model's context of {self.config.context}.")
+        cos, sin = (table[:longest] for table in self.rotations(longest))
+        if positions is not None:
+            cos, sin = cos[positions].unsqueeze(1), sin[positions].unsqueeze(1)  # (B, 1, T, D)
+        near = self.within_window(length, allowed, positions)
+        with self.computing():
+            x = self.embed_tokens(tokens)
+            for block in self.layers:
+                assert isinstance(block, Block)
+                rest = (cos, sin, near if block.self_attn.window else allowed)
+                if self.checkpoint_activations and torch.is_grad_enabled():
+                    x = checkpoint(block, x, *rest, use_reentrant=False, preserve_rng_state=False)
+                else:
+                    x = block(x, *rest)
+            return self.norm(x)  # type: ignore[no-any-return]
 
-    def within_window(self, length: int, allowed: Tensor | None) -> Tensor | None:
-        """`allowed` [B,1,T,T], or None for plain causal, without what a sliding window hides."""
+    def within_window(self, length: int, allowed: Tensor | None, positions: Tensor | None = None) -> Tensor | None:
+        """`allowed` [B,1,T,T], or None for plain causal, without what a sliding window hides.
+
+        The window is counted in `positions` [B,T], which are the places in the row where nothing else is said.
+        """
         if not 0 < self.config.window < length:
             return allowed
+        if positions is not None and allowed is not None:
+            distance = positions.unsqueeze(2) - positions.unsqueeze(1)  # (B, T, T)
+            return allowed & (distance < self.config.window).unsqueeze(1)
         causal = torch.ones(length, length, dtype=torch.bool, device=self.embed_tokens.weight.device).tril()
         near = causal.triu(1 - self.config.window)
         return near.view(1, 1, length, length) if allowed is None else allowed & near
@@ -350,7 +377,8 @@ class LanguageModel(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Float32 logits [..., V] of hidden states [..., C]."""
-        return F.linear(hidden, self.head_weight).float()
+        with self.decoder.computing():
+            return F.linear(hidden, self.head_weight).float()
 
     def forward(self, tokens: Tensor, *, segments: Tensor | None = None) -> Tensor:
         """Float32 next-token logits [B,T,V] of tokens [B,T]."""
@@ -389,10 +417,13 @@ class ScalarModel(nn.Module):
     def config(self) -> ModelConfig:
         return self.decoder.config
 
+    def values(self, hidden: Tensor) -> Tensor:
+        """Float32 values [...] of hidden states [..., C], whatever precision those were computed in."""
+        return F.linear(hidden.float(), self.head.weight.float()).squeeze(-1).float() + self.bias
+
     def forward(self, tokens: Tensor, *, segments: Tensor | None = None) -> Tensor:
         """Float32 values [B,T] of tokens [B,T]."""
-        hidden = self.decoder(tokens, segments=segments)
-        return F.linear(hidden.float(), self.head.weight.float()).squeeze(-1).float() + self.bias
+        return self.values(self.decoder(tokens, segments=segments))
 
     @classmethod
     @torch.no_grad()

@@ -249,7 +249,7 @@ def config_json_of(config: ModelConfig, *, is_reward: bool, end_id: int, pad_id:
             raw |= architecture
         if is_reward:
             # Which token is padding tells transformers where the last one is, which it reads the score at.
-            raw |= {"num_labels": 1} | ({"pad_token_id": pad_id} if raw.get("pad_token_id") is None else {})
+            raw |= {"num_labels": 1, "pad_token_id": pad_id}
         return raw
     shared = {
         "model_type": config.family,

@@ -21,6 +21,7 @@ Hugging Face halves. Qwen's lie as they are.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -34,10 +35,13 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from torch import Tensor
 
+from trainer.config import ModelConfig
 from trainer.model.gguf_file import GGUFHead, TensorPlace, read_head
-from trainer.model.gguf_tokens import read_tokenizer_of
+from trainer.model.gguf_tokens import WHOLE, read_tokenizer_of, tokenizer_values
+from trainer.model.layout import Layout, read_layout
+from trainer.model.roles import read_roles
 from trainer.model.tokenizer_rules import read_tokenizer
-from trainer.runtime.files import appearing, check_room
+from trainer.runtime.files import appearing, check_room, replacing
 from trainer.runtime.reading import open_file
 
 Progress = Callable[[int, int], None]
@@ -181,7 +185,7 @@ def _config(head: GGUFHead, shape: Mapping[str, Any], dtype: str, ids: Mapping[s
         "torch_dtype": dtype,
     }
     if model_type == "qwen3":
-        config["attention_bias"] = False
+        config["attention_bias"] = shape["attention_bias"]
     elif model_type != "qwen2":
         config |= biases
     if model_type == "smollm3":
@@ -253,13 +257,8 @@ class _Wanted:
     """Of how many heads its rows must be put in Hugging Face's order; 0 when they are."""
 
 
-def _names(
-    architecture: str, shape: Mapping[str, Any], *, has: Callable[[str], bool] = lambda name: True
-) -> Iterator[_Wanted]:
-    """Every tensor of a model, by both names, with the shape it must have.
-
-    `has` says of a tensor that a model may do without (a bias of Llama's) whether this one has it.
-    """
+def _names(architecture: str, shape: Mapping[str, Any]) -> Iterator[_Wanted]:
+    """Every tensor of a model, by both names, with the shape it must have."""
     width, ffn, vocabulary = shape["hidden_size"], shape["intermediate_size"], shape["vocab_size"]
     heads, kv_heads, head_dim = shape["num_attention_heads"], shape["num_key_value_heads"], shape["head_dim"]
     q, kv = heads * head_dim, kv_heads * head_dim
@@ -406,3 +405,185 @@ def _card(head: GGUFHead) -> str:
     }
     lines = [f"{name}: {json.dumps(value)}" for name, value in known.items() if value]
     return "\n".join(["---", *lines, "---", "", "Converted from a GGUF file.", ""]) if lines else ""
+
+
+# --- Out ---------------------------------------------------------------------------------------------
+
+_FILE_TYPES: Final = {"float32": 0, "float16": 1, "bfloat16": 32}
+"""The format's number for a file of each."""
+_ENDS: Final = ("eos", "eot", "eom")
+"""The format's names for what ends an answer, first to last."""
+
+
+def write(
+    directory: Path,
+    path: Path,
+    *,
+    dtype: str | None = None,
+    name: str = "",
+    licence: str = "",
+    progress: Progress = lambda done, of: None,
+) -> Path:
+    """Write the language model in a Hugging Face directory as the new .gguf file `path`, whole or not at all.
+
+    Matrices are stored as `dtype` (float32, float16 or bfloat16; None is what the directory has, float16 where that is
+    float32), single rows (norms, biases) as float32, as llama.cpp wants them. ValueError for a model a GGUF file has no
+    place for, or whose numbers `dtype` cannot hold.
+    """
+    directory, path = Path(directory), Path(path)
+    if path.exists():
+        raise ValueError(f"{path} exists already; name a file that does not.")
+    layout = read_layout(directory)
+    if dtype is None:
+        dtype = "bfloat16" if layout.tensors["model.embed_tokens.weight"].dtype == "BF16" else "float16"
+    if dtype not in DTYPES:
+        raise ValueError(f"A GGUF file is written as {', '.join(DTYPES)}, not as {dtype!r:.60}.")
+    architecture, shape = _shape_in(layout)
+    wanted = list(_names(architecture, shape))
+    values = _values_for(layout, architecture, dtype)
+    values |= {"general.name": name or directory.resolve().name, "general.license": licence}
+    sizes = {one.name: math.prod(one.shape) * (4 if len(one.shape) == 1 else _STORED[dtype][1]) for one in wanted}
+    total, done = sum(sizes.values()), 0
+    path.parent.mkdir(parents=True, exist_ok=True)
+    check_room(path.parent, total, path.name)
+    progress(0, total)
+    temporary = path.with_name(f".{path.name}.tmp")
+    writer = gguf.GGUFWriter(temporary, architecture)
+    try:
+        with replacing(path):
+            for key, value in values.items():
+                _add(writer, key, value)
+            scaling = _divisors_of(layout.config)
+            if scaling is not None:
+                writer.add_tensor_info("rope_freqs.weight", scaling.shape, scaling.dtype, scaling.nbytes)
+            for one in wanted:
+                kind = Kind.F32 if len(one.shape) == 1 else _KINDS[dtype]
+                writer.add_tensor_info(one.source, one.shape, np.dtype(np.float32), sizes[one.name], raw_dtype=kind)
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_ti_data_to_file()
+            if scaling is not None:
+                writer.write_tensor_data(scaling)
+            for one in wanted:
+                writer.write_tensor_data(_as_written(layout, one, dtype))
+                done += sizes[one.name]
+                progress(done, total)
+            writer.close()
+    except BaseException:
+        writer.close()
+        temporary.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _shape_in(layout: Layout) -> tuple[str, dict[str, Any]]:
+    """GGUF's name of a model's architecture, and its sizes as `_names` wants them; ValueError where it has no place."""
+    model, directory = layout.config, layout.directory
+    if layout.is_reward:
+        raise ValueError(
+            f"{directory} is a reward model, which scores text; a GGUF file here holds one that writes it."
+        )
+    architecture = "llama" if model.family == "mistral" else model.family
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"{directory} holds a {model.family} model, which no GGUF file has a place for here.")
+    if model.windowed:
+        raise ValueError(f"{directory} has a sliding window, which a GGUF file of its kind cannot say.")
+    plain = range(NO_ROPE_EVERY - 1, model.layers, NO_ROPE_EVERY) if architecture == "smollm3" else ()
+    if tuple(model.unrotated) != tuple(plain):
+        raise ValueError(f"{directory} leaves other layers without positions than llama.cpp does.")
+    if model.o_bias and architecture.startswith("qwen"):
+        raise ValueError(f"{directory} has biases that a GGUF file of its kind has no place for.")
+    return architecture, {
+        "vocab_size": model.vocab_size,
+        "hidden_size": model.width,
+        "intermediate_size": model.ffn,
+        "num_hidden_layers": model.layers,
+        "num_attention_heads": model.heads,
+        "num_key_value_heads": model.kv_heads,
+        "head_dim": model.head_dim,
+        "tie_word_embeddings": model.is_tied,
+        "attention_bias": model.qkv_bias,
+        "mlp_bias": model.mlp_bias,
+    }
+
+
+def _values_for(layout: Layout, architecture: str, dtype: str) -> dict[str, Any]:
+    """What the file says of the model and its tokenizer, beside its architecture."""
+    model, roles = layout.config, read_roles(layout.directory)
+    tokenizer = roles.files["tokenizer.json"].decode()
+    text = tokenizer_values(json.loads(tokenizer), rows=model.vocab_size)
+    values: dict[str, Any] = {
+        "general.type": "model",
+        "general.file_type": _FILE_TYPES[dtype],
+        f"{architecture}.vocab_size": model.vocab_size,
+        f"{architecture}.context_length": model.context,
+        f"{architecture}.embedding_length": model.width,
+        f"{architecture}.block_count": model.layers,
+        f"{architecture}.feed_forward_length": model.ffn,
+        f"{architecture}.attention.head_count": model.heads,
+        f"{architecture}.attention.head_count_kv": model.kv_heads,
+        f"{architecture}.attention.key_length": model.head_dim,
+        f"{architecture}.attention.value_length": model.head_dim,
+        f"{architecture}.attention.layer_norm_rms_epsilon": float(model.norm_eps),
+        f"{architecture}.rope.dimension_count": model.head_dim,
+        f"{architecture}.rope.freq_base": float(model.rope_theta),
+        "tokenizer.ggml.model": text.kind,
+        "tokenizer.ggml.pre": text.pre,
+        "tokenizer.ggml.tokens": text.tokens,
+        "tokenizer.ggml.token_type": text.types,
+        "tokenizer.ggml.merges": text.merges,
+        "tokenizer.ggml.scores": text.scores,
+        "tokenizer.ggml.add_bos_token": bool(roles.document_start),
+        "tokenizer.ggml.add_space_prefix": text.add_space_prefix,
+        "tokenizer.ggml.bos_token_id": roles.named("bos_token"),
+        "tokenizer.ggml.padding_token_id": roles.pad,
+        "tokenizer.ggml.unknown_token_id": text.unknown,
+        **{f"tokenizer.ggml.{name}_token_id": id for name, id in zip(_ENDS, roles.ends, strict=False)},
+        "tokenizer.chat_template": roles.template,
+        WHOLE: tokenizer,
+    }
+    if model.rope_scaling is not None and model.rope_scaling.kind == "linear":
+        values[f"{architecture}.rope.scaling.type"] = "linear"
+        values[f"{architecture}.rope.scaling.factor"] = float(model.rope_scaling.factor)
+    return values
+
+
+def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+    """One value, under the kind the format has for it; nothing for one that is not there."""
+    if isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
+    elif value and isinstance(value, str):
+        writer.add_string(key, value)
+    elif value:
+        writer.add_array(key, value)
+
+
+def _divisors_of(model: ModelConfig) -> np.ndarray[Any, np.dtype[np.float32]] | None:
+    """What a file holds in place of llama3's scaling; None without it."""
+    scaling = model.rope_scaling
+    if scaling is None or scaling.kind != "llama3":
+        return None
+    figures = (scaling.factor, scaling.low_freq_factor, scaling.high_freq_factor, scaling.original_context)
+    return llama3_divisors(model.head_dim, model.rope_theta, *figures).float().numpy()
+
+
+def _as_written(layout: Layout, one: _Wanted, dtype: str) -> np.ndarray[Any, Any]:
+    """A tensor of the directory as the file has it; ValueError where `dtype` cannot hold it."""
+    place = layout.tensors[one.name]
+    with open_file(layout.directory / place.file) as file:
+        file.seek(place.start)
+        data = bytearray(file.read(place.stop - place.start))
+    tensor = torch.frombuffer(data, dtype=_TORCH[place.dtype]).reshape(one.shape)
+    if one.heads:
+        tensor = tensor[torch.from_numpy(_turned(one.shape[0], one.heads))]
+    stored = tensor.to(torch.float32 if tensor.dim() == 1 else DTYPES[dtype])
+    if not torch.isfinite(stored).all():
+        raise ValueError(f"{one.name} holds numbers that {dtype} cannot; write the file as bfloat16.")
+    return stored.contiguous().view(torch.uint8).numpy()
+
+
+_TORCH: Final = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

@@ -323,11 +323,10 @@ class WrittenTokenizer:
     merges: list[str]
     scores: list[float]
     add_space_prefix: bool
-    ids: dict[str, int]
-    """Of bos, eos, pad and unk, where the directory names them."""
+    unknown: int | None
 
 
-def tokenizer_values(content: Mapping[str, Any], config: Mapping[str, Any], *, rows: int) -> WrittenTokenizer:
+def tokenizer_values(content: Mapping[str, Any], *, rows: int) -> WrittenTokenizer:
     """What a GGUF file says of the tokenizer of a directory; ValueError for one that llama.cpp has no word for."""
     model = content.get("model") or {}
     if model.get("type") != "BPE":
@@ -343,10 +342,10 @@ def tokenizer_values(content: Mapping[str, Any], config: Mapping[str, Any], *, r
     if max(by_id, default=0) >= rows:
         raise ValueError(f"The tokenizer has {max(by_id) + 1} tokens, and the model embeddings for {rows} of them.")
     ids = {token: id for id, token in by_id.items()}
-    if is_sentencepiece and (unknown := ids.get(model.get("unk_token") or "")) is not None:
+    unknown = ids.get(model.get("unk_token") or "")
+    if is_sentencepiece and unknown is not None:
         types[unknown] = UNKNOWN
     merges = [merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges") or []]
-    roles = {role: ids.get(_name(config.get(f"{role}_token"))) for role in ("bos", "eos", "pad", "unk")}
     return WrittenTokenizer(
         kind="llama" if is_sentencepiece else "gpt2",
         pre="default" if is_sentencepiece else _word_for(content),
@@ -355,13 +354,8 @@ def tokenizer_values(content: Mapping[str, Any], config: Mapping[str, Any], *, r
         merges=[] if is_sentencepiece else merges,
         scores=_scores(by_id, merges, rows) if is_sentencepiece else [],
         add_space_prefix=is_sentencepiece and "Prepend" in json.dumps(content.get("normalizer")),
-        ids={role: id for role, id in roles.items() if id is not None},
+        unknown=unknown,
     )
-
-
-def _name(token: Any) -> str:
-    """Of a token in tokenizer_config.json: a text, or an object that has it."""
-    return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
 
 
 def _scores(by_id: Mapping[int, str], merges: Iterable[str], rows: int) -> list[float]:

@@ -19,6 +19,7 @@ from typing import Any, Final
 from trainer.config import PRETRAIN, REWARD, SFT, ModelConfig
 from trainer.model.families import EMBEDDING, HEAD, architecture_of, check_tensors, is_reward_model, tensor_shapes
 from trainer.model.roles import CONFIG, GENERATION_CONFIG, KEPT, LARGEST_JSON_BYTES, read_roles
+from trainer.model.speech import read_speech
 from trainer.runtime.files import RESUME_RUN, STAGE, changed_file, sha256_file
 from trainer.runtime.reading import read_bytes
 
@@ -97,7 +98,8 @@ def read_layout(directory: Path) -> Layout:
     wanted = tensor_shapes(config, is_reward=is_reward)
     kept = {name: one for name, one in tensors.items() if name in wanted or name == HEAD}
     _check_copied_head(directory, config, kept)
-    if (count := read_roles(directory).vocab_size) > config.vocab_size:
+    roles, _ = read_speech(directory)  # and that somebody could talk to it
+    if (count := roles.vocab_size) > config.vocab_size:
         raise ValueError(
             f"{directory}: the tokenizer has more entries ({count}) than the model's vocabulary ({config.vocab_size}). "
             "Take the tokenizer that belongs to this model."

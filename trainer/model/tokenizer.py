@@ -113,6 +113,9 @@ class Tokenizer:
         own_pad = roles.control[PAD] if self.is_own else None
         self.pad_id: int = next(id for id in (own_pad, roles.pad, self.end_id) if id is not None)
         """What fills up a batch. It may be an end: what is padding, a mask says."""
+        others = [id for id in self._control.values() if id not in {*self.end_ids, roles.named("bos_token")}]
+        self.filler_id: int = self.pad_id if self.pad_id not in self.end_ids or not others else others[0]
+        """Padding for whoever tells it by its id, as transformers' scoring models do: no end, if there is another."""
         self.document_start_ids: tuple[int, ...] = (self.document_end_id,) if self.is_own else roles.document_start
         """What stands before bare text, which a model reads that has not learnt to converse."""
         unknown = roles.named("unk_token")
@@ -293,7 +296,7 @@ class Tokenizer:
     def render_answers(self, messages: Sequence[Message], answers: Sequence[str]) -> tuple[list[int], list[list[int]]]:
         """A prompt's ids, and the ids of each of these texts as the model would have written it there, without its end.
 
-        That is what `encode` gives, unless the tokenizer puts a space before a text, which within one it would not.
+        That is what `encode` gives, unless the template writes something before an answer, or the tokenizer a space.
         """
         prompt, _ = self.render_chat(messages, add_generation_prompt=True)
         if self.is_own or not any(answers):
@@ -301,13 +304,17 @@ class Tokenizer:
         return prompt, [self._follow(prompt, messages, answer) for answer in answers]
 
     def _follow(self, prompt: list[int], messages: Sequence[Message], answer: str) -> list[int]:
+        """The ids of an answer's words in the whole conversation, unless that cuts the prompt in other tokens."""
         marks = unused_letters([self.template.source, answer, *(message["content"] for message in messages)])
-        said: Message = {"role": "assistant", "content": answer}
-        (*before, last), real = self._disguise([*messages, said], marks)
-        text = self.template.render(before, add_generation_prompt=True) + last["content"]
-        ids, _ = self._encode(text.translate(real), self._places(text))
-        follows = ids[: len(prompt)] == prompt
-        return ids[len(prompt) :] if follows else self.encode(answer)
+        talk, real = self._disguise([*messages, {"role": "assistant", "content": answer}], marks)
+        asked, text = self.template.render(talk[:-1], add_generation_prompt=True), self._rendered(talk)
+        if text is None or not text.startswith(asked):
+            return self.encode(answer)
+        _, stop = self._content(talk, len(messages), text, False, next(marks))
+        ids, starts = self._encode(text.translate(real), self._places(text))
+        is_prompt = sum(start < len(asked) for start in starts) == len(prompt) and ids[: len(prompt)] == prompt
+        words = [id for id, start in zip(ids, starts, strict=True) if len(asked) <= start < stop]
+        return words if is_prompt and stop else self.encode(answer)
 
     def _places(self, text: str) -> list[_Place]:
         return [_Place(*found.span(), self._control[found[0]]) for found in self._find_control.finditer(text)]
@@ -413,7 +420,7 @@ class Tokenizer:
             for number, (start, stop) in enumerate(zip(starts, stops, strict=True))
         ]
 
-    def _rendered(self, messages: Sequence[Message], *, add_generation_prompt: bool) -> str | None:
+    def _rendered(self, messages: Sequence[Message], *, add_generation_prompt: bool = False) -> str | None:
         """The text of a part of a conversation, if the template takes it."""
         try:
             return self.template.render(messages, add_generation_prompt=add_generation_prompt)

@@ -31,6 +31,10 @@ LOGITS_AT_ONCE = 2**23
 """Logits that are held at a time, at most: 34 MB in float32, and three times that while their gradient is taken."""
 
 
+MOST_LOG_RATIO = 20.0
+"""A probability ratio is taken to be within e to the power of ± this: one token must not make a sum infinite."""
+
+
 def masked_mean(values: Tensor, is_response: Tensor, *, denominator: Tensor | float | None = None) -> Tensor:
     """Sum of `values` [B, T] over response tokens, divided by their number over the whole batch -> [].
 
@@ -111,7 +115,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
         matrix = weight.to(dtype)
         grad_hidden = torch.empty_like(hidden)
-        grad_weight = torch.zeros_like(weight)
+        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None  # a frozen one needs none
         total = hidden.new_zeros((), dtype=torch.float32)
         with torch.autocast(kind, enabled=False):
             for start in range(0, len(hidden), chunk):
@@ -125,15 +129,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 slope.scatter_add_(1, goal, -torch.ones_like(log_total))
                 slope = slope.to(dtype)
                 grad_hidden[start : start + chunk] = slope @ matrix
-                grad_weight += slope.T @ part
+                if grad_weight is not None:
+                    grad_weight += slope.T @ part
         count = max(1, len(hidden))
-        ctx.save_for_backward(grad_hidden.div_(count), grad_weight.div_(count))
+        ctx.save_for_backward(grad_hidden.div_(count), grad_weight if grad_weight is None else grad_weight.div_(count))
         return total / count
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad * grad_hidden, grad * grad_weight, None, None
+        return grad * grad_hidden, None if grad_weight is None else grad * grad_weight, None, None
 
 
 def linear_next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor, *, chunk: int = 1024) -> Tensor:
@@ -150,7 +155,16 @@ def linear_next_token_loss(hidden: Tensor, weight: Tensor, targets: Tensor, *, c
 # --- reward model ------------------------------------------------------------------------------
 
 
-def preference_loss(chosen: Tensor, rejected: Tensor, *, is_win: Tensor, is_tie: Tensor, centering: float) -> Tensor:
+def preference_loss(
+    chosen: Tensor,
+    rejected: Tensor,
+    *,
+    is_win: Tensor,
+    is_tie: Tensor,
+    centering: float,
+    ordered: float | None = None,
+    pairs: float | None = None,
+) -> Tensor:
     """Bradley-Terry loss over compared answers; all arguments [B], `is_win` and `is_tie` exclusive -> [].
 
         win       -log σ(Δ)                                with Δ = r₊ - r₋
@@ -158,15 +172,16 @@ def preference_loss(chosen: Tensor, rejected: Tensor, *, is_win: Tensor, is_tie:
         both bad  nothing (neither flag is set)            teaches no order
         plus      centering · mean((r₊ + r₋)²)             pins the offset the differences leave free
 
-    The order terms are averaged over wins and ties, the centring over all B pairs.
+    The order terms are averaged over wins and ties, the centring over all B pairs; `ordered` and `pairs` are these
+    numbers when the batch comes in pieces.
     (Ouyang et al. 2022, eq. 1; centring: Eisenstein et al. 2023, "Helping or herding?".)
     """
     delta = chosen - rejected
     win_loss = -F.logsigmoid(delta)
     tie_loss = 0.5 * (win_loss - F.logsigmoid(-delta))
     has_order = is_win | is_tie
-    order = masked_mean(torch.where(is_tie, tie_loss, win_loss), has_order)
-    return order + centering * (chosen + rejected).square().mean()
+    order = masked_mean(torch.where(is_tie, tie_loss, win_loss), has_order, denominator=ordered)
+    return order + centering * masked_mean((chosen + rejected).square(), torch.ones_like(has_order), denominator=pairs)
 
 
 # --- KL ------------------------------------------------------------------------------------------
@@ -306,7 +321,7 @@ def _clipped_surrogate(
     clip_high: float,
     denominator: Tensor | float | None,
 ) -> PolicyLoss:
-    log_ratio = (logprobs - old_logprobs).where(is_response, 0.0)
+    log_ratio = (logprobs - old_logprobs).where(is_response, 0.0).clamp(-MOST_LOG_RATIO, MOST_LOG_RATIO)
     advantages = advantages.where(is_response, 0.0)
     ratio = log_ratio.exp()
     unclipped = -advantages * ratio

@@ -5,8 +5,8 @@ sampled, one field per meaning: its `reward` is never overwritten by its `advant
 are the sampler's own. `pad` turns records into tensors once; scoring.py looks at a model again.
 
 Alignment: a padded row holds T + 1 tokens and every other tensor has T columns; column t belongs to the
-prediction of token t + 1 (see losses.py). Rows are padded on the right with the padding token, which is
-not the end token, and causal attention keeps padding from reaching anything before it.
+prediction of token t + 1 (see losses.py). Rows are padded on the right, and causal attention keeps padding from
+reaching anything before it. What is padding `is_response` says, never an id: a model's padding may be its end token.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from trainer.asked import Asked
 from trainer.config import SFT
-from trainer.data.prompting import asked_ids
+from trainer.data.prompting import TooLong, asked_ids
 from trainer.model.engine import END, Engine, Sampling
 from trainer.model.tokenizer import Tokenizer
 from trainer.runtime.seeds import random_generator
@@ -101,6 +101,17 @@ class Batch:
         """[B] response tokens per answer."""
         return self.is_response.sum(-1)
 
+    def ends(self) -> list[int]:
+        """Of each row, the column after its last response token: so many tokens a model reads to predict them all."""
+        columns = self.is_response.shape[1]
+        ends: list[int] = (columns - self.is_response.flip(1).float().argmax(1)).tolist()
+        return ends
+
+    def prompts(self) -> list[tuple[int, ...]]:
+        """The prompt of each row."""
+        starts = self.is_response.float().argmax(1).tolist()
+        return [tuple(row[: start + 1]) for row, start in zip(self.tokens.tolist(), starts, strict=True)]
+
     def pick(self, rows: Sequence[int]) -> Batch:
         """The batch of these rows, no wider than the longest of them."""
         index = torch.tensor(rows, device=self.tokens.device)
@@ -166,7 +177,7 @@ def fitting_prompts(tokenizer: Tokenizer, questions: Sequence[Asked], *, room: i
     """
     prompts: dict[Asked, list[int]] = {}
     for asked in questions:
-        with contextlib.suppress(ValueError):  # too long: asked_ids says so, and here that is no mistake
+        with contextlib.suppress(TooLong):  # which here is no mistake
             prompts[asked] = asked_ids(tokenizer, asked, stage=SFT, room=room)
     if not prompts:
         raise ValueError(f"None of the {len(questions)} prompts fits into {room} tokens. Give shorter ones.")

@@ -53,8 +53,10 @@ QUESTIONS = 200
 """Questions at every evaluation of fine-tuning (evaluate.py)."""
 LOSS_TOKENS = 1024
 """Tokens whose logits exist together where text is learnt from (losses.py)."""
-CPU_ANSWERS, GPU_ANSWERS = 16, 64
-"""Rollouts that go through together, at most (rollout.py)."""
+LOGITS_AT_ONCE = 2**23
+"""Logits that are held at a time where log-probs are taken (losses.py)."""
+CPU_ANSWERS = 16
+"""Rollouts that go through together on a CPU, at most (scoring.py)."""
 ACTIVATION_BYTES = 94
 """What the backward pass needs of one token in one block, per unit of width. In float32; bfloat16 keeps two thirds."""
 CPU_ROOM_BYTES, GPU_ROOM_BYTES = 2_000_000_000, 16_000_000_000
@@ -66,8 +68,13 @@ def rows_at_once(model: ModelConfig, *, sequence: int, device: str) -> int:
 
     The stages cut their batches by it (gradient accumulation), so the memory shown beforehand is what a run takes.
     """
+    return max(1, tokens_at_once(model, device=device) // sequence)
+
+
+def tokens_at_once(model: ModelConfig, *, device: str) -> int:
+    """How many tokens go forward and backward together where rows differ in length."""
     room = CPU_ROOM_BYTES if device == "cpu" else GPU_ROOM_BYTES
-    return max(1, room // (sequence * _activation_bytes_per_token(model)))
+    return room // _activation_bytes_per_token(model)
 
 
 def _activation_bytes_per_token(model: ModelConfig) -> int:
@@ -116,12 +123,15 @@ def estimate(
     speed = _speed(machine, threads)
     parameters = preset.model.parameters
     models, trained = _models(stage, preset)
-    # float32 weights for every model; gradient and two moments for those that learn.
-    memory = RUNTIME_BYTES + 4 * parameters * (models + 3 * trained)
+    # float32 weights for every model; gradient and two moments for those that learn. Adapters stand on one base.
+    if rank := _adapter_rank(stage, preset):
+        memory = RUNTIME_BYTES + 4 * parameters + 16 * trained * adapter_parameters(preset.model, rank)
+    else:
+        memory = RUNTIME_BYTES + 4 * parameters * (models + 3 * trained)
     return Estimate(
         seconds=START_S + _training_s(stage, preset, speed, votes) / speed.pace + _sampling_s(stage, preset, speed),
         memory_bytes=memory + _activation_bytes(stage, preset, _device(machine)),
-        disk_bytes=4 * parameters * (1 + _saved_to_resume(stage, preset)),
+        disk_bytes=4 * parameters + 4 * _saved_to_resume(stage, preset) * _learning(stage, preset),
         measured=speed.measured,
     )
 
@@ -158,6 +168,23 @@ def _models(stage: str, preset: Preset) -> tuple[int, int]:
     return {INIT: (1, 0), PRETRAIN: (1, 1), SFT: (1, 1), REWARD: (reward_models, 1), PPO: (4, 2), GRPO: (2, 1)}[stage]
 
 
+def _adapter_rank(stage: str, preset: Preset) -> int:
+    return 0 if stage == INIT else int(getattr(preset.stage(stage), "adapter_rank", 0))
+
+
+def adapter_parameters(model: ModelConfig, rank: int) -> int:
+    """Numbers of low-rank adapters on all seven linear layers of every block: rank · (in + out) each."""
+    queries, keys = model.heads * model.head_dim, model.kv_heads * model.head_dim
+    attention = 2 * (model.width + queries) + 2 * (model.width + keys)
+    return model.layers * rank * (attention + 3 * (model.width + model.ffn))
+
+
+def _learning(stage: str, preset: Preset) -> int:
+    """Numbers of one model that a run saves to resume from: what learns of it."""
+    rank = _adapter_rank(stage, preset)
+    return adapter_parameters(preset.model, rank) if rank else preset.model.parameters
+
+
 def _saved_to_resume(stage: str, preset: Preset) -> int:
     """How many models' worth of numbers are saved to resume from: weights, and two moments where they learn."""
     models, trained = _models(stage, preset)
@@ -175,6 +202,8 @@ def _training_s(stage: str, preset: Preset, speed: Speed, votes: int) -> float:
     rate = speed.learning(model.width) if stage in (PRETRAIN, SFT) else speed.float32
     token_s = _flops_per_token(stage, preset) / (rate * MATMUL_SHARE) + _bytes_per_token(model) / speed.bytes_per_s
     muon_steps = {PRETRAIN: preset.pretrain.steps, SFT: preset.sft.steps}.get(stage, 0)
+    if stage == SFT and (preset.sft.matrix_lr == 0 or preset.sft.adapter_rank):
+        muon_steps = 0
     muon_s = MUON_FLOPS * model.width * model.parameters / (rate * MATMUL_SHARE)
     return _tokens_trained(stage, preset, votes) * token_s + muon_steps * muon_s
 
@@ -247,7 +276,10 @@ def _activation_bytes(stage: str, preset: Preset, device: str) -> int:
         return 0
     model = preset.model
     tokens, logits = _tokens_at_once(stage, preset, device)
-    return tokens * _activation_bytes_per_token(model) + 4 * 3 * logits * model.vocab_size
+    together = logits * model.vocab_size
+    if stage in (PPO, GRPO):
+        together = min(together, LOGITS_AT_ONCE)
+    return tokens * _activation_bytes_per_token(model) + 4 * 3 * together
 
 
 def _tokens_at_once(stage: str, preset: Preset, device: str) -> tuple[int, int]:
@@ -261,8 +293,10 @@ def _tokens_at_once(stage: str, preset: Preset, device: str) -> tuple[int, int]:
         pairs = preset.reward.batch_pairs * (2 if _teachers(preset) else 1)  # the last model studies as much at once
         return pairs * 2 * ANSWER_TOKENS, 0
     rl = preset.ppo if stage == PPO else preset.grpo
-    answers = min(rl.minibatch, CPU_ANSWERS if device == "cpu" else GPU_ANSWERS)
-    tokens, logits = answers * (ANSWER_TOKENS + rl.max_new_tokens), answers * rl.max_new_tokens
+    answers = min(rl.minibatch, CPU_ANSWERS) if device == "cpu" else rl.minibatch
+    longest = ANSWER_TOKENS + rl.max_new_tokens
+    answers = max(1, min(answers, tokens_at_once(preset.model, device=device) // longest))
+    tokens, logits = answers * longest, answers * rl.max_new_tokens
     if stage == GRPO:  # what holds it to its parent goes through by itself, and has two models' logits
         context = preset.model.context
         read = min(_anchor_tokens(preset), rows_at_once(preset.model, sequence=context, device=device) * context)

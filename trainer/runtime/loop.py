@@ -134,6 +134,18 @@ def clear_resume(out_dir: Path) -> None:
     shutil.rmtree((out_dir / RESUME_STATE).parent, ignore_errors=True)
 
 
+def saved_state(out_dir: Path) -> dict[str, Any]:
+    """The stage's own state as a run that can be resumed has saved it; empty for a fresh run.
+
+    For what must be known before there are modules to restore. A damaged file is reported when they are.
+    """
+    try:
+        with safe_open(out_dir / RESUME_STATE, framework="pt") as file:
+            return dict(json.loads(file.metadata()["resume"])["state"])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
 def _check_finite(metrics: Metrics, step: int) -> None:
     for name, value in metrics.items():
         if not math.isfinite(value):

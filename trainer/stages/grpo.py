@@ -27,7 +27,7 @@ Run it: ``python -m trainer grpo --preset tiny --from PPO_DIR --out DIR``
 
 from __future__ import annotations
 
-import copy
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -43,16 +43,16 @@ from trainer.data.prompting import greedy_samples
 from trainer.evaluation.alarms import new_alarms, repetition
 from trainer.evaluation.asking import ask, mean_reward, solves
 from trainer.lineage import Inputs, stage_info
-from trainer.model.checkpoint import Loaded, load_checkpoint, load_reward_model, save_checkpoint
-from trainer.model.decoder import LanguageModel
+from trainer.model.adapters import learning, learnt
+from trainer.model.decoder import LanguageModel, ScalarModel
 from trainer.model.engine import Engine
+from trainer.model.starting import start
 from trainer.model.tokenizer import Tokenizer
 from trainer.rl import losses
 from trainer.rl.anchor import Anchor, other_conversations, own_conversations
 from trainer.rl.rollout import Batch, Rollout, collect, fitting_prompts, minibatches, pad
-from trainer.rl.scoring import pieces, response_logprobs, score_logprobs
+from trainer.rl.scoring import pieces, rescored, response_logprobs, score_logprobs
 from trainer.rl.shelves import Practice
-from trainer.runtime import machine
 from trainer.runtime.loop import Metrics, Report, SampleDict, clear_resume, run_steps
 from trainer.runtime.optim import adamw, apply_gradients, set_lr_factor, warmup_decay
 from trainer.runtime.seeds import random_generator
@@ -82,20 +82,17 @@ def train(
     Raises Stopped (resumable), Diverged, or ValueError for unusable inputs.
     """
     assert inputs.parent is not None, "the caller checks that a parent is there"
-    device = machine.device()
-    parent = load_checkpoint(inputs.parent, device=device)
-    policy, tokenizer = parent.language_model, parent.tokenizer
-    reference = copy.deepcopy(policy).requires_grad_(False)
+    parent = start(inputs.parent, config, seed=inputs.seed, out_dir=out_dir)
+    reference, tokenizer = parent.reference(), parent.tokenizer
+    policy = parent.prepared(parent.policy())
     room = policy.config.context - config.max_new_tokens
     prompts = fitting_prompts(tokenizer, [problem.asked for problem in inputs.corpus.problems], room=room)
     fitting = [problem for problem in inputs.corpus.problems if problem.asked in prompts]
-    state: dict[str, Any] = {"alarms": {}, "figures": {}}
+    state: dict[str, Any] = {"precision": parent.precision, "alarms": {}, "figures": {}}
     practice = Practice(fitting, config, state)
-    taste_judge = (
-        load_reward_model(inputs.reward_model, device=device, tokenizer=tokenizer) if inputs.reward_model else None
-    )
+    taste_judge = parent.judge(inputs.reward_model) if inputs.reward_model else None
     engine = Engine(policy, end_ids=tokenizer.end_ids, max_batch=config.problems * config.group)
-    optimizers = {"adamw": adamw(list(policy.parameters()), lr=config.lr)}
+    optimizers = {"adamw": adamw(learning(policy), lr=config.lr)}
     if config.anchor_answers:
         state["said"] = []
 
@@ -133,6 +130,7 @@ def train(
             pad_id=tokenizer.pad_id,
             order=random_generator(inputs.seed, "minibatches", step),
             anchor=held,
+            rescores=parent.rescores,
         )
         solved = sum(verdict.correct for verdict in verdicts) / len(verdicts)
         practice.remember(problems, shares_solved(verdicts, group=config.group))  # 5
@@ -159,7 +157,7 @@ def train(
     run_steps(
         steps=config.steps,
         out_dir=out_dir,
-        modules={"policy": policy},
+        modules={"policy": learnt(policy)},
         optimizers=optimizers,
         state=state,
         do_step=do_step,
@@ -169,7 +167,7 @@ def train(
         should_stop=should_stop,
     )
     info = stage_info(inputs, parent=parent.info, config=config, state=state, metrics=state["figures"])
-    save_checkpoint(out_dir, policy, tokenizer, stage=GRPO, info=info)
+    parent.save(out_dir, policy, stage=GRPO, info=info)
     clear_resume(out_dir)
     return out_dir
 
@@ -268,22 +266,30 @@ def update(
     pad_id: int,
     order: torch.Generator,
     anchor: Anchor | None = None,
+    rescores: bool = False,
 ) -> Metrics:
     """Step 4: passes over the kept answers; returns means over the optimiser steps.
 
-    The loss of a step divides by the response tokens of that step's finished answers.
+    The loss of a step divides by the response tokens of that step's finished answers. With `rescores` the trainer takes
+    the sampling log-probs anew; where a round is one step, that step's own are the ones, and no pass is needed.
     """
     figures: dict[str, list[float]] = {}
-    for _ in range(config.epochs):
-        for rows in minibatches(len(kept), config.minibatch, generator=order):
-            rollouts = [kept[row] for row in rows]
-            if not any(rollout.is_complete for rollout in rollouts):
-                continue
-            batch = pad(rollouts, pad_id=pad_id, device=next(policy.parameters()).device)
-            for name, value in _step(batch, policy, reference, config, optimizer, anchor).items():
-                figures.setdefault(name, []).append(value)
+    epochs = [minibatches(len(kept), config.minibatch, generator=order) for _ in range(config.epochs)]
+    hands = [hand for epoch in epochs for hand in epoch if any(kept[row].is_complete for row in hand)]
+    batch = pad(kept, pad_id=pad_id, device=next(policy.parameters()).device) if hands else None
+    sampled, is_first_own = batch, rescores and len(hands) == 1
+    if batch is not None and rescores and not is_first_own:
+        batch = rescored(policy, batch, epochs[0], temperature=config.temperature)
+    for hand in hands:
+        assert batch is not None
+        found = _step(batch.pick(hand), policy, reference, config, optimizer, anchor, is_first=is_first_own)
+        for name, value in found.items():
+            figures.setdefault(name, []).append(value)
     first_ratio = 1.0 + figures.pop("ratio_error", [0.0])[0]
     metrics = {name: sum(values) / len(values) for name, values in figures.items()}
+    if batch is not None and sampled is not None and not is_first_own:
+        distance = (sampled.old_logprobs - batch.old_logprobs).abs()
+        metrics["sampler_error"] = losses.masked_mean(distance, batch.is_response).item()
     return metrics | {"first_ratio": first_ratio, "updates": float(len(figures.get("loss", ())))}
 
 
@@ -294,14 +300,21 @@ def _step(
     config: GRPOConfig,
     optimizer: torch.optim.Optimizer,
     anchor: Anchor | None,
+    *,
+    is_first: bool = False,
 ) -> Metrics:
-    """One optimiser step."""
+    """One optimiser step; with `is_first` nothing has learnt yet, and its log-probs are those of sampling."""
     tokens = int(batch.lengths[batch.is_complete].sum())
     results = []
-    for rows in pieces(batch, range(len(batch.tokens))):
+    errors = 0.0
+    for rows in pieces(policy, batch, range(len(batch.tokens))):
         piece = batch.pick(rows)
+        logprobs = response_logprobs(policy, piece, temperature=config.temperature)
+        if is_first:
+            errors += (logprobs.detach() - piece.old_logprobs).abs().sum().item()
+            piece = dataclasses.replace(piece, old_logprobs=logprobs.detach())
         result = losses.grpo_token_loss(
-            response_logprobs(policy, piece, temperature=config.temperature),
+            logprobs,
             piece.old_logprobs,
             _token_advantages(piece, reference, config),
             piece.is_response,
@@ -312,8 +325,10 @@ def _step(
         )
         result.loss.backward()  # type: ignore[no-untyped-call]
         results.append(result)
-    held = {"anchor_kl": anchor.add_gradients()} if anchor else {}
-    return held | {
+    also = {"anchor_kl": anchor.add_gradients()} if anchor else {}
+    if is_first:
+        also["sampler_error"] = errors / int(batch.lengths.sum())
+    return also | {
         "loss": sum(result.loss.item() for result in results),
         "clip_fraction": sum(result.clip_fraction.item() for result in results),
         "approx_kl": sum(result.approx_kl.item() for result in results),
@@ -359,7 +374,7 @@ def held_out_figures(
     tokenizer: Tokenizer,
     inputs: Inputs,
     config: GRPOConfig,
-    taste_judge: Loaded | None,
+    taste_judge: ScalarModel | None,
     *,
     judge: Judge = judge,
 ) -> Metrics:
@@ -387,7 +402,7 @@ def held_out_figures(
             seed=inputs.seed,
             max_new_tokens=config.max_new_tokens,
         )
-        metrics["taste_reward"] = mean_reward(taste_judge.reward_model, taste_judge.tokenizer, answers)
+        metrics["taste_reward"] = mean_reward(taste_judge, tokenizer, answers)
     return metrics
 
 

@@ -24,7 +24,6 @@ Run it: ``python -m trainer ppo --preset tiny --from SFT_DIR --reward-model REWA
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,22 +38,23 @@ from trainer.config import PPO, PPOConfig
 from trainer.data.prompting import greedy_samples
 from trainer.evaluation.alarms import new_alarms, new_evaluation_alarms, repetition
 from trainer.lineage import Inputs, stage_info
-from trainer.model.checkpoint import load_checkpoint, load_reward_model, save_checkpoint
+from trainer.model.adapters import learning, learnt
 from trainer.model.decoder import LanguageModel, ScalarModel
 from trainer.model.engine import Engine
+from trainer.model.starting import Start, start
 from trainer.model.tokenizer import Tokenizer
 from trainer.rl import losses
 from trainer.rl.rollout import Batch, Rollout, collect, deal, fitting_prompts, minibatches, pad
 from trainer.rl.scoring import (
     end_scores,
     pieces,
+    rescored,
     response_logprobs,
     response_values,
     score_logprobs,
     score_values,
     scored_sequence,
 )
-from trainer.runtime import machine
 from trainer.runtime.errors import Diverged
 from trainer.runtime.loop import Metrics, Report, SampleDict, clear_resume, run_steps
 from trainer.runtime.optim import adamw, apply_gradients, set_lr_factor, warmup_decay
@@ -79,6 +79,8 @@ class Models:
     """The reward model, frozen."""
     critic: ScalarModel
     tokenizer: Tokenizer
+    rescores: bool = False
+    """Whether the trainer takes the log-probs of answers anew, because the sampler computes in another precision."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +90,8 @@ class Experience:
     batch: Batch
     kl: Tensor
     """[B] k1 to the reference summed over each answer, in nats."""
+    sampler_error: float
+    """Mean distance of the sampler's log-prob of a token from the trainer's, in nats; 0 where that is not taken."""
     old_values: Tensor
     advantages: Tensor
     """Whitened."""
@@ -100,6 +104,7 @@ class Experience:
         return Experience(
             batch=batch,
             kl=self.kl[rows],
+            sampler_error=self.sampler_error,
             old_values=self.old_values[rows, :columns],
             advantages=self.advantages[rows, :columns],
             returns=self.returns[rows, :columns],
@@ -113,20 +118,30 @@ def train(config: PPOConfig, inputs: Inputs, out_dir: Path, report: Report, shou
     """
     assert inputs.parent is not None, "the caller checks that a parent is there"
     assert inputs.reward_model is not None, "the caller checks that a reward model is there"
-    parent = load_checkpoint(inputs.parent, device=machine.device())
-    models = load_models(parent.language_model, parent.tokenizer, inputs.reward_model)
+    parent = start(inputs.parent, config, seed=inputs.seed, out_dir=out_dir)
+    models = load_models(parent, inputs.reward_model)
     policy, tokenizer = models.policy, models.tokenizer
     room = policy.config.context - config.max_new_tokens
     prompts = list(fitting_prompts(tokenizer, inputs.corpus.preference_prompts, room=room).values())
     held_out = fitting_prompts(tokenizer, inputs.corpus.held_out_preference_prompts[:EVALUATION_PROMPTS], room=room)
     engine = Engine(policy, end_ids=tokenizer.end_ids, max_batch=config.rollouts)
     optimizers = {
-        "policy": adamw(list(policy.parameters()), lr=config.lr),
-        "critic": adamw(list(models.critic.parameters()), lr=config.critic_lr),
+        "policy": adamw(learning(policy), lr=config.lr),
+        "critic": adamw(learning(models.critic), lr=config.critic_lr),
     }
-    state: dict[str, Any] = {"kl_weight": config.kl_weight, "alarms": {}, "figures": {}}
-    parent_engine = Engine(models.reference, end_ids=tokenizer.end_ids, max_batch=config.rollouts)
-    _, parent_rewards = _answer_held_out(parent_engine, models, config, list(held_out.values()), inputs.seed)
+    state: dict[str, Any] = {
+        "precision": parent.precision,
+        "kl_weight": config.kl_weight,
+        "alarms": {},
+        "figures": {},
+    }
+    _, parent_rewards = _answer_held_out(  # its engine is gone when it has answered
+        Engine(models.reference, end_ids=tokenizer.end_ids, max_batch=config.rollouts),
+        models,
+        config,
+        list(held_out.values()),
+        inputs.seed,
+    )
 
     def do_step(step: int) -> Metrics:
         set_lr_factor(optimizers, warmup_decay(step, config.steps, warmup=0.0, decay=DECAY))
@@ -137,16 +152,11 @@ def train(config: PPOConfig, inputs: Inputs, out_dir: Path, report: Report, shou
             max_new_tokens=config.max_new_tokens,
             generator=random_generator(inputs.seed, "rollouts", step),
         )
-        experience = judge(rollouts, models, config, kl_weight=state["kl_weight"])  # 2, 3, 4
+        order = random_generator(inputs.seed, "minibatches", step)
+        epochs = [minibatches(len(rollouts), config.minibatch, generator=order) for _ in range(config.epochs)]
+        experience = judge(rollouts, models, config, kl_weight=state["kl_weight"], hands=epochs[0])  # 2, 3, 4
         critic_only = step < config.critic_warmup
-        metrics = update(  # 5
-            experience,
-            models,
-            config,
-            optimizers,
-            order=random_generator(inputs.seed, "minibatches", step),
-            critic_only=critic_only,
-        )
+        metrics = update(experience, models, config, optimizers, epochs=epochs, critic_only=critic_only)  # 5
         metrics |= describe(rollouts, experience) | {"kl_weight": state["kl_weight"]}
         if not critic_only:  # before that the KL is 0, which would only wear the weight down
             state["kl_weight"] = losses.adapt_kl_weight(  # 6
@@ -185,7 +195,7 @@ def train(config: PPOConfig, inputs: Inputs, out_dir: Path, report: Report, shou
     run_steps(
         steps=config.steps,
         out_dir=out_dir,
-        modules={"policy": policy, "critic": models.critic},
+        modules={"policy": learnt(policy), "critic": learnt(models.critic)},
         optimizers=optimizers,
         state=state,
         do_step=do_step,
@@ -195,23 +205,25 @@ def train(config: PPOConfig, inputs: Inputs, out_dir: Path, report: Report, shou
         should_stop=should_stop,
     )
     info = stage_info(inputs, parent=parent.info, config=config, state=state, metrics=state["figures"])
-    save_checkpoint(out_dir, policy, tokenizer, stage=PPO, info=info)
+    parent.save(out_dir, policy, stage=PPO, info=info)
     clear_resume(out_dir)
     return out_dir
 
 
-def load_models(policy: LanguageModel, tokenizer: Tokenizer, reward_model: Path) -> Models:
-    """The policy, a frozen copy of it, the reward model, and a critic that starts as the reward model.
+def load_models(parent: Start, reward_model: Path) -> Models:
+    """The policy, the parent as it was, the reward model, and a critic that starts as the reward model.
 
+    With adapters all four stand on the parent's weights, if those are what the reward model was trained on.
     ValueError when the reward model reads other tokens than the policy writes.
     """
-    loaded = load_reward_model(reward_model, device=next(policy.parameters()).device, tokenizer=tokenizer)
+    reference, judge = parent.reference(), parent.judge(reward_model)
     return Models(
-        policy=policy,
-        reference=copy.deepcopy(policy).requires_grad_(False),
-        judge=loaded.reward_model.requires_grad_(False),
-        critic=copy.deepcopy(loaded.reward_model).requires_grad_(True),
-        tokenizer=tokenizer,
+        policy=parent.prepared(parent.policy()),
+        reference=reference,
+        judge=judge,
+        critic=parent.critic(judge),
+        tokenizer=parent.tokenizer,
+        rescores=parent.rescores,
     )
 
 
@@ -228,11 +240,25 @@ def answer_rewards(rollouts: Sequence[Rollout], models: Models, config: PPOConfi
     return scores - config.missing_end_penalty * (~is_complete).float()
 
 
-def judge(rollouts: Sequence[Rollout], models: Models, config: PPOConfig, *, kl_weight: float) -> Experience:
-    """Steps 2 to 4: rewards, rewards per token, advantages and returns of freshly sampled answers."""
+def judge(
+    rollouts: Sequence[Rollout],
+    models: Models,
+    config: PPOConfig,
+    *,
+    kl_weight: float,
+    hands: Sequence[Sequence[int]] | None = None,
+) -> Experience:
+    """Steps 2 to 4: rewards, rewards per token, advantages and returns of freshly sampled answers.
+
+    `hands` are the minibatches that the update will begin with.
+    """
     for rollout, reward in zip(rollouts, answer_rewards(rollouts, models, config).tolist(), strict=True):  # 2
         rollout.reward = reward
     batch = pad(rollouts, pad_id=models.tokenizer.pad_id, device=next(models.policy.parameters()).device)
+    sampled = batch.old_logprobs
+    if models.rescores:
+        every = [range(len(rollouts))]
+        batch = rescored(models.policy, batch, every if hands is None else hands, temperature=config.temperature)
     reference = score_logprobs(models.reference, batch, temperature=config.temperature)
     rewards = losses.rewards_with_kl(  # 3
         batch.rewards, batch.old_logprobs, reference, batch.is_response, kl_weight=kl_weight
@@ -242,6 +268,7 @@ def judge(rollouts: Sequence[Rollout], models: Models, config: PPOConfig, *, kl_
     return Experience(
         batch=batch,
         kl=losses.kl_k1(batch.old_logprobs, reference).where(batch.is_response, 0.0).sum(-1),
+        sampler_error=losses.masked_mean((sampled - batch.old_logprobs).abs(), batch.is_response).item(),
         old_values=values,
         advantages=losses.whiten(advantages, batch.is_response),
         returns=returns,
@@ -254,15 +281,15 @@ def update(
     config: PPOConfig,
     optimizers: Mapping[str, Optimizer],
     *,
-    order: torch.Generator,
+    epochs: Sequence[Sequence[Sequence[int]]],
     critic_only: bool,
 ) -> Metrics:
-    """Step 5: passes over the round's answers; returns means over the minibatches."""
+    """Step 5: passes over the round's answers, in the minibatches of `epochs`; returns means over the minibatches."""
     figures: dict[str, list[float]] = {}
     is_policy_done = critic_only
-    for _ in range(config.epochs):
-        for rows in minibatches(len(experience.kl), config.minibatch, generator=order):
-            minibatch = [experience.pick(piece) for piece in pieces(experience.batch, rows)]
+    for epoch in epochs:
+        for rows in epoch:
+            minibatch = [experience.pick(piece) for piece in pieces(models.policy, experience.batch, rows)]
             if not is_policy_done:
                 found = _policy_step(minibatch, models.policy, config, optimizers["policy"])
                 is_policy_done = "grad_norm" not in found
@@ -344,6 +371,7 @@ def describe(rollouts: Sequence[Rollout], experience: Experience) -> Metrics:
         "length": batch.lengths.float().mean().item(),
         "ended": batch.is_complete.float().mean().item(),
         "answers": len(rollouts),
+        "sampler_error": experience.sampler_error,
         "repetition": repetition([rollout.response for rollout in rollouts]),
         "explained_variance": 1.0 - (_variance(errors, is_response) / spread).item(),
     }

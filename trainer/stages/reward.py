@@ -30,7 +30,6 @@ Run it: ``python -m trainer reward --preset tiny --from SFT_DIR --votes votes.js
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -49,12 +48,14 @@ from trainer.data.preferences import Comparison
 from trainer.evaluation.alarms import doubts_about
 from trainer.evaluation.reward_model import Agreement, comparison_sequences, interval_or_none, reward_agreement
 from trainer.lineage import Inputs, stage_info
-from trainer.model.checkpoint import load_checkpoint, save_checkpoint
-from trainer.model.decoder import LanguageModel, ScalarModel
+from trainer.model.adapters import copy_of, learning, learnt, standing_on
+from trainer.model.decoder import ScalarModel
+from trainer.model.starting import Start, start
 from trainer.model.tokenizer import Tokenizer
 from trainer.rl import losses
-from trainer.rl.scoring import end_scores, last_values
+from trainer.rl.scoring import by_length, end_scores, last_values
 from trainer.runtime import machine
+from trainer.runtime.estimate import tokens_at_once
 from trainer.runtime.loop import Metrics, Report, SampleDict, clear_resume, run_steps
 from trainer.runtime.optim import adamw, apply_gradients, set_lr_factor, warmup_decay
 from trainer.runtime.seeds import random_generator
@@ -78,18 +79,17 @@ def train(config: RewardConfig, inputs: Inputs, out_dir: Path, report: Report, s
     Raises Stopped (resumable), Diverged, or ValueError when there is nothing to learn an order from.
     """
     assert inputs.parent is not None, "the caller checks that a parent is there"
-    device = machine.device()
-    parent = load_checkpoint(inputs.parent, device=device)
+    parent = start(inputs.parent, config, seed=inputs.seed, out_dir=out_dir)
     tokenizer = parent.tokenizer
     train_set, held_out = split_by_prompt(inputs.comparisons, held_out=config.held_out, seed=inputs.seed)
     if not any(comparison.outcome == "win" for comparison in train_set):
         raise ValueError("No comparison has a winner: there is no order to learn. Collect votes that decide.")
-    course = Course(parent.language_model, tokenizer, train_set, config, inputs)
-    context = parent.language_model.config.context
+    course = Course(parent, train_set, config, inputs)
+    context = parent.base.config.context
     yardstick = demonstrations(tokenizer, inputs.corpus, count=DEMONSTRATIONS, context=context, seed=inputs.seed)
     if not yardstick:  # own comparisons without a conversation: what was compared is what there is
         yardstick = [sequence for vote in train_set for sequence in _encode(tokenizer, vote, context)][:DEMONSTRATIONS]
-    state: dict[str, Any] = {}
+    state: dict[str, Any] = {"precision": parent.precision}
     report.log(0, f"{len(train_set)} comparisons to learn from, {len(held_out)} held out, split by prompt.")
     if course.teachers:
         report.log(
@@ -130,7 +130,7 @@ def train(config: RewardConfig, inputs: Inputs, out_dir: Path, report: Report, s
     metrics = figures(judged) | by_votes(kept, tokenizer, held_out)
     metrics["demonstration_spread"] = standardise(kept, scale_of(kept, yardstick, pad_id=tokenizer.pad_id))
     info = stage_info(inputs, parent=parent.info, config=config, state=state, metrics=metrics)
-    save_checkpoint(out_dir, kept, tokenizer, stage=REWARD, info=info)
+    parent.save(out_dir, kept, stage=REWARD, info=info)
     clear_resume(out_dir)
     return out_dir
 
@@ -143,8 +143,7 @@ class Course:
 
     def __init__(
         self,
-        language_model: LanguageModel,
-        tokenizer: Tokenizer,
+        parent: Start,
         comparisons: Sequence[Comparison],
         config: RewardConfig,
         inputs: Inputs,
@@ -152,14 +151,14 @@ class Course:
         self.config = config
         self.comparisons = comparisons
         self.seed = inputs.seed
+        tokenizer, context = parent.tokenizer, parent.base.config.context
         self.pad_id = tokenizer.pad_id
-        context = language_model.config.context
         self.pairs = [_encode(tokenizer, comparison, context) for comparison in comparisons]
-        self.learner = Learner(language_model, config, seed=inputs.seed)
+        self.learner = Learner(parent, config, seed=inputs.seed)
         self.teachers: list[ScalarModel] = []
         self.studied: list[list[int]] = []  # answers, those of the votes first
         if config.teachers > 1:
-            self.teachers = [copy.deepcopy(self.learner.kept) for _ in range(config.teachers)]
+            self.teachers = [copy_of(self.learner.kept) for _ in range(config.teachers)]
             self.studied = [sequence for pair in self.pairs for sequence in pair] + demonstrations(
                 tokenizer, inputs.corpus, count=config.studied, context=context, seed=inputs.seed
             )
@@ -172,8 +171,8 @@ class Course:
     @property
     def modules(self) -> dict[str, nn.Module]:
         """What a checkpoint to resume from holds."""
-        return {"model": self.learner.model, "average": self.learner.average} | {
-            f"teacher{number}": teacher for number, teacher in enumerate(self.teachers)
+        return {"model": learnt(self.learner.model), "average": self.learner.average} | {
+            f"teacher{number}": learnt(teacher) for number, teacher in enumerate(self.teachers)
         }
 
     @property
@@ -192,7 +191,7 @@ class Course:
             self.learner.start_over(turn)
         metrics = self.learner.learn(own, count, lambda: self.read_votes(turn, own) if is_reading else self.study(own))
         if self.teachers and is_reading and own == count - 1:
-            self.teachers[turn].load_state_dict(self.learner.kept.state_dict())
+            learnt(self.teachers[turn]).load_state_dict(learnt(self.learner.kept).state_dict())
         return metrics
 
     def model_after(self, done: int) -> ScalarModel:
@@ -201,25 +200,62 @@ class Course:
         is_averaged = done > 0 and own >= self.learner.averaged_from(count)
         return self.learner.kept if is_averaged else self.learner.model
 
-    def read_votes(self, turn: int, step: int) -> tuple[Tensor, Metrics]:
-        """Step `step` of reader `turn`: the loss on a batch of comparisons, and how it judged them."""
-        rows = self._rows(len(self.pairs), self.config.batch_pairs, step, "comparisons", turn * self.config.epochs)
-        outcomes = [self.comparisons[row].outcome for row in rows]
-        sequences = [self.pairs[row][0] for row in rows] + [self.pairs[row][1] for row in rows]
-        chosen, rejected = self._values(sequences).chunk(2)
-        is_win = torch.tensor([outcome == "win" for outcome in outcomes], device=chosen.device)
-        is_tie = torch.tensor([outcome == "tie" for outcome in outcomes], device=chosen.device)
-        loss = losses.preference_loss(chosen, rejected, is_win=is_win, is_tie=is_tie, centering=self.config.centering)
-        with torch.no_grad():
-            right = losses.masked_mean((chosen > rejected).float(), is_win)
-            margin = losses.masked_mean(chosen - rejected, is_win)
-        return loss, {"batch_agreement": right.item(), "margin": margin.item()}
+    def read_votes(self, turn: int, step: int) -> Metrics:
+        """Step `step` of reader `turn`: adds the gradient of a batch of comparisons; its loss, and how it judged them.
 
-    def study(self, step: int) -> tuple[Tensor, Metrics]:
-        """Step `step` of the last model: its squared distance from the teachers' mean score, on a batch of answers."""
+        Both answers of a comparison go through together, so that their prompt is read once.
+        """
+        rows = self._rows(len(self.pairs), self.config.batch_pairs, step, "comparisons", turn * self.config.epochs)
+        ordered = sum(self.comparisons[row].outcome in ("win", "tie") for row in rows)
+        wins = max(1, sum(self.comparisons[row].outcome == "win" for row in rows))
+        total = {"loss": 0.0, "batch_agreement": 0.0, "margin": 0.0}
+        for few in self._fitting(rows, [self.pairs[row] for row in rows]):
+            count, outcomes = len(few), [self.comparisons[row].outcome for row in few]
+            sequences = [self.pairs[row][0] for row in few] + [self.pairs[row][1] for row in few]
+            chosen, rejected = self._values(sequences, [(row, row + count) for row in range(count)]).chunk(2)
+            is_win = torch.tensor([outcome == "win" for outcome in outcomes], device=chosen.device)
+            is_tie = torch.tensor([outcome == "tie" for outcome in outcomes], device=chosen.device)
+            loss = losses.preference_loss(
+                chosen,
+                rejected,
+                is_win=is_win,
+                is_tie=is_tie,
+                centering=self.config.centering,
+                ordered=max(1, ordered),
+                pairs=len(rows),
+            )
+            loss.backward()  # type: ignore[no-untyped-call]
+            with torch.no_grad():
+                total["loss"] += loss.item()
+                total["batch_agreement"] += losses.masked_mean(
+                    (chosen > rejected).float(), is_win, denominator=wins
+                ).item()
+                total["margin"] += losses.masked_mean(chosen - rejected, is_win, denominator=wins).item()
+        return total
+
+    def study(self, step: int) -> Metrics:
+        """Step `step` of the last model: adds the gradient of its squared distance from the teachers' mean score.
+
+        The mean is over a batch of answers.
+        """
         rows = self._rows(len(self.studied), self.study_batch, step, "studied", 0)
-        values = self._values([self.studied[row] for row in rows])
-        return F.mse_loss(values, self.lessons[rows].to(values.device)), {}
+        total = 0.0
+        for few in self._fitting(rows, [(self.studied[row],) for row in rows]):
+            values = self._values([self.studied[row] for row in few])
+            loss = F.mse_loss(values, self.lessons[few].to(values.device)) * (len(few) / len(rows))
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        return {"loss": total}
+
+    def _fitting(self, rows: Sequence[int], sequences: Sequence[Sequence[list[int]]]) -> list[list[int]]:
+        """The rows in hands that one pass has room for: as they are, where that is all of them."""
+        lengths = [max(map(len, some)) for some in sequences]
+        room = tokens_at_once(self.learner.model.config, device=machine.device().type)
+        if max(lengths) * sum(map(len, sequences)) <= room:
+            return [list(rows)]
+        counts = [len(some) for some in sequences]
+        hands = by_length([n * c for n, c in zip(lengths, counts, strict=True)], model=self.learner.model, rows=counts)
+        return [[rows[index] for index in hand] for hand in hands]
 
     @cached_property
     def lessons(self) -> Tensor:
@@ -227,9 +263,8 @@ class Course:
         scores = [end_scores(teacher, self.studied, pad_id=self.pad_id) for teacher in self.teachers]
         return torch.stack(scores).mean(0)
 
-    def _values(self, sequences: Sequence[list[int]]) -> Tensor:
-        model = self.learner.model
-        return last_values(model, sequences, pad_id=self.pad_id, device=next(model.parameters()).device)
+    def _values(self, sequences: Sequence[list[int]], alike: Sequence[Sequence[int]] = ()) -> Tensor:
+        return last_values(self.learner.model, sequences, pad_id=self.pad_id, alike=alike)
 
     def _rows(self, items: int, batch: int, step: int, purpose: str, first_epoch: int) -> list[int]:
         """The batch of this step: every epoch goes through all items, in a random order of its own."""
@@ -241,25 +276,20 @@ class Course:
 class Learner:
     """A reward model in the making: its head learns first, alone; what is kept is the average of its last weights."""
 
-    def __init__(self, language_model: LanguageModel, config: RewardConfig, *, seed: int) -> None:
-        self.language_model = language_model
+    def __init__(self, parent: Start, config: RewardConfig, *, seed: int) -> None:
+        self.parent = parent
         self.config = config
         self.seed = seed
-        device = next(language_model.parameters()).device
-        self.model = ScalarModel.from_language_model(language_model, generator=random_generator(seed, "head")).to(
-            device
-        )
+        self.model = parent.prepared(parent.scalar(generator=random_generator(seed, "head")))
+        self.beneath = learning(self.model.decoder)
+        """What learns under the head: an adapter, or all of it."""
         self.optimizers = {
             "head": adamw(list(self.model.head.parameters()), lr=HEAD_LR * config.lr),
-            "adamw": adamw(list(self.model.parameters()), lr=config.lr),
+            "adamw": adamw(learning(self.model), lr=config.lr),
         }
-        self.average = AveragedModel(self.model)  # its first update copies the weights, every later one averages
-
-    @property
-    def kept(self) -> ScalarModel:
-        kept = self.average.module
-        assert isinstance(kept, ScalarModel)
-        return kept
+        self.average = AveragedModel(learnt(self.model))  # its first update copies the weights, later ones average
+        self.kept = standing_on(self.model, self.average.module)
+        """The model with the averaged weights."""
 
     def averaged_from(self, steps: int) -> int:
         """The first of so many steps whose weights are averaged."""
@@ -267,27 +297,25 @@ class Learner:
 
     def start_over(self, turn: int) -> None:
         """Begin again from the language model, under a head of its own."""
-        fresh = ScalarModel.from_language_model(
-            self.language_model, generator=random_generator(self.seed, "head", turn)
-        )
-        self.model.load_state_dict(fresh.state_dict())
+        fresh = self.parent.scalar(generator=random_generator(self.seed, "head", turn))
+        learnt(self.model).load_state_dict(learnt(fresh).state_dict())
         for optimizer in self.optimizers.values():
             optimizer.state.clear()
         self.average.n_averaged.zero_()
 
-    def learn(self, step: int, steps: int, lesson: Callable[[], tuple[Tensor, Metrics]]) -> Metrics:
-        """Step `step` of `steps`, on the loss that `lesson` computes."""
+    def learn(self, step: int, steps: int, lesson: Callable[[], Metrics]) -> Metrics:
+        """Step `step` of `steps`, on the gradient that `lesson` adds."""
         is_probing = step < round(steps * self.config.probing)
-        self.model.decoder.requires_grad_(not is_probing)
+        for parameter in self.beneath:
+            parameter.requires_grad_(not is_probing)
         optimizer = self.optimizers["head" if is_probing else "adamw"]
         factor = warmup_decay(step, steps, warmup=WARMUP, decay=1.0 - WARMUP)
         set_lr_factor({"adamw": self.optimizers["adamw"]}, factor)  # the head alone learns at one rate
-        loss, metrics = lesson()
-        loss.backward()  # type: ignore[no-untyped-call]
+        metrics = lesson()
         norm = apply_gradients(self.model, [optimizer])
         if step >= self.averaged_from(steps):
-            self.average.update_parameters(self.model)
-        return metrics | {"loss": loss.item(), "grad_norm": norm, "lr": optimizer.param_groups[0]["lr"]}
+            self.average.update_parameters(learnt(self.model))
+        return metrics | {"grad_norm": norm, "lr": optimizer.param_groups[0]["lr"]}
 
 
 def split_by_prompt(

@@ -13,26 +13,28 @@ Run it: ``python -m trainer sft --preset tiny --from PRETRAIN_DIR --out DIR``
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from trainer.config import SFT, SFTConfig
 from trainer.data.chats import ChatBatches, PackedChats
 from trainer.data.prompting import greedy_samples
 from trainer.evaluation.asking import instruction_accuracy
 from trainer.lineage import Inputs, stage_info
-from trainer.model.checkpoint import load_checkpoint, save_checkpoint
+from trainer.model.adapters import is_adapted, learning, learnt
 from trainer.model.decoder import LanguageModel
 from trainer.model.engine import Engine
+from trainer.model.starting import start
 from trainer.rl.losses import linear_next_token_loss
 from trainer.runtime import machine
 from trainer.runtime.estimate import rows_at_once
 from trainer.runtime.loop import Metrics, Report, SampleDict, clear_resume, run_steps
-from trainer.runtime.optim import apply_gradients, muon_and_adamw, set_lr_factor, warmup_decay
+from trainer.runtime.optim import adamw, apply_gradients, muon_and_adamw, set_lr_factor, warmup_decay
 
 
 def train(config: SFTConfig, inputs: Inputs, out_dir: Path, report: Report, should_stop: Callable[[], bool]) -> Path:
@@ -41,9 +43,8 @@ def train(config: SFTConfig, inputs: Inputs, out_dir: Path, report: Report, shou
     Raises Stopped (resumable), Diverged, or ValueError for unusable inputs.
     """
     assert inputs.parent is not None, "the caller checks that a parent is there"
-    device = machine.device()
-    parent = load_checkpoint(inputs.parent, device=device)
-    model, tokenizer = parent.language_model, parent.tokenizer
+    parent = start(inputs.parent, config, seed=inputs.seed, out_dir=out_dir, learns_from_text=True)
+    model, tokenizer = parent.prepared(parent.policy()), parent.tokenizer
     batches = ChatBatches(
         inputs.corpus.conversations,
         tokenizer,
@@ -54,27 +55,29 @@ def train(config: SFTConfig, inputs: Inputs, out_dir: Path, report: Report, shou
     if batches.too_long:
         report.log(0, f"{batches.too_long} conversations are longer than {config.sequence} tokens and were left out.")
 
-    state: dict[str, Any] = {"precision": machine.choose_precision(model.config.width), "figures": {}}
-    optimizers = muon_and_adamw(
-        model,
-        matrix_lr=config.matrix_lr,
-        embedding_lr=config.embedding_lr,
-        precision=lambda: str(state["precision"]),
-    )
+    state: dict[str, Any] = {"precision": parent.precision, "figures": {}}
+    optimizers: Mapping[str, Optimizer]
+    if config.adapter_rank or config.matrix_lr == 0:
+        optimizers = {"adamw": adamw(learning(model), lr=config.embedding_lr)}
+    else:
+        optimizers = muon_and_adamw(
+            model, matrix_lr=config.matrix_lr, embedding_lr=config.embedding_lr, precision=lambda: parent.precision
+        )
+    peak_lr = config.embedding_lr if "muon" not in optimizers else config.matrix_lr
     engine = Engine(model, end_ids=tokenizer.end_ids)
-    fitting = rows_at_once(model.config, sequence=config.sequence, device=device.type)
+    fitting = rows_at_once(model.config, sequence=config.sequence, device=machine.device().type)
 
     def do_step(step: int) -> Metrics:
         begun = time.perf_counter()
         factor = warmup_decay(step, config.steps, warmup=config.warmup, decay=config.decay)
         set_lr_factor(optimizers, factor)
         chats = batches(step)
-        loss = add_gradients(model, chats, rows=fitting, precision=state["precision"])
+        loss = add_gradients(model, chats, rows=fitting, precision=parent.precision)
         norm = apply_gradients(model, optimizers.values())
         return {
             "loss": loss.item(),
             "grad_norm": norm,
-            "lr": config.matrix_lr * factor,
+            "lr": peak_lr * factor,
             "response_share": chats.is_response.float().mean().item(),
             "tokens_per_s": config.batch_tokens / (time.perf_counter() - begun),
         }
@@ -90,7 +93,7 @@ def train(config: SFTConfig, inputs: Inputs, out_dir: Path, report: Report, shou
     run_steps(
         steps=config.steps,
         out_dir=out_dir,
-        modules={"model": model},
+        modules={"model": learnt(model)},
         optimizers=optimizers,
         state=state,
         do_step=do_step,
@@ -100,7 +103,7 @@ def train(config: SFTConfig, inputs: Inputs, out_dir: Path, report: Report, shou
         should_stop=should_stop,
     )
     info = stage_info(inputs, parent=parent.info, config=config, state=state, metrics=state["figures"])
-    save_checkpoint(out_dir, model, tokenizer, stage=SFT, info=info)
+    parent.save(out_dir, model, stage=SFT, info=info)
     clear_resume(out_dir)
     return out_dir
 
@@ -113,10 +116,11 @@ def add_gradients(model: LanguageModel, chats: PackedChats, *, rows: int, precis
     """
     weight = model.head_weight
     device, responses = weight.device, int(chats.is_response.sum())
+    is_mixed = precision == "bfloat16" and not is_adapted(model)  # a frozen base is in bfloat16 itself
     total = torch.zeros((), device=device)
     for piece in chats.split(rows):
         is_response = piece.is_response.to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=is_mixed):
             hidden = model.decoder(piece.inputs.to(device), segments=piece.segments.to(device))[is_response]
             targets = piece.targets.to(device)[is_response]
             loss = linear_next_token_loss(hidden, weight, targets) * (len(targets) / responses)

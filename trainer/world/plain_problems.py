@@ -7,7 +7,7 @@ none of their own numbers: whoever just repeats one of those is wrong.
 A family is a situation (a bus, a birthday, a rope) with several ways of telling it. The held-out ones are other
 situations in other words, with names that nobody in practice has; their arithmetic is what was practised.
 
-Difficulty 1 has numbers up to 20, 2 up to 50.
+Difficulty 1 has numbers up to 10, 2 up to 20, 3 up to 50.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Final
 from trainer.tasks.problem import NUMBER, Problem
 
 PLUS, MINUS = "+", "-"
-LARGEST: Final = {1: 20, 2: 50}
+LARGEST: Final = {1: 10, 2: 20, 3: 50}
 """Largest number that may appear, the answer included, by difficulty."""
 
 _Names = tuple[tuple[str, str], ...]
@@ -133,24 +133,25 @@ FAMILIES: Final[_Families] = {
 
 HELD_OUT_FAMILIES: Final[_Families] = {
     "library": (
-        (MINUS, ("A library shelf held {a} novels. Visitors borrowed {b} of them. How many novels stayed there?",)),
-        (PLUS, ("A library lent out {a} novels on Monday and {b} on Tuesday. How many did it lend out in all?",)),
+        (MINUS, ("There were {a} novels on a shelf. Visitors borrowed {b} of them. How many novels are left there?",)),
+        (PLUS, ("A library lent {a} novels on Monday and {b} novels on Tuesday. How many is that in total?",)),
     ),
     "parking": (
-        (MINUS, ("{a} cars stood outside the stadium. After the game {b} drove away. How many cars remained?",)),
-        (PLUS, ("{a} cars stood outside the stadium when {b} others arrived. How many cars stood there then?",)),
+        (MINUS, ("{a} cars stood in a parking lot. Then {b} cars drove away. How many cars are left?",)),
+        (PLUS, ("{a} cars stood in a parking lot. Then {b} more cars came. How many cars is that in total?",)),
     ),
-    "points": (
-        (PLUS, ("{p} scored {a} points in the first half and {b} in the second. What was {his} final score?",)),
-        (MINUS, ("{p}'s team won with {a} points, {b} ahead of {f}'s team. How many points did {f}'s team get?",)),
-    ),
-    "garden": ((MINUS, ("{p} planted {a} tulips, but {b} never came up. How many tulips grew?",)),),
-    "farm": ((PLUS, ("A farmer collects {a} eggs at dawn and {b} at dusk. How many eggs is that for the day?",)),),
-    "trip": ((MINUS, ("A train ride takes {a} minutes. {p} has been on it for {b}. How many minutes remain?",)),),
-    "weights": ((PLUS, ("One suitcase weighs {a} pounds and another {b} pounds. How many pounds do both weigh?",)),),
-    "class": ((MINUS, ("In a class of {a} students, {b} are girls. How many are boys?",)),),
-    "balloons": ((MINUS, ("{b} of the {a} balloons at {p}'s party popped. How many balloons did not pop?",)),),
-    "stairs": ((PLUS, ("{p} climbed {a} steps, rested, and climbed {b} more. How many steps did {he} climb?",)),),
+    "points": ((PLUS, (
+        "{p} scored {a} points in the first game and {b} points in the second game. How many points is that in total?",
+    )),),
+    "garden": ((MINUS, ("{p} planted {a} tulips. {b} of them died. How many tulips are left?",)),),
+    "farm": ((PLUS, (
+        "A farmer gathered {a} eggs in the morning and {b} eggs in the evening. How many eggs is that altogether?",
+    )),),
+    "trip": ((MINUS, ("A train ride takes {a} minutes. {b} minutes have passed. How many minutes are left?",)),),
+    "weights": ((PLUS, ("A red box weighs {a} pounds and a blue one {b} pounds. What is their total weight?",)),),
+    "class": ((MINUS, ("There are {a} students in a class. {b} of them are girls. How many students are boys?",)),),
+    "balloons": ((MINUS, ("{p} carried {a} balloons. {b} of them popped. How many balloons are left?",)),),
+    "stairs": ((PLUS, ("{p} climbed {a} stairs. Then {he} climbed {b} more. How many is that in total?",)),),
 }  # fmt: skip
 
 

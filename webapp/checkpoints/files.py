@@ -32,8 +32,17 @@ from trainer.model.layout import (
 from trainer.model.roles import CONFIG, TOKENIZER
 from trainer.runtime.files import STAGE, check_room
 
-CARRIED_FILES = ("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE", "NOTICE", "NOTICE.md", "NOTICE.txt")
-"""What goes with those that are read: the model card, and terms that must. Anything else stays where it was."""
+CARRIED_FILES = (
+    *("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE", "NOTICE", "NOTICE.md", "NOTICE.txt"),
+    *("tokenizer.model", "vocab.json", "merges.txt", "added_tokens.json"),
+)
+"""What goes with those that are read: the model card, terms that must, and the tokenizer as other programs read it.
+Anything else stays where it was."""
+
+ADAPTER = "adapter"
+"""Where, in a checkpoint, lies what it learnt beside its base's weights."""
+ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
+"""As Hugging Face's PEFT has them."""
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib")
 LARGEST_FIGURE = 1e100
@@ -150,13 +159,15 @@ def copy_checkpoint(
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     names = known_files(source)
-    names += [name for name in CARRIED_FILES if (source / name).is_file() and not (source / name).is_symlink()]
+    carried = (*CARRIED_FILES, *(f"{ADAPTER}/{name}" for name in ADAPTER_FILES))
+    names += [name for name in carried if (source / name).is_file() and not (source / name).is_symlink()]
     if not is_ours:
         check_room(target.parent, sum((source / name).stat().st_size for name in names), str(source))
     incoming = target.parent / f".incoming-{uuid.uuid4().hex}"
     incoming.mkdir()
     try:
         for name in names:
+            (incoming / name).parent.mkdir(exist_ok=True)
             _copy(source / name, incoming / name, is_ours=is_ours)
         if stage_info is not None:
             (incoming / STAGE).write_text(json.dumps(stage_info, indent=2) + "\n", encoding="utf-8")

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from django.conf import settings
 
-from trainer.model.layout import WEIGHTS
+from trainer.model.roles import CONFIG
 from trainer.presets import answer_tokens_of, recipe_for
-from trainer.runtime.files import STAGE
+from trainer.runtime.files import STAGE, appearing
 from webapp.checkpoints.cards import Origin, read_card
-from webapp.checkpoints.files import CheckpointFiles, copy_checkpoint, inspect_directory
+from webapp.checkpoints.files import ADAPTER, ADAPTER_FILES, CheckpointFiles, copy_checkpoint, inspect_directory
 from webapp.checkpoints.models import Checkpoint
 
 
@@ -127,12 +128,49 @@ def _create_checkpoint(
 
 def export_checkpoint(*, checkpoint: Checkpoint, directory: Path) -> Path:
     """Copy a checkpoint's files to a new directory; ValueError if something is there already, or nothing here."""
-    if directory.exists():
-        raise ValueError(f"{directory} exists already; name a directory that does not.")
-    if not (checkpoint.path / WEIGHTS).is_file():
-        raise ValueError(f"This site has no files of {checkpoint}: it is known only from imported votes, or was moved.")
+    _check_free(directory)
+    _check_here(checkpoint)
     copy_checkpoint(checkpoint.path, directory)
     return directory
+
+
+def export_adapter(*, checkpoint: Checkpoint, directory: Path) -> Path:
+    """Copy what a checkpoint learnt as an adapter to a new directory, in the layout of Hugging Face's PEFT.
+
+    ValueError if something is there already, or the checkpoint has none.
+    """
+    _check_free(directory)
+    _check_here(checkpoint)
+    adapter = checkpoint.path / ADAPTER
+    if not all((adapter / name).is_file() for name in ADAPTER_FILES):
+        raise ValueError(
+            f"{checkpoint} has no adapter: all of its weights were trained, or it came as it is. "
+            "Leave --adapter out to export all of it."
+        )
+    with appearing(directory) as incoming:
+        for name in ADAPTER_FILES:
+            shutil.copyfile(adapter / name, incoming / name, follow_symlinks=False)
+    return directory
+
+
+def export_gguf(*, checkpoint: Checkpoint, path: Path, dtype: str | None = None) -> Path:
+    """Write a checkpoint as a new .gguf file; imports torch. ValueError says why it cannot be."""
+    from webapp.checkpoints.loading import write_gguf
+
+    _check_here(checkpoint)
+    licence = next((one.licence for one in checkpoint.lineage() if one.licence), "")
+    write_gguf(checkpoint.path, path, dtype=dtype, name=checkpoint.name, licence=licence)
+    return path
+
+
+def _check_free(directory: Path) -> None:
+    if directory.exists():
+        raise ValueError(f"{directory} exists already; name a directory that does not.")
+
+
+def _check_here(checkpoint: Checkpoint) -> None:
+    if not (checkpoint.path / CONFIG).is_file():
+        raise ValueError(f"This site has no files of {checkpoint}: it is known only from imported votes, or was moved.")
 
 
 def archive_checkpoints(*, ids: Sequence[int], archived: bool = True) -> int:

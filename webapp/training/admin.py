@@ -99,7 +99,12 @@ class TrainingRunAdmin(admin.ModelAdmin[TrainingRun]):
                 self.message_user(request, f"{run} is queued.")
                 return redirect(run)
             doubts = form.doubts()
-            estimate = estimate_run(stage=stage, preset=form.cleaned_data["preset"], votes=form.votes_used())
+            estimate = estimate_run(
+                stage=stage,
+                preset=form.cleaned_data["preset"],
+                votes=form.votes_used(),
+                parent=form.cleaned_data.get("parent"),
+            )
         context = {
             **self.admin_site.each_context(request),
             "opts": self.opts,

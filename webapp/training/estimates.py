@@ -23,6 +23,7 @@ from django.utils import timezone
 
 from trainer.presets import get_preset
 from trainer.runtime.estimate import estimate
+from webapp.checkpoints.models import Checkpoint
 from webapp.live import streams
 from webapp.ops.periodic import alive_key
 from webapp.training.models import Machine, TrainingRun
@@ -85,12 +86,14 @@ def _machines() -> list[Machine]:
 # -- a run -----------------------------------------------------------------------------------------
 
 
-def estimate_run(*, stage: str, preset: str, votes: int = 0) -> RunEstimate:
+def estimate_run(*, stage: str, preset: str, votes: int = 0, parent: Checkpoint | None = None) -> RunEstimate:
     """Time, memory and disk of a run, with a warning for each that does not fit; of several machines on the slowest.
 
-    ValueError as get_preset.
+    A model from elsewhere is as large as the checkpoint it starts from. ValueError as get_preset.
     """
     chosen = get_preset(preset)
+    if chosen.recipe and parent:
+        chosen = chosen.of_size(parent.parameters)
     each = [
         (estimate(stage, chosen, machine.figures, votes=votes, threads=machine.threads), machine)
         for machine in _machines()
@@ -103,7 +106,7 @@ def estimate_run(*, stage: str, preset: str, votes: int = 0) -> RunEstimate:
     duration, basis = timedelta(seconds=round(figures.seconds)), "assuming a laptop; no train worker was measured yet"
     if figures.measured:
         basis = f"from a measurement where it will run ({machine.figures.get('cpu') or 'unknown processor'})"
-    if past := _last_duration(stage, preset):
+    if past := _last_duration(stage, preset, parent if chosen.recipe else None):
         duration, basis = past, "what the last such run took here"
     warnings = []
     if memory is not None and figures.memory_bytes > memory:
@@ -128,9 +131,11 @@ def _free_memory(machine: Machine) -> int | None:
     return _available_memory() if is_here else machine.memory_bytes
 
 
-def _last_duration(stage: str, preset: str) -> timedelta | None:
-    """How long the last undisturbed run of this kind took."""
+def _last_duration(stage: str, preset: str, parent: Checkpoint | None) -> timedelta | None:
+    """How long the last undisturbed run of this kind took, from a model as large as `parent` where that is given."""
     done = TrainingRun.objects.filter(stage=stage, preset=preset, state=TrainingRun.State.DONE, attempt=1)
+    if parent:
+        done = done.filter(parent__parameters=parent.parameters)
     last = done.exclude(started_at=None).first()
     return last.duration if last else None
 

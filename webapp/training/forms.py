@@ -6,20 +6,24 @@ from typing import Any
 
 from django import forms
 
-from trainer.config import GRPO, PARENT_STAGES, PPO, REWARD, STAGE_TITLES
-from trainer.presets import PRESETS, RECIPES
+from trainer.config import GRPO, INIT, PARENT_STAGES, PPO, REWARD, STAGE_TITLES
+from trainer.presets import PRESETS, RECIPES, is_size
 from trainer.world.tastes import get_taste
 from webapp.arena import tally
 from webapp.checkpoints.models import Checkpoint
-from webapp.checkpoints.origin import site_origin
 from webapp.training import curriculum, services
 from webapp.training.models import TrainingRun
 
 
-def _presets() -> list[tuple[str, str]]:
-    """Sizes for models of our own, recipes for those from elsewhere: what this site has models for."""
-    imported = Checkpoint.objects.listed().filter(preset="").exists()
-    offered = (RECIPES if imported else {}) | ({} if site_origin() else PRESETS)
+def _presets(stage: str) -> list[tuple[str, str]]:
+    """Sizes for models of our own, recipes for those from elsewhere: what this site has models for.
+
+    Random weights can only be of a size.
+    """
+    made_by = set(Checkpoint.objects.listed().order_by().values_list("preset", flat=True).distinct())
+    offered = {} if all(map(is_size, made_by)) or stage == INIT else dict(RECIPES)
+    if not made_by or stage == INIT or any(map(is_size, made_by)):
+        offered |= PRESETS
     return [(name, f"{name}: {preset.summary}") for name, preset in offered.items()]
 
 
@@ -87,7 +91,7 @@ class RunForm(forms.Form):
             self.fields["votes"].choices = choices  # type: ignore[attr-defined]
         else:
             del self.fields["votes"]
-        self.fields["preset"].choices = _presets()  # type: ignore[attr-defined]
+        self.fields["preset"].choices = _presets(stage)  # type: ignore[attr-defined]
         self.fields["preset"].initial = services.usual_preset(parent)
 
     def _offer(self, name: str, checkpoints: Any, usual: Checkpoint | None, *, wanted: bool) -> None:

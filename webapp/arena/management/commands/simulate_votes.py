@@ -34,10 +34,7 @@ class Command(BaseCommand):
         except ValueError as error:
             raise CommandError(str(error)) from error
         learner = self._checkpoint(checkpoint)
-        try:
-            voter = simulation.simulated_visitor(taste)
-        except ValueError as error:
-            raise CommandError(str(error)) from error
+        voter = simulation.simulated_visitor(taste)
         there = before = Vote.objects.filter(visitor=voter, pair__a__checkpoint=learner).count()
         self.stdout.write(f"{count} votes by the taste {taste!r} on {learner}; Ctrl-C stops and keeps what is there.")
         try:
