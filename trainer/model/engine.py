@@ -507,7 +507,8 @@ class _Norm:
         return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=self._wider), self._floor)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return (self.without_scale(x) * self.scale).to(x.dtype)
+        y: Tensor = self.without_scale(x) * self.scale
+        return y.to(x.dtype)
 
 
 class _MergedProducts:
