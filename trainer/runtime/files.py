@@ -29,7 +29,11 @@ def write_atomic(path: Path, content: bytes) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Another path, to be written in the block; then it takes the place of `path`, whole, or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
-    yield temporary
+    try:
+        yield temporary
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # a disk that was full has the room again
+        raise
     _sync(temporary)
     os.replace(temporary, path)
     _sync(path.parent)
