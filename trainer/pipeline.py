@@ -22,7 +22,7 @@ from trainer.evaluation import scope
 from trainer.evaluation.asking import ask
 from trainer.evaluation.card import evaluate_checkpoint
 from trainer.evaluation.text import xz_bits_per_byte
-from trainer.model.checkpoint import describe, load_checkpoint, read_shape, write_json
+from trainer.model.checkpoint import describe, load_to_answer, read_shape, write_json
 from trainer.model.engine import Engine
 from trainer.presets import answer_tokens_of, check_answer_tokens, get_preset
 from trainer.reports import ProgressBar
@@ -68,6 +68,10 @@ def run_all(
     stages = [stage for stage in stages_after(begun) if stage != GRPO or corpus.problems]
     check_corpus(corpus, stages, source=data or corpus.name)
     bar = ProgressBar("all")
+
+    def note(text: str) -> None:
+        bar.log(0, text)
+
     if GRPO not in stages:
         bar.log(0, f"{data} has no problems, so grpo is left out.")
     if recorded:
@@ -86,7 +90,7 @@ def run_all(
         first,
         [stage for stage in stages if stage != GRPO],
         max_new_tokens=limit,
-        say=lambda text: bar.log(0, text),
+        say=note,
     )
     if GRPO in stages and not corpus.problems:
         stages.remove(GRPO)
@@ -110,7 +114,15 @@ def run_all(
             comparisons = (
                 corpus.comparisons
                 if taste is None
-                else simulate_votes(sft, corpus, taste, preset=preset, seed=seed, max_new_tokens=limit)
+                else simulate_votes(
+                    sft,
+                    corpus,
+                    taste,
+                    preset=preset,
+                    seed=seed,
+                    max_new_tokens=limit,
+                    say=note,
+                )
             )
             out_dir.mkdir(parents=True, exist_ok=True)
             half_written = votes.with_suffix(".tmp")
@@ -186,14 +198,21 @@ def _authors(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def simulate_votes(
-    writer: Path, corpus: Corpus, taste: Taste, *, preset: str, seed: int, max_new_tokens: int
+    writer: Path,
+    corpus: Corpus,
+    taste: Taste,
+    *,
+    preset: str,
+    seed: int,
+    max_new_tokens: int,
+    say: Callable[[str], None] = lambda text: None,
 ) -> list[Comparison]:
     """As many simulated votes as the preset wants, on pairs of one checkpoint's answers.
 
     Every pair is one prompt answered twice at temperature 1; identical answers are not a pair.
     """
     wanted = get_preset(preset).votes
-    loaded = load_checkpoint(writer, device=machine.device())
+    loaded = load_to_answer(writer)
     engine = Engine(loaded.language_model, end_ids=loaded.tokenizer.end_ids)
     voter, authors = SimulatedVoter(taste, seed=seed), _authors(describe(writer))
     prompts = corpus.preference_prompts
@@ -229,6 +248,7 @@ def simulate_votes(
             )
         if len(comparisons) >= wanted:
             return comparisons[:wanted]
+        say(f"{len(comparisons)} of {wanted} votes; only answers that end and differ are compared.")
     raise ValueError(
         f"Only {len(comparisons)} of {wanted} pairs differ: {writer} says the same thing twice. Train it further."
     )

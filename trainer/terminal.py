@@ -7,13 +7,13 @@ from pathlib import Path
 from trainer.asked import Message
 from trainer.config import SFT
 from trainer.data.prompting import answer_room, prompt_ids
-from trainer.model.checkpoint import load_checkpoint
+from trainer.model.checkpoint import load_to_answer
 from trainer.model.engine import Engine, EngineService, Sampling
 
 
 def chat(checkpoint: Path, *, temperature: float, max_new_tokens: int) -> None:
     """Read lines, stream answers; an empty line or Ctrl-D ends it. A line that is too long is not part of the talk."""
-    loaded = load_checkpoint(checkpoint)
+    loaded = load_to_answer(checkpoint)
     model, tokenizer = loaded.language_model, loaded.tokenizer
     stage = loaded.info.get("stage", SFT)
     service = EngineService(Engine(model, end_ids=tokenizer.end_ids))

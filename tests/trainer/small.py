@@ -120,3 +120,9 @@ def after(checks: int) -> Callable[[], bool]:
 
 def weights(directory: Path) -> bytes:
     return (directory / "model.safetensors").read_bytes()
+
+
+def adapter(directory: Path) -> bytes:
+    """The adapter beside a checkpoint's weights; nothing where there is none."""
+    path = directory / "adapter" / "adapter_model.safetensors"
+    return path.read_bytes() if path.is_file() else b""

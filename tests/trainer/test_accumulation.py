@@ -15,7 +15,9 @@ from trainer.config import PretrainConfig, SFTConfig
 from trainer.data.chats import ChatBatches, PackedChats
 from trainer.model.decoder import Decoder, LanguageModel
 from trainer.model.tokenizer import Tokenizer
+from trainer.rl import losses
 from trainer.runtime import estimate
+from trainer.runtime.errors import Stopped
 from trainer.stages import pretrain, sft
 
 ANSWERS = ["Yes.", "It is small. Happy to help!", "The fox eats mice and berries under the old tree.", "No.", "A den."]
@@ -100,3 +102,33 @@ def test_stages_cut_their_batches_by_the_room_there_is(
     monkeypatch.setattr(estimate, "GPU_ROOM_BYTES", 1)
     assert losses(tmp_path / "in_pieces") == pytest.approx(at_once, rel=1e-4)
     assert rows == [1] * (2 * 4 + 2 * 2)
+
+
+@pytest.mark.parametrize(("rank", "matrix_lr"), [(4, 0.01), (0, 0.0)])
+def test_fine_tuning_with_an_adapter_or_without_muon_learns_by_adamw_alone(
+    tmp_path: Path, model: LanguageModel, tokenizer: Tokenizer, rank: int, matrix_lr: float
+) -> None:
+    parent = small.save_parent(tmp_path / "parent", model, tokenizer)
+    config = SFTConfig(
+        steps=6, batch_tokens=192, sequence=96, matrix_lr=matrix_lr, embedding_lr=5e-3, evaluations=1, adapter_rank=rank
+    )
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    report = small.Recorder()
+    sft.train(config, small.inputs(parent), whole, report, small.never)
+    assert report.metrics[6]["loss"] < report.metrics[1]["loss"]
+    assert report.metrics[1]["lr"] == pytest.approx(5e-3)
+    with pytest.raises(Stopped):
+        sft.train(config, small.inputs(parent), cut, small.Recorder(), small.after(3))
+    sft.train(config, small.inputs(parent), cut, small.Recorder(), small.never)
+    assert small.weights(cut) == small.weights(whole) != small.weights(parent)
+    assert small.adapter(cut) == small.adapter(whole)
+    assert bool(small.adapter(whole)) is (rank > 0)
+
+
+def test_a_frozen_head_costs_no_gradient() -> None:
+    hidden, weight = torch.randn(6, 4, requires_grad=True), torch.randn(9, 4)
+    goal = torch.arange(6)
+    losses.linear_next_token_loss(hidden, weight, goal).backward()
+    expected = torch.autograd.grad(F.cross_entropy(hidden @ weight.T, goal), hidden)[0]
+    torch.testing.assert_close(hidden.grad, expected)
+    assert weight.grad is None

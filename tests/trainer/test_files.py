@@ -50,10 +50,12 @@ def test_what_is_written_later_in_either_directory_does_not_reach_the_other(earl
 
 
 def test_a_finished_checkpoint_is_taken_with_all_its_files(earlier: Path, new: Path) -> None:
-    for name in ("config.json", "model.safetensors", STAGE):
+    (earlier / "adapter").mkdir()
+    names = ("config.json", "model.safetensors", "adapter/adapter_model.safetensors", STAGE)
+    for name in names:
         write_atomic(earlier / name, name.encode())
     assert take_over(new, earlier)
-    assert content(new) == {name: name.encode() for name in ("config.json", "model.safetensors", STAGE)}
+    assert content(new) == {name: name.encode() for name in names}
 
 
 def test_nothing_is_taken_where_nothing_is_whole(tmp_path: Path, earlier: Path, new: Path) -> None:
@@ -88,3 +90,13 @@ def test_it_copies_where_there_are_no_hard_links(earlier: Path, new: Path, monke
     monkeypatch.setattr(files.os, "link", refuse)
     assert take_over(new, earlier)
     assert content(new) == {"resume/run.json": b"which run it is", "resume/state.safetensors": b"step 5"}
+
+
+def test_a_file_that_could_not_be_written_leaves_the_old_one_and_nothing_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(b"old")
+    with pytest.raises(OSError, match="full"), files.replacing(path) as temporary:  # noqa: PT012 (that is the case)
+        temporary.write_bytes(b"half of the n")
+        raise OSError("the disk is full")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["weights"]
+    assert path.read_bytes() == b"old"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from pathlib import Path
@@ -12,12 +13,15 @@ from trainer.config import GRPOConfig
 from trainer.evaluation.asking import Answer
 from trainer.evaluation.card import evaluate_checkpoint
 from trainer.lineage import Inputs
+from trainer.model import starting
 from trainer.model.checkpoint import read_info
 from trainer.model.decoder import LanguageModel
 from trainer.model.engine import END, LENGTH, Completion, Engine, Sampling
 from trainer.model.tokenizer import Tokenizer
+from trainer.rl import scoring
 from trainer.rl.rollout import Rollout
 from trainer.rl.shelves import by_difficulty, choose_problems, next_level
+from trainer.runtime import machine
 from trainer.runtime.errors import Diverged, Stopped
 from trainer.runtime.optim import adamw
 from trainer.runtime.seeds import random_generator
@@ -86,9 +90,10 @@ def test_it_reports_what_a_person_watches(tmp_path: Path, inputs: Inputs) -> Non
 
 
 @pytest.mark.usefixtures("guessing")
-@pytest.mark.parametrize("checks", [1, 2, 3])
-def test_it_resumes_to_the_same_bytes(tmp_path: Path, inputs: Inputs, checks: int) -> None:
-    config = dataclasses.replace(CONFIG, solved_high=0.3)  # so that the difficulty moves, and must be remembered
+@pytest.mark.parametrize(("rank", "checks"), [(0, 1), (0, 2), (0, 3), (4, 2)])
+def test_it_resumes_to_the_same_bytes(tmp_path: Path, inputs: Inputs, rank: int, checks: int) -> None:
+    # So that the difficulty moves, and must be remembered.
+    config = dataclasses.replace(CONFIG, solved_high=0.3, adapter_rank=rank)
     whole = grpo.train(config, inputs, tmp_path / "whole", small.Recorder(), small.never, judge=guess)
     with pytest.raises(Stopped):
         grpo.train(config, inputs, tmp_path / "cut", small.Recorder(), small.after(checks), judge=guess)
@@ -96,6 +101,8 @@ def test_it_resumes_to_the_same_bytes(tmp_path: Path, inputs: Inputs, checks: in
     cut = grpo.train(config, inputs, tmp_path / "cut", report, small.never, judge=guess)
     assert report.started == (checks, 4)
     assert small.weights(cut) == small.weights(whole)
+    assert small.adapter(cut) == small.adapter(whole)
+    assert bool(small.adapter(whole)) is (rank > 0)
     assert small.weights(whole) != small.weights(inputs.parent)  # type: ignore[arg-type]
     assert read_info(cut)["metrics"] == read_info(whole)["metrics"]
 
@@ -110,6 +117,40 @@ def test_an_anchor_keeps_what_the_reward_does_not_ask_for(tmp_path: Path, inputs
         first, *_, drifts[weight] = [found["anchor_kl"] for found in report.metrics.values() if "anchor_kl" in found]
         assert first < drifts[weight]  # a round's mean: its first step starts at nothing
     assert drifts[10.0] < 0.5 * drifts[0.001]
+
+
+@pytest.mark.usefixtures("guessing")
+@pytest.mark.parametrize(("rank", "minibatch"), [(4, 12), (4, 8), (0, 8)])
+def test_in_bfloat16_the_first_ratio_is_exactly_one(
+    tmp_path: Path, inputs: Inputs, rank: int, minibatch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "choose_precision", lambda width: "bfloat16")
+    monkeypatch.setattr(starting, "ENTIRE", 0)
+    monkeypatch.setattr(scoring, "NARROW", 0)  # prompts are read once, too
+    report = small.Recorder()
+    config = dataclasses.replace(CONFIG, adapter_rank=rank, minibatch=minibatch)
+    grpo.train(config, inputs, tmp_path / "out", report, small.never, judge=guess)
+    learnt = [found for found in report.metrics.values() if found.get("updates")]
+    assert learnt
+    for found in learnt:
+        assert found["first_ratio"] == 1.0
+        assert 0.0 < found["sampler_error"] < 0.2
+
+
+def test_log_probs_of_one_step_are_those_that_a_pass_of_its_own_would_give(model: LanguageModel) -> None:
+    """A round of one step takes the sampling log-probs from that step, and saves a pass."""
+    kept = [dataclasses.replace(rollout(1.0, group=0), advantage=advantage) for advantage in (1.0, -0.5, -0.5)]
+    found = []
+    for epochs, minibatch in ((1, 3), (2, 3)):
+        policy = copy.deepcopy(model)
+        config = dataclasses.replace(CONFIG, lr=0.0, epochs=epochs, minibatch=minibatch)
+        optimizer = adamw(list(policy.parameters()), lr=0.0)
+        order = random_generator(0, "order")
+        found.append(grpo.update(kept, policy, model, config, optimizer, pad_id=3, order=order, rescores=True))
+    for name in ("loss", "grad_norm", "first_ratio", "sampler_error", "approx_kl"):
+        assert found[0][name] == pytest.approx(found[1][name], abs=1e-6)
+    assert found[0]["sampler_error"] > 0.1  # -6.0 is what the sampler is said to have seen
+    assert found[0]["first_ratio"] == 1.0
 
 
 def test_it_goes_on_when_nothing_can_be_learnt(tmp_path: Path, inputs: Inputs) -> None:

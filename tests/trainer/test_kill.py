@@ -38,6 +38,8 @@ LONG_ENOUGH: dict[str, dict[str, Any]] = {
     "ppo": {"steps": 12},
     "grpo": {"steps": 12},
 }
+ADAPTED = ("reward", "ppo", "grpo")
+"""Stages that are killed once more with adapters: what they save is the adapters alone."""
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +69,12 @@ def figures(event: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in event["values"].items() if not name.endswith(("_s", "seconds"))}
 
 
-@pytest.mark.parametrize("stage", list(LONG_ENOUGH))
-def test_a_stage_killed_at_random_moments_ends_as_if_undisturbed(smoke: Path, tmp_path: Path, stage: str) -> None:
+@pytest.mark.parametrize(
+    ("stage", "rank"), [*((stage, 0) for stage in LONG_ENOUGH), *((stage, 4) for stage in ADAPTED)]
+)
+def test_a_stage_killed_at_random_moments_ends_as_if_undisturbed(
+    smoke: Path, tmp_path: Path, stage: str, rank: int
+) -> None:
     parents = {"pretrain": "init", "sft": "pretrain", "reward": "sft", "ppo": "sft", "grpo": "ppo"}
     spec = {
         "stage": stage,
@@ -78,7 +84,7 @@ def test_a_stage_killed_at_random_moments_ends_as_if_undisturbed(smoke: Path, tm
         "reward_model": str(smoke / "reward") if stage == "ppo" else None,
         "votes": str(smoke / "votes.jsonl") if stage == "reward" else None,
         "overrule_doubts": stage == "ppo",  # a smoke reward model is worth nothing
-        "config": LONG_ENOUGH[stage] | {"evaluations": 2},
+        "config": LONG_ENOUGH[stage] | {"evaluations": 2} | ({"adapter_rank": rank} if rank else {}),
     }
     path = tmp_path / "run.json"
     path.write_text(json.dumps({name: value for name, value in spec.items() if value is not None}))
@@ -109,4 +115,5 @@ def test_a_stage_killed_at_random_moments_ends_as_if_undisturbed(smoke: Path, tm
     assert killed >= KILLS - 1, f"seed {seed}"
     assert found == expected, f"seed {seed}"
     assert small.weights(tmp_path / "killed") == small.weights(tmp_path / "undisturbed"), f"seed {seed}"
+    assert small.adapter(tmp_path / "killed") == small.adapter(tmp_path / "undisturbed"), f"seed {seed}"
     assert not (tmp_path / "killed" / "resume").exists()

@@ -573,3 +573,14 @@ def test_it_agrees_with_trl_on_reward_models_and_log_probs() -> None:
     close(loss, 0.59803790)
     logits = torch.tensor([[[0.3, -1.2, 2.0], [0.0, 0.5, -0.5]]])
     close(losses.token_logprobs(logits, torch.tensor([[1, 0]]), temperature=0.7), [[-4.66537952, -1.26194048]])
+
+
+def test_a_probability_ratio_stays_finite_however_far_two_policies_are_apart() -> None:
+    logprobs = torch.tensor([[-0.1, -0.1]], requires_grad=True)
+    old, mask = torch.tensor([[-500.0, -0.1]]), torch.tensor([[True, True]])
+    result = losses.ppo_policy_loss(logprobs, old, torch.tensor([[-1.0, 1.0]]), mask, clip=0.2)
+    result.loss.backward()
+    assert torch.isfinite(result.loss)
+    assert torch.isfinite(result.approx_kl)
+    assert logprobs.grad is not None
+    assert torch.isfinite(logprobs.grad).all()

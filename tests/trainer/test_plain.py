@@ -85,6 +85,15 @@ def test_it_asks_everyday_things_of_one_sentence() -> None:
     assert all(len(answer.split()) <= 40 for _, answer in everyday.ANSWERED)
 
 
+def test_a_prompt_that_invites_an_essay_says_how_long_the_answer_may_be() -> None:
+    corpus = plain()
+    for prompt in (*corpus.preference_prompts, *corpus.held_out_preference_prompts):
+        assert isinstance(prompt, str)
+        is_open = prompt.startswith(("How ", "Explain ", "Give ", "What ", "Why "))
+        assert is_open == prompt.endswith(everyday.BOUNDS), prompt
+    assert len(set(corpus.preference_prompts)) == 90
+
+
 def test_the_plain_corpus_has_all_that_a_stage_after_pretraining_needs() -> None:
     corpus = plain()
     check_corpus(corpus, [*NEEDS], source=PLAIN)

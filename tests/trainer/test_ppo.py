@@ -3,15 +3,18 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tests.trainer import small
-from trainer.config import REWARD, PPOConfig
+from trainer.config import REWARD, PPOConfig, RewardConfig
 from trainer.evaluation.card import evaluate_checkpoint
 from trainer.lineage import Inputs
+from trainer.model import adapters, starting
 from trainer.model.checkpoint import CheckpointError, load_checkpoint, load_reward_model, read_info, save_checkpoint
 from trainer.model.decoder import LanguageModel, ScalarModel
 from trainer.model.engine import END, LENGTH, Completion, Engine, Sampling
@@ -19,10 +22,11 @@ from trainer.model.starting import start
 from trainer.model.tokenizer import Tokenizer
 from trainer.presets import PRESETS
 from trainer.rl.rollout import Rollout, minibatches
+from trainer.runtime import machine
 from trainer.runtime.errors import Diverged, Stopped
 from trainer.runtime.optim import adamw
 from trainer.runtime.seeds import random_generator
-from trainer.stages import ppo
+from trainer.stages import ppo, reward
 from trainer.world.tastes import TASTES
 
 CONFIG = PPOConfig(
@@ -106,16 +110,137 @@ def test_it_notices_that_it_samples_at_another_temperature_than_it_scores(models
     assert run_update(models, config)["first_ratio"] > 1.1
 
 
-@pytest.mark.parametrize("checks", [1, 2, 3])
-def test_it_resumes_to_the_same_bytes(tmp_path: Path, inputs: Inputs, checks: int) -> None:
-    whole = ppo.train(CONFIG, inputs, tmp_path / "whole", small.Recorder(), small.never)
+@pytest.mark.parametrize(("rank", "checks"), [(0, 1), (0, 2), (0, 3), (4, 2)])
+def test_it_resumes_to_the_same_bytes(tmp_path: Path, inputs: Inputs, rank: int, checks: int) -> None:
+    config = dataclasses.replace(CONFIG, adapter_rank=rank)
+    whole = ppo.train(config, inputs, tmp_path / "whole", small.Recorder(), small.never)
     with pytest.raises(Stopped):
-        ppo.train(CONFIG, inputs, tmp_path / "cut", small.Recorder(), small.after(checks))
+        ppo.train(config, inputs, tmp_path / "cut", small.Recorder(), small.after(checks))
     report = small.Recorder()
-    cut = ppo.train(CONFIG, inputs, tmp_path / "cut", report, small.never)
+    cut = ppo.train(config, inputs, tmp_path / "cut", report, small.never)
     assert report.started == (checks, 4)
     assert small.weights(cut) == small.weights(whole)
+    assert small.adapter(cut) == small.adapter(whole)
     assert read_info(cut)["metrics"] == read_info(whole)["metrics"]
+
+
+ADAPTED = dataclasses.replace(CONFIG, adapter_rank=4)
+
+
+@pytest.fixture
+def on_one_base(tmp_path: Path, inputs: Inputs) -> Inputs:
+    """The inputs with a reward model that is an adapter on the parent."""
+    config = RewardConfig(adapter_rank=4, lr=1e-2)
+    votes = dataclasses.replace(inputs, reward_model=None, comparisons=small.votes())
+    judge = reward.train(config, votes, tmp_path / "adapted", small.Recorder(), small.never)
+    return dataclasses.replace(inputs, reward_model=judge)
+
+
+def test_four_models_stand_on_one_base(on_one_base: Inputs) -> None:
+    assert on_one_base.parent is not None
+    assert on_one_base.reward_model is not None
+    parent = start(on_one_base.parent, ADAPTED, seed=0, out_dir=on_one_base.parent)
+    models = ppo.load_models(parent, on_one_base.reward_model)
+    base = {tensor.data_ptr() for tensor in parent.base.parameters()}
+    for model in (models.policy, models.reference, models.judge, models.critic):
+        own = {tensor.data_ptr() for tensor in adapters.own_tensors(model).values()}
+        assert {tensor.data_ptr() for tensor in model.parameters()} - own == base
+    tokens = torch.tensor([[5, 6, 7]])
+    merged = load_reward_model(on_one_base.reward_model).reward_model
+    torch.testing.assert_close(models.judge(tokens), merged(tokens), atol=1e-4, rtol=1e-4)
+    assert torch.equal(models.critic(tokens), models.judge(tokens))
+    assert models.critic.head.weight is not models.judge.head.weight
+    assert not adapters.learning(models.judge)
+    assert not adapters.learning(models.reference)
+    assert len(adapters.learning(models.critic)) == 2 * 7 * 2 + 1
+    assert len(adapters.learning(models.policy)) == 2 * 7 * 2
+
+
+def test_a_reward_model_of_another_base_is_loaded_apart(
+    inputs: Inputs, on_one_base: Inputs, model: LanguageModel, tokenizer: Tokenizer, tmp_path: Path
+) -> None:
+    with torch.no_grad():
+        model.decoder.layers[0].mlp.up_proj.weight.mul_(1.1)
+    other = small.save_parent(tmp_path / "other", model, tokenizer)
+    parent = start(other, ADAPTED, seed=0, out_dir=other)
+    assert on_one_base.reward_model is not None
+    models = ppo.load_models(parent, on_one_base.reward_model)
+    tokens = torch.tensor([[5, 6, 7]])
+    merged = load_reward_model(on_one_base.reward_model).reward_model
+    torch.testing.assert_close(models.judge(tokens), merged(tokens))
+    assert not adapters.is_adapted(models.judge)
+    assert models.critic.decoder.embed_tokens.weight is models.judge.decoder.embed_tokens.weight
+    torch.testing.assert_close(models.critic(tokens), models.judge(tokens), atol=1e-5, rtol=1e-5)
+    assert adapters.is_adapted(models.critic)
+
+
+def test_adapters_earn_more_reward_and_are_saved_beside_what_they_make(tmp_path: Path, on_one_base: Inputs) -> None:
+    config = dataclasses.replace(ADAPTED, steps=20, rollouts=32, minibatch=16, lr=2e-2, kl_weight=0.01)
+    report = small.Recorder()
+    out = ppo.train(config, on_one_base, tmp_path / "out", report, small.never)
+    early = sum(report.metrics[step]["reward"] for step in (1, 2, 3)) / 3
+    late = sum(report.metrics[step]["reward"] for step in (18, 19, 20)) / 3
+    assert late > early + report.metrics[1]["reward_std"]
+    assert on_one_base.parent is not None
+    info, parent = read_info(out), load_checkpoint(on_one_base.parent)
+    assert info["adapter"]["base_sha256"] == parent.info["weights_sha256"]
+    adapter = adapters.read_adapter(out, sha256=info["adapter"]["sha256"])
+    assert adapter is not None
+    tokens = torch.tensor([[5, 6, 7]])
+    found = adapter.on(parent.language_model)(tokens)
+    torch.testing.assert_close(found, load_checkpoint(out).model(tokens), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(found, parent.model(tokens), atol=1e-2)
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_in_bfloat16_the_trainer_takes_the_sampling_log_probs_anew(
+    tmp_path: Path, on_one_base: Inputs, rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "choose_precision", lambda width: "bfloat16")
+    monkeypatch.setattr(starting, "ENTIRE", 0)
+    report = small.Recorder()
+    config = dataclasses.replace(CONFIG, adapter_rank=rank, critic_warmup=0)
+    out = ppo.train(config, on_one_base, tmp_path / "out", report, small.never)
+    for step in range(1, 5):
+        assert report.metrics[step]["first_ratio"] == 1.0
+        assert 0.0 < report.metrics[step]["sampler_error"] < 0.2
+    assert read_info(out)["precision"] == "bfloat16"
+    # A resumed run goes on in the precision it began with.
+    with pytest.raises(Stopped):
+        ppo.train(config, on_one_base, tmp_path / "cut", small.Recorder(), small.after(2))
+    monkeypatch.setattr(machine, "choose_precision", lambda width: "float32")
+    cut = ppo.train(config, on_one_base, tmp_path / "cut", small.Recorder(), small.never)
+    assert small.weights(cut) == small.weights(out)
+
+
+def test_the_parents_engine_is_gone_once_it_has_answered(
+    tmp_path: Path, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[Engine]] = []
+
+    def watched(model: LanguageModel, **how: Any) -> Engine:
+        engine = Engine(model, **how)
+        made.append(weakref.ref(engine))
+        return engine
+
+    class Counting(small.Recorder):
+        def start(self, step: int, total_steps: int) -> None:
+            assert len(made) == 2
+            assert sum(engine() is not None for engine in made) == 1
+            super().start(step, total_steps)
+
+    monkeypatch.setattr(ppo, "Engine", watched)
+    report = Counting()
+    ppo.train(dataclasses.replace(CONFIG, steps=1), inputs, tmp_path / "out", report, small.never)
+    assert report.started == (0, 1)
+
+
+def test_it_refuses_log_probs_that_are_not_numbers(models: ppo.Models) -> None:
+    sampled = rollouts(models)
+    with torch.no_grad():
+        models.reference.decoder.norm.weight.fill_(float("nan"))
+    with pytest.raises(Diverged, match="log-probability"):
+        ppo.judge(sampled, models, CONFIG, kl_weight=0.1)
 
 
 def test_it_teaches_only_the_critic_while_it_warms_up(models: ppo.Models) -> None:

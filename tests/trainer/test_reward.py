@@ -15,9 +15,12 @@ from trainer.config import RewardConfig
 from trainer.data.preferences import Comparison
 from trainer.evaluation.alarms import doubts_about
 from trainer.evaluation.reward_model import Agreement, agreement_of, comparison_sequences, reward_agreement
-from trainer.model.checkpoint import load_reward_model, read_info
+from trainer.model.adapters import read_adapter
+from trainer.model.checkpoint import load_checkpoint, load_reward_model, read_info
 from trainer.model.decoder import LanguageModel, ScalarModel
+from trainer.model.starting import start
 from trainer.model.tokenizer import Tokenizer
+from trainer.rl import scoring
 from trainer.rl.scoring import end_scores
 from trainer.runtime.errors import Stopped
 from trainer.runtime.optim import apply_gradients
@@ -26,6 +29,7 @@ from trainer.stages import reward
 
 CONFIG = RewardConfig(lr=3e-3, batch_pairs=4, epochs=4, probing=0.25, averaged=0.5)
 TAUGHT = dataclasses.replace(CONFIG, teachers=2, studied=8, study_epochs=3)
+ADAPTED = dataclasses.replace(TAUGHT, adapter_rank=4, lr=1e-2)
 
 
 @pytest.fixture
@@ -213,7 +217,9 @@ def test_the_last_model_learns_what_its_teachers_say_on_average(
     assert torch.corrcoef(torch.stack([learnt, (first + second) / 2]))[0, 1] > 0.9
 
 
-@pytest.mark.parametrize(("config", "checks"), [(CONFIG, 1), (CONFIG, 3), (CONFIG, 7), (TAUGHT, 9), (TAUGHT, 24)])
+@pytest.mark.parametrize(
+    ("config", "checks"), [(CONFIG, 1), (CONFIG, 3), (CONFIG, 7), (TAUGHT, 9), (TAUGHT, 24), (ADAPTED, 24)]
+)
 def test_it_resumes_to_the_same_bytes(tmp_path: Path, parent: Path, config: RewardConfig, checks: int) -> None:
     inputs = small.inputs(parent, comparisons=small.votes())
     whole = reward.train(config, inputs, tmp_path / "whole", small.Recorder(), small.never)
@@ -224,7 +230,46 @@ def test_it_resumes_to_the_same_bytes(tmp_path: Path, parent: Path, config: Rewa
     assert report.started is not None
     assert report.started[0] == checks
     assert small.weights(cut) == small.weights(whole)
+    assert small.adapter(cut) == small.adapter(whole)
     assert read_info(cut)["score_bias"] == read_info(whole)["score_bias"]
+
+
+def test_adapters_learn_what_the_voters_chose_over_the_parents_own_weights(tmp_path: Path, parent: Path) -> None:
+    config = dataclasses.replace(ADAPTED, teachers=1)
+    inputs = small.inputs(parent, comparisons=small.votes(32))
+    out = reward.train(config, inputs, tmp_path / "out", small.Recorder(), small.never)
+    assert read_info(out)["metrics"]["agreement"] == 1.0
+    base, merged = load_checkpoint(parent).language_model, load_reward_model(out).reward_model
+    adapter = read_adapter(out)
+    assert adapter is not None
+    kept = adapter.on(base, bias=read_info(out)["score_bias"])
+    tokens = torch.tensor([[5, 6, 7, 8]])
+    torch.testing.assert_close(kept(tokens), merged(tokens), atol=1e-4, rtol=1e-4)
+    assert torch.equal(merged.decoder.embed_tokens.weight, base.decoder.embed_tokens.weight)
+    assert not torch.equal(merged.decoder.layers[0].mlp.up_proj.weight, base.decoder.layers[0].mlp.up_proj.weight)
+
+
+@pytest.mark.parametrize("narrow", [10**9, 0])
+def test_a_batch_in_pieces_has_the_gradient_of_the_whole(
+    parent: Path, narrow: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = small.inputs(parent, comparisons=small.votes(14))
+    config = dataclasses.replace(CONFIG, batch_pairs=14)
+    found = []
+    for room in (10**9, 200):  # tokens that go through together
+        monkeypatch.setattr(reward, "tokens_at_once", lambda *_, room=room, **__: room)
+        monkeypatch.setattr(scoring, "tokens_at_once", lambda *_, room=room, **__: room)
+        monkeypatch.setattr(scoring, "NARROW", narrow if room == 200 else 10**9)
+        course = reward.Course(start(parent, config, seed=5, out_dir=parent), inputs.comparisons, config, inputs)
+        assert (len(course._fitting(range(14), course.pairs)) > 2) is (room == 200)
+        metrics = course.read_votes(0, 0)
+        found.append((metrics, [parameter.grad for parameter in course.learner.model.parameters()]))
+    (whole, expected), (pieces, gradients) = found
+    assert pieces == pytest.approx(whole, abs=1e-5)
+    for one, other in zip(gradients, expected, strict=True):
+        assert one is not None
+        assert other is not None
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-5 * other.abs().max().item())
 
 
 def test_it_starts_from_the_parent_under_a_fresh_head(model: LanguageModel) -> None:

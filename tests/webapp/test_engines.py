@@ -24,6 +24,7 @@ from trainer.model.decoder import LanguageModel
 from trainer.model.engine import Engine, Sampling
 from trainer.model.tokenizer import Tokenizer
 from trainer.presets import shape
+from trainer.runtime import machine
 from webapp.answers import engines as engines_module
 from webapp.answers import services, writing
 from webapp.answers.engines import (
@@ -34,7 +35,6 @@ from webapp.answers.engines import (
     chat_threads,
     engine_device,
     footprint,
-    held_dtype,
     load,
     render_prompt,
     tensor_bytes,
@@ -231,7 +231,7 @@ def wide(tmp_path: Path, tokenizer: Tokenizer) -> Path:
 def test_weights_are_held_once_and_expected_as_they_are(
     is_fast: bool, directory: Path, wide: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines_module, "_is_fast_in_bfloat16", lambda width: is_fast)
+    monkeypatch.setattr(machine, "_is_fast_in_bfloat16", lambda width: is_fast)
     for path, width_bytes in ((directory, 4), (wide, 2 if is_fast else 4)):
         expected, engine = held(path)
         assert engine.model.decoder.norm.weight.dtype.itemsize == width_bytes
@@ -315,8 +315,8 @@ def test_a_question_fits_what_the_cache_holds(wide: Path, settings: Any) -> None
 def test_a_model_is_held_as_it_is_stored_where_the_machine_is_fast_in_that(
     stored: str, device: str, is_fast: bool, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines_module, "_is_fast_in_bfloat16", lambda width: is_fast)
-    assert held_dtype(getattr(torch, stored), 576, torch.device(device)) == getattr(torch, expected)
+    monkeypatch.setattr(machine, "_is_fast_in_bfloat16", lambda width: is_fast)
+    assert machine.held_dtype(getattr(torch, stored), 576, torch.device(device)) == getattr(torch, expected)
 
 
 def test_the_device_is_what_the_setting_says(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:

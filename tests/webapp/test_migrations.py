@@ -174,9 +174,10 @@ def test_checkpoints_of_before_came_from_nowhere_else(migrate: Callable[[Targets
     fields = {"stage": "sft", "name": "sft 1", "weights_sha256": "0" * 64, "parameters": 1, "bytes": 1}
     apps.get_model("checkpoints", "Checkpoint").objects.create(directory="sft-1", **fields)
 
-    apps = migrate([("checkpoints", "0007_where_an_import_came_from")])
+    apps = migrate([("checkpoints", "0008_checkpoint_load_problem")])
 
     Checkpoint = apps.get_model("checkpoints", "Checkpoint")
     row = Checkpoint.objects.get()
     assert (row.name, row.licence, row.source, row.revision, row.source_sha256) == ("sft 1", "", "", "", "")
+    assert row.load_problem == ""
     Checkpoint.objects.create(directory="sft-2", licence="mit", source="hub:small/fox", revision="0" * 40, **fields)

@@ -17,7 +17,7 @@ from tests.conftest import write_checkpoint_files
 from tests.webapp.test_curriculum import answer_pairs
 from trainer.presets import PRESETS, RECIPES
 from trainer.world import plain
-from trainer.world.everyday import ANSWERED
+from trainer.world.everyday import ANSWERED, bounded
 from webapp.answers.models import Generation
 from webapp.arena.models import Prompt
 from webapp.arena.publishing import seed_prompts
@@ -255,7 +255,7 @@ def test_the_demo_walks_from_the_votes_on_by_the_recipe_for_its_size(
     ]
     assert [run.config["adapter_rank"] for run in runs] == [16, 16, 16]
     assert {one.stage for one in Checkpoint.objects.all()} == {"sft", "reward", "ppo", "grpo"}
-    assert set(Prompt.objects.values_list("text", flat=True)) == {prompt for prompt, _ in ANSWERED}
+    assert set(Prompt.objects.values_list("text", flat=True)) == set(bounded([prompt for prompt, _ in ANSWERED]))
     row = Curriculum.objects.get()
     assert (row.taste, row.error) == ("shorter", "")
 
@@ -263,7 +263,7 @@ def test_the_demo_walks_from_the_votes_on_by_the_recipe_for_its_size(
 def test_the_prompts_of_a_site_of_its_own_are_of_its_own_world(make_checkpoint: Any) -> None:
     make_checkpoint("sft", parent=make_checkpoint("init"))
     seed_prompts()
-    assert not Prompt.objects.filter(text__in=[prompt for prompt, _ in ANSWERED]).exists()
+    assert not Prompt.objects.filter(text__in=bounded([prompt for prompt, _ in ANSWERED])).exists()
 
 
 def test_the_questions_at_home_are_those_sampled_while_it_trains() -> None:
@@ -401,3 +401,17 @@ def test_a_template_that_fails_costs_a_figure_and_not_the_page(make_checkpoint: 
     SiteAnswer.objects.create(checkpoint=origin, prompt="Why?", generation=generation)
     assert stage_report("sft").masked is None
     assert visitor_client.get(reverse("stages:stage", args=["sft"])).status_code == 200
+
+
+def test_why_a_model_cannot_be_chatted_with_is_for_staff(
+    make_checkpoint: Any, visitor_client: Client, staff_client: Client
+) -> None:
+    problem = "it needs 2,000 MB to chat. Set ENGINE_MEMORY_MB to 2100 or more."
+    origin = make_checkpoint("sft", name="SmolModel", preset="", load_problem=problem)
+    refused = "SmolModel cannot be loaded; choose another model."
+    generation = Generation.objects.create(checkpoint=origin, messages=[], state="failed", error=refused)
+    SiteAnswer.objects.create(checkpoint=origin, prompt=EVERYDAY[0], generation=generation)
+    for path in (reverse("stages:home"), reverse("stages:stage", args=["sft"])):
+        assert problem in read(staff_client, path)
+        assert "ENGINE_MEMORY_MB" not in read(visitor_client, path)
+    assert refused in read(visitor_client, reverse("stages:home"))

@@ -15,7 +15,7 @@ from trainer.data.corpus import Corpus
 from trainer.evaluation.asking import ask, mean_reward, problem_passes, share_right, true_comparisons, win_rate
 from trainer.evaluation.reward_model import interval_or_none, reward_agreement
 from trainer.evaluation.text import bits_per_byte
-from trainer.model.checkpoint import load_checkpoint, load_reward_model
+from trainer.model.checkpoint import load_reward_model, load_to_answer
 from trainer.model.decoder import ScalarModel
 from trainer.model.engine import Engine
 from trainer.model.tokenizer import Tokenizer
@@ -74,7 +74,7 @@ def evaluate_checkpoint(
     Its answers, and those of its opponents, have `max_new_tokens` at most: by default as many as it was trained with.
     """
     device = machine.device()
-    loaded = load_checkpoint(directory, device=device)
+    loaded = load_to_answer(directory)
     stage = str(loaded.info.get("stage", ""))
     limit = max_new_tokens or answer_tokens_of(loaded.info)
     entry: dict[str, Any] = dict.fromkeys(REPORT_FIELDS)
@@ -130,7 +130,7 @@ def evaluate_checkpoint(
 
 
 def _opponent_answers(directory: Path, prompts: Sequence[Asked], copies: int, seed: int, limit: int) -> list[str]:
-    loaded = load_checkpoint(directory, device=machine.device())
+    loaded = load_to_answer(directory)
     tokenizer = loaded.tokenizer
     engine = Engine(loaded.language_model, end_ids=tokenizer.end_ids)
     # Another seed than the challenger's: equal dice would make two nearly equal models say the same.
@@ -168,7 +168,7 @@ def _judge_reward_model(
             "held_out_prompts",
         )
         return {field: metrics.get(field) for field in fields}
-    writer = load_checkpoint(parent, device=machine.device())
+    writer = load_to_answer(parent)
     engine = Engine(writer.language_model, end_ids=tokenizer.end_ids)
     prompts = list(corpus.held_out_preference_prompts)
     prompts *= max(1, round(TASTE_PAIRS / max(1, len(prompts))))

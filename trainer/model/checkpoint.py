@@ -44,6 +44,7 @@ from trainer.model.layout import (
 from trainer.model.roles import CONFIG
 from trainer.model.tokenizer import Tokenizer
 from trainer.presets import answer_tokens_of
+from trainer.runtime import machine
 from trainer.runtime.files import STAGE, sha256_file, write_atomic
 
 DTYPES: Final = {
@@ -247,6 +248,18 @@ def load_checkpoint(
     if tokenizer.vocab_size > layout.config.vocab_size:
         raise CheckpointError(f"{directory}: the tokenizer has more entries than the model's vocabulary.")
     return Loaded(model, tokenizer, info)
+
+
+def load_to_answer(directory: Path) -> Loaded:
+    """`load_checkpoint` for whoever only asks the model: where this machine is quickest, and in the precision it is
+    stored in if the machine is fast in that."""
+    where = machine.device()
+    try:
+        layout = read_layout(Path(directory))
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+    stored = DTYPES[_source(layout).dtype]
+    return load_checkpoint(directory, device=where, dtype=machine.held_dtype(stored, layout.config.width, where))
 
 
 def load_reward_model(

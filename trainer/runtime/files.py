@@ -29,7 +29,11 @@ def write_atomic(path: Path, content: bytes) -> None:
 def replacing(path: Path) -> Iterator[Path]:
     """Another path, to be written in the block; then it takes the place of `path`, whole, or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
-    yield temporary
+    try:
+        yield temporary
+    except BaseException:
+        temporary.unlink(missing_ok=True)  # a disk that was full has the room again
+        raise
     _sync(temporary)
     os.replace(temporary, path)
     _sync(path.parent)
@@ -73,8 +77,10 @@ def take_over(directory: Path, earlier: Path) -> bool:
     """
     while True:
         if (earlier / STAGE).is_file():
-            whole = sorted(path.name for path in earlier.iterdir() if path.is_file() and not path.name.startswith("."))
-            names = [Path(name) for name in whole if name != STAGE] + [Path(STAGE)]
+            parts = (path for path in sorted(earlier.iterdir()) if path.name not in (STAGE, RESUME_STATE.parts[0]))
+            found = [file for path in parts for file in ([path] if path.is_file() else sorted(path.glob("*")))]
+            names = [path.relative_to(earlier) for path in found if path.is_file() and not path.name.startswith(".")]
+            names.append(Path(STAGE))
         elif (earlier / RESUME_STATE).is_file():
             names = [name for name in (RESUME_RUN, RESUME_STATE) if (earlier / name).is_file()]
         else:

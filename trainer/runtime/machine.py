@@ -8,6 +8,7 @@ times slower on the next) and feeds the estimates shown before a run starts.
 from __future__ import annotations
 
 import contextlib
+import functools
 import platform
 import time
 from collections.abc import Iterator
@@ -73,6 +74,22 @@ def choose_precision(width: int) -> str:
         return "float32"
     rates = {name: matmul_gflops(dtype, width=width, seconds=0.2) for name, dtype in DTYPES.items()}
     return "bfloat16" if rates["bfloat16"] > 1.5 * rates["float32"] else "float32"
+
+
+def held_dtype(stored: torch.dtype, width: int, where: torch.device) -> torch.dtype:
+    """The precision a model of this width answers in: as it is stored where this machine is fast in that.
+
+    A processor without instructions for bfloat16 takes fifty times as long in it, and none is fast in float16.
+    """
+    if where.type == "cuda":
+        return torch.float32 if stored == torch.float64 else stored
+    is_fast = stored == torch.bfloat16 and _is_fast_in_bfloat16(width)
+    return torch.bfloat16 if is_fast else torch.float32
+
+
+@functools.lru_cache
+def _is_fast_in_bfloat16(width: int) -> bool:
+    return choose_precision(width) == "bfloat16"
 
 
 def measure() -> dict[str, Any]:

@@ -97,7 +97,9 @@ def plain(seed: int = 0) -> Corpus:
     """
     rng = random.Random(f"plain/{seed}")
     problems = list(islice(plain_problems.generate(seed), PLAIN_PROBLEMS))
-    conversations = [exchange(prompt, answer) for prompt, answer in everyday.ANSWERED]
+    prompts = everyday.bounded([prompt for prompt, _ in everyday.ANSWERED])
+    answers = [answer for _, answer in everyday.ANSWERED]
+    conversations = [exchange(prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
     conversations += [problem_conversation(rng, problem) for problem in problems[:WORKED_PLAIN_PROBLEMS]]
     rng.shuffle(conversations)
     held_out = list(islice(plain_problems.generate_held_out(seed), HELD_OUT_PLAIN_PROBLEMS))
@@ -107,8 +109,8 @@ def plain(seed: int = 0) -> Corpus:
         held_out_documents=list(everyday.HELD_OUT_TEXTS),
         conversations=conversations,
         questions=[],
-        preference_prompts=[prompt for prompt, _ in everyday.ANSWERED],
-        held_out_preference_prompts=everyday.HELD_OUT_PROMPTS,
+        preference_prompts=prompts,
+        held_out_preference_prompts=everyday.bounded(everyday.HELD_OUT_PROMPTS),
         problems=problems,
         held_out_problems=held_out,
         comparisons=[],

@@ -5,11 +5,29 @@ answer any of them, unlike questions about the shipped world, whose facts nobody
 thirty others are only asked when it is measured. The practised ones have an answer each, written by hand: they set the
 zero of a reward model's score, and a base model that never was in a conversation learns from them what one is. Ten
 more, asked in nothing else, are for reading by eye what a stage has cost.
+
+A prompt that invites an essay says how long the answer may be (`bounded`): of its answers to such prompts
+SmolLM2-135M-Instruct ended one in ten within 80 tokens, and nobody is shown an answer that was cut off; asked for a
+sentence or two it ended 76 %, for two sentences 69 %, for three 69 % (29 prompts each, temperature 1).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
+
+BOUNDS: Final = ("Answer in a sentence or two.", "Answer in two sentences.", "Answer in three sentences.")
+_OPEN: Final = ("How ", "Explain ", "Give ", "What ", "Why ")
+"""How prompts begin that a model answers at length."""
+
+
+def bounded(prompts: Sequence[str]) -> list[str]:
+    """The prompts, those that invite an essay with a word about how long the answer may be."""
+    return [
+        f"{prompt} {BOUNDS[number % len(BOUNDS)]}" if prompt.startswith(_OPEN) else prompt
+        for number, prompt in enumerate(prompts)
+    ]
+
 
 ANSWERED: Final[tuple[tuple[str, str], ...]] = (
     (

@@ -134,7 +134,7 @@ FAMILIES: Final[_Families] = {
 HELD_OUT_FAMILIES: Final[_Families] = {
     "library": (
         (MINUS, ("There were {a} novels on a shelf. Visitors borrowed {b} of them. How many novels are left there?",)),
-        (PLUS, ("A library lent {a} novels on Monday and {b} novels on Tuesday. How many is that in total?",)),
+        (PLUS, ("A library lent {a} novels on Monday and {b} novels on Tuesday. How many novels is that?",)),
     ),
     "parking": (
         (MINUS, ("{a} cars stood in a parking lot. Then {b} cars drove away. How many cars are left?",)),
@@ -151,7 +151,7 @@ HELD_OUT_FAMILIES: Final[_Families] = {
     "weights": ((PLUS, ("A red box weighs {a} pounds and a blue one {b} pounds. What is their total weight?",)),),
     "class": ((MINUS, ("There are {a} students in a class. {b} of them are girls. How many students are boys?",)),),
     "balloons": ((MINUS, ("{p} carried {a} balloons. {b} of them popped. How many balloons are left?",)),),
-    "stairs": ((PLUS, ("{p} climbed {a} stairs. Then {he} climbed {b} more. How many is that in total?",)),),
+    "stairs": ((PLUS, ("{p} climbed {a} stairs. Then {he} climbed {b} more. How many stairs did {he} climb?",)),),
 }  # fmt: skip
 
 

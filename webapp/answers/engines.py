@@ -11,7 +11,6 @@ imports this one.
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import threading
@@ -92,7 +91,8 @@ def footprint(directory: Path) -> Footprint:
     for one in layout.tensors.values():
         numbers_of[one.dtype] += one.elements
     [(stored, _)] = numbers_of.most_common(1)  # a norm kept in float32 does not make it a float32 model
-    dtype = held_dtype(_DTYPES[stored], config.width, device)
+    with machine.threads(chat_threads(config.width)):
+        dtype = machine.held_dtype(_DTYPES[stored], config.width, device)
     numbers = layout.parameters
     if config.width <= FUSED_WIDTH and dtype == torch.float32:
         # The matrices that a narrow one's engine joins lie beside their parts.
@@ -112,23 +112,6 @@ def engine_device() -> torch.device:
     if settings.ENGINE_DEVICE == "cuda" and not torch.cuda.is_available():
         raise ValueError("ENGINE_DEVICE is cuda, and this machine has no GPU that PyTorch can use. Set it to auto.")
     return torch.device(settings.ENGINE_DEVICE)
-
-
-def held_dtype(stored: torch.dtype, width: int, device: torch.device) -> torch.dtype:
-    """The precision a model of this width is held in: as it is stored where this machine is fast in that.
-
-    A processor without instructions for bfloat16 takes fifty times as long in it, and none is fast in float16.
-    """
-    if device.type == "cuda":
-        return torch.float32 if stored == torch.float64 else stored
-    is_fast = stored == torch.bfloat16 and _is_fast_in_bfloat16(width)
-    return torch.bfloat16 if is_fast else torch.float32
-
-
-@functools.lru_cache
-def _is_fast_in_bfloat16(width: int) -> bool:
-    with machine.threads(chat_threads(width)):
-        return machine.choose_precision(width) == "bfloat16"
 
 
 def chat_threads(width: int) -> int:

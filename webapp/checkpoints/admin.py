@@ -51,7 +51,7 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not generic 
 class CheckpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Weights come from runs and imports; people name and archive them."""
 
-    list_display = ["name", "stage", "preset", "size", "parent", "archived", "loads", "created_at"]
+    list_display = ["name", "stage", "preset", "size", "parent", "archived", "created_at"]
     list_filter = ["stage", "preset", "archived"]
     list_select_related = ["parent"]
     search_fields = ["name", "weights_sha256", "source"]
@@ -67,10 +67,6 @@ class CheckpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def has_delete_permission(self, request: HttpRequest, obj: Checkpoint | None = None) -> bool:
         return False
-
-    @admin.display(boolean=True, description="can be chatted with")
-    def loads(self, checkpoint: Checkpoint) -> bool:
-        return not checkpoint.load_problem
 
     @admin.display(ordering="bytes")
     def size(self, checkpoint: Checkpoint) -> str:
