@@ -236,7 +236,7 @@ def test_rows_wait_where_the_cache_would_hold_too_many_tokens(model: LanguageMod
     while engine.busy:
         engine.step()
         if engine._cache is not None:
-            held = engine._cache.shape[2] * engine._cache.shape[4]
+            held = engine._cache.shape[1] * engine._cache.shape[3]
             assert held <= cache_tokens
             most = max(most, held)
     assert most > cache_tokens / 2

@@ -3,7 +3,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -209,6 +211,28 @@ def test_in_bfloat16_the_trainer_takes_the_sampling_log_probs_anew(
     monkeypatch.setattr(machine, "choose_precision", lambda width: "float32")
     cut = ppo.train(config, on_one_base, tmp_path / "cut", small.Recorder(), small.never)
     assert small.weights(cut) == small.weights(out)
+
+
+def test_the_parents_engine_is_gone_once_it_has_answered(
+    tmp_path: Path, inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[Engine]] = []
+
+    def watched(model: LanguageModel, **how: Any) -> Engine:
+        engine = Engine(model, **how)
+        made.append(weakref.ref(engine))
+        return engine
+
+    class Counting(small.Recorder):
+        def start(self, step: int, total_steps: int) -> None:
+            assert len(made) == 2
+            assert sum(engine() is not None for engine in made) == 1
+            super().start(step, total_steps)
+
+    monkeypatch.setattr(ppo, "Engine", watched)
+    report = Counting()
+    ppo.train(dataclasses.replace(CONFIG, steps=1), inputs, tmp_path / "out", report, small.never)
+    assert report.started == (0, 1)
 
 
 def test_it_refuses_log_probs_that_are_not_numbers(models: ppo.Models) -> None:

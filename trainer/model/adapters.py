@@ -11,10 +11,13 @@ adapters themselves are float32, because the small steps of a slow learning rate
 they are rounded only to compute. Gradients and optimiser states exist for what learns, which is a few per cent.
 
 A checkpoint holds the merged weights, W + (α / r) B A, so that everything loads it, and beside them `adapter/` in the
-layout of Hugging Face's PEFT, with the hash of the base it belongs to. The next stage that starts from that base takes
-the adapter, which is exact: a base in bfloat16 has no bits for an addition below half a step of its own numbers, so
-rounding to the nearest would take most of a short training away. Merging therefore rounds up or down at random, with
-the chances that keep the mean ("stochastic rounding"): what it adds is noise of the size such a base has anyway.
+layout of Hugging Face's PEFT, with the hash of the base it belongs to: a stage that starts from that base too takes the
+adapter itself. Merging rounds: a base in bfloat16 has no bits for an addition below half a step of its own numbers, and
+the nearest number is then the old one. So it rounds up or down at random, with the chances that keep the mean
+("stochastic rounding", Gupta et al. 2015, https://arxiv.org/abs/1502.02551). Three steps at 2e-4 moved
+SmolLM2-135M-Instruct by 0.161 nats a token; merged to the nearest it had moved by 0.070, this way by 0.161, and was
+0.00006 nats from base and adapter (after one step: 0.039, 0.006, 0.039). So the next stage, and the sampler of this
+one, may take merged weights.
 
 Simplifications: adapters on all seven linear layers of every block and nowhere else (Dettmers et al. 2023,
 https://arxiv.org/abs/2305.14314, found that to be what matters), α = 2r, no dropout.

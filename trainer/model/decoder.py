@@ -36,13 +36,17 @@ class RMSNorm(nn.Module):
 
 
 def rope_table(length: int, head_dim: int, theta: float, scaling: RopeScaling | None = None) -> tuple[Tensor, Tensor]:
-    """cos and sin, each [length, head_dim], of the rotary position embedding (Su et al., 2021)."""
+    """cos and sin, each [length, head_dim], of the rotary position embedding (Su et al., 2021).
+
+    sin has its sign, as `rotate` wants it: minus in the first half.
+    """
     inverse = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
     if scaling is not None:
         inverse = _stretched(inverse, scaling)
     angles = torch.outer(torch.arange(length, dtype=torch.float32), inverse)  # (T, D/2)
     angles = torch.cat([angles, angles], dim=-1)  # (T, D): Llama's layout turns halves, not neighbours
-    return angles.cos(), angles.sin()
+    sign = torch.ones(head_dim).index_fill_(0, torch.arange(head_dim // 2), -1.0)
+    return angles.cos(), angles.sin() * sign
 
 
 def _stretched(inverse: Tensor, scaling: RopeScaling) -> Tensor:
@@ -62,8 +66,7 @@ def _stretched(inverse: Tensor, scaling: RopeScaling) -> Tensor:
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn x [..., D] by the angles in cos and sin, which broadcast against it."""
-    left, right = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-right, left], dim=-1) * sin
+    return x * cos + x.roll(x.shape[-1] // 2, dims=-1) * sin  # the halves change places
 
 
 def effective_weight(linear: nn.Linear) -> Tensor:
@@ -75,8 +78,11 @@ def effective_weight(linear: nn.Linear) -> Tensor:
 class LayerCache(Protocol):
     """Keys and values of one layer that were computed before."""
 
-    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Add those of new tokens [B,Hkv,T,D]; returns all that these tokens may look at, [B,Hkv,S,D] each."""
+    def extend(self, kv: Tensor) -> tuple[Tensor, Tensor]:
+        """Add those of new tokens, keys above values [B,2·Hkv,T,D].
+
+        Returns the keys and values of all that these tokens may look at, [B,Hkv,S,D] each.
+        """
         ...
 
 
@@ -95,8 +101,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
     shared = k.shape[1]
     if length == 1:
         # The query heads of a group stand where a sequence would: they share keys and need no causality.
-        grouped = q.reshape(batch, shared, heads // shared, dim)
-        return F.scaled_dot_product_attention(grouped, k, v, attn_mask=allowed).reshape(batch, heads, 1, dim)
+        grouped = q.reshape(batch, shared, -1, dim)
+        return F.scaled_dot_product_attention(grouped, k, v, attn_mask=allowed).view(batch, heads, 1, dim)
     if q.is_cuda and shared != heads and (allowed is not None or q.dtype == torch.float32):
         # Only the flash kernel knows shared keys there, and it takes neither a mask nor float32. With keys for every
         # head the memory-efficient one does; what is left for shared ones stores all T x T scores.
@@ -150,20 +156,30 @@ class Attention(nn.Module):
             return [part(x) for part in parts]
         return [F.linear(x, torch.cat([part.weight for part in parts]))]  # one product instead of three small ones
 
-    def split(self, states: list[Tensor], cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What `qkv` gave as heads: normalised and turned queries [B,H,T,D] and keys, and values [B,Hkv,T,D]."""
+    def split(self, states: list[Tensor], cos: Tensor, sin: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What `qkv` gave, as heads, normalised and turned: queries [B,H,T,D], and keys and values [B,Hkv,T,D].
+
+        Those two come as they arise, each by itself or the keys above the values in one tensor [B,2·Hkv,T,D].
+
+        cos and sin [..., T, D] turn queries and keys; with a row for every head, [B,H + 2·Hkv,T,D], they turn all in
+        one go, the values by an angle of zero.
+        """
         batch, length, _ = states[0].shape
         parts = [one.view(batch, length, -1, self.head_dim).transpose(1, 2) for one in states]
-        if len(parts) == 1 and (self.q_norm is not None or not self.is_rotated):
-            parts = list(torch.split(parts[0], [self.heads, self.kv_heads, self.kv_heads], dim=1))
-        if len(parts) == 1:  # queries and keys are turned together
-            both, v = torch.split(parts[0], [self.heads + self.kv_heads, self.kv_heads], dim=1)
+        if self.q_norm is None and len(parts) == 1:
+            joined = parts[0]
+            if not self.is_rotated or cos.shape[-3:-2] == joined.shape[1:2]:
+                q, kv = torch.split(self._turned(joined, cos, sin), [self.heads, 2 * self.kv_heads], dim=1)
+                return q, [kv]
+            both, v = torch.split(joined, [self.heads + self.kv_heads, self.kv_heads], dim=1)
             q, k = torch.split(self._turned(both, cos, sin), [self.heads, self.kv_heads], dim=1)
-            return q, k, v
+            return q, [k, v]
+        if len(parts) == 1:
+            parts = list(torch.split(parts[0], [self.heads, self.kv_heads, self.kv_heads], dim=1))
         q, k, v = parts
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        return self._turned(q, cos, sin), self._turned(k, cos, sin), v
+        return self._turned(q, cos, sin), [self._turned(k, cos, sin), v]
 
     def _turned(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         return rotate(x, cos.to(x.dtype), sin.to(x.dtype)) if self.is_rotated else x
@@ -219,9 +235,11 @@ class Block(nn.Module):
         this block's own three steps; see sampling.
         """
         steps = self if products is None else products
-        q, k, v = self.self_attn.split(steps.qkv(x), cos, sin)
+        q, kv = self.self_attn.split(steps.qkv(x), cos, sin)
         if cache is not None:
-            k, v = cache.extend(k, v)
+            k, v = cache.extend(kv[0] if len(kv) == 1 else torch.cat(kv, dim=1))
+        else:
+            k, v = kv if len(kv) == 2 else kv[0].chunk(2, dim=1)
         if last is not None:
             index = torch.arange(len(x), device=x.device)
             q, x = q[index, :, last].unsqueeze(2), x[index, last].unsqueeze(1)  # (B, H, 1, D), (B, 1, C)

@@ -37,7 +37,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainer.model.decoder import FUSED_WIDTH, Block, LanguageModel, Products, effective_weight
+from trainer.model.decoder import FUSED_WIDTH, Block, LanguageModel, Products, RMSNorm, effective_weight
 from trainer.runtime import machine
 
 END, LENGTH, STOPPED = "end", "length", "stopped"
@@ -133,7 +133,7 @@ class Engine:
         self._waiting: deque[_Row] = deque()
         self._later: deque[_Row] = deque()  # background rows that wait
         self._rows: list[_Row] = []
-        self._cache: Tensor | None = None  # [layers, 2, rows, kv_heads, length, head_dim]
+        self._cache: Tensor | None = None  # [layers, rows, 2 * kv_heads, length, head_dim]: keys above values
         self.refresh()
 
     # -- the public face -------------------------------------------------------------------------
@@ -145,9 +145,11 @@ class Engine:
         self._blocks: list[Block] = list(decoder.layers)  # type: ignore[arg-type]
         self._embedding = decoder.embed_tokens.weight.detach()
         self._head = self.model.head_weight.detach()
-        is_narrow = self.config.width <= FUSED_WIDTH and self._embedding.dtype == torch.float32
-        kind = _JoinedProducts if is_narrow else _MergedProducts
+        self._is_narrow = self.config.width <= FUSED_WIDTH and self._embedding.dtype == torch.float32
+        kind = _JoinedProducts if self._is_narrow else _MergedProducts
         self._products: list[Products] = [kind(block) for block in self._blocks]
+        self._norm = _Norm(decoder.norm)
+        self._turned_from: tuple[Tensor, Tensor] | None = None
 
     def add(self, prompt: Sequence[int], sampling: Sampling, *, background: bool = False) -> _Row:
         """Queue one prompt, behind all others if `background`; ValueError when it is empty or leaves no room."""
@@ -222,7 +224,7 @@ class Engine:
             assert self._cache is not None
             self._rows[index] = last
             used = last.position
-            self._cache[:, :, index, :, :used] = self._cache[:, :, len(self._rows), :, :used]
+            self._cache[:, index, :, :used] = self._cache[:, len(self._rows), :, :used]
         return row
 
     def _make_room(self) -> bool:
@@ -283,10 +285,10 @@ class Engine:
     def _reserve(self, rows: int, length: int) -> None:
         """Grow the cache to hold at least this many rows and tokens per row."""
         old = self._cache
-        if old is not None and old.shape[2] >= rows and old.shape[4] >= length:
+        if old is not None and old.shape[1] >= rows and old.shape[3] >= length:
             return
         config = self.config
-        have_rows, have_length = (0, 0) if old is None else (old.shape[2], old.shape[4])
+        have_rows, have_length = (0, 0) if old is None else (old.shape[1], old.shape[3])
         if rows > have_rows:
             rows = min(self.max_batch, max(rows, 2 * have_rows))
         rows = max(rows, have_rows)
@@ -295,10 +297,10 @@ class Engine:
             rows = len(self._rows)
             length = min(length, max(self.cache_tokens // rows, max(row.reach for row in self._rows)))
             have_rows, have_length = min(rows, have_rows), min(length, have_length)
-        shape = (config.layers, 2, rows, config.kv_heads, length, config.head_dim)
+        shape = (config.layers, rows, 2 * config.kv_heads, length, config.head_dim)
         self._cache = torch.zeros(shape, device=self._embedding.device, dtype=self._embedding.dtype)
         if old is not None:
-            self._cache[:, :, :have_rows, :, :have_length] = old[:, :, :have_rows, :, :have_length]
+            self._cache[:, :have_rows, :, :have_length] = old[:, :have_rows, :, :have_length]
 
     # -- the forward passes ----------------------------------------------------------------------
 
@@ -320,14 +322,14 @@ class Engine:
             if layer == self.config.layers - 1:
                 allowed, last = self._seen(ends, length, window).view(prompts, 1, 1, length), ends
             x = block(x, cos, sin, allowed, cache=cache, last=last, products=products)
-        return decoder.norm(x).squeeze(1)  # type: ignore[no-any-return]
+        return self._norm(x).squeeze(1)
 
     def _decode(self, tokens: Tensor, positions: Tensor, longest: int) -> Tensor:
         """Hidden states [N,C] of one new token per row [N,1] at `positions` [N]; extends the cache."""
         self._reserve(len(self._rows), longest)
         assert self._cache is not None
-        decoder, rows, dtype = self.model.decoder, len(tokens), self._embedding.dtype
-        cos, sin = (table[positions].to(dtype).view(rows, 1, 1, -1) for table in decoder.rotations(longest))
+        rows = len(tokens)
+        cos, sin = self._turns(positions, longest)
         masks: dict[int, Tensor | None] = {}
         for window in {block.self_attn.window for block in self._blocks}:
             is_needed = rows > 1 or 0 < window < longest
@@ -337,7 +339,28 @@ class Engine:
         for layer, (block, products) in enumerate(zip(self._blocks, self._products, strict=True)):
             cache.layer = layer
             x = block(x, cos, sin, masks[block.self_attn.window], cache=cache, products=products)
-        return decoder.norm(x).squeeze(1)  # type: ignore[no-any-return]
+        return self._norm(x).squeeze(1)
+
+    def _turns(self, positions: Tensor, longest: int) -> tuple[Tensor, Tensor]:
+        """cos and sin at `positions` [N]: one for all heads, [N,1,1,D], or where heads come joined one for each."""
+        tables = self.model.decoder.rotations(longest)
+        if self._turned_from is not tables:
+            self._turned_from, config, dtype = tables, self.config, self._embedding.dtype
+            self._table = [table.to(dtype).unsqueeze(1).unsqueeze(1) for table in tables]  # [L, 1, 1, D]
+            if self._is_narrow and not config.qk_norm:  # values are not turned: their cos is 1 and their sin 0
+                still = torch.eye(2, dtype=dtype, device=positions.device)[0]
+                self._table = [
+                    torch.cat(
+                        [
+                            table.expand(-1, config.heads + config.kv_heads, -1, -1),
+                            value.expand(len(table), config.kv_heads, 1, config.head_dim),
+                        ],
+                        dim=1,
+                    )
+                    for table, value in zip(self._table, still, strict=True)
+                ]
+        cos, sin = self._table
+        return cos.index_select(0, positions), sin.index_select(0, positions)
 
     @staticmethod
     def _seen(positions: Tensor, length: int, window: int) -> Tensor:
@@ -385,10 +408,34 @@ class Engine:
             for index in truncating:
                 how = rows[index].sampling
                 probabilities[index] = _truncate(probabilities[index], how.top_k, how.top_p)
+        return _invert(probabilities, uniforms)
+
+
+SMALL, STRETCH = 2**14, 128
+"""Probabilities that are cumulated one by one, and how many are summed together where there are more."""
+
+
+def _invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """Where `uniforms` [N] fall in the cumulative distributions of [N,V] probabilities: ids [N], in float64.
+
+    First among the sums of stretches, then inside one of them: most of a large distribution is never cumulated. What
+    has no probability is never found.
+    """
+    rows, size = probabilities.shape
+    if rows * size <= SMALL:
         cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
-        target = uniforms * cumulative[:, -1]
-        found = torch.searchsorted(cumulative, target.unsqueeze(1), right=True).squeeze(1)
-        return found.clamp_max_(probabilities.shape[1] - 1)
+        found = torch.searchsorted(cumulative, (uniforms * cumulative[:, -1]).unsqueeze(1), right=True).squeeze(1)
+        return found.clamp_max_(size - 1)
+    stretches = F.pad(probabilities, (0, -size % STRETCH)).view(rows, -1, STRETCH)
+    sums = stretches.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)  # (N, stretches)
+    target = (uniforms * sums[:, -1]).unsqueeze(1)
+    which = torch.searchsorted(sums, target, right=True).clamp_max_(sums.shape[1] - 1)  # (N, 1)
+    before = F.pad(sums, (1, 0)).gather(1, which)
+    inside = stretches[torch.arange(rows, device=which.device), which.squeeze(1)].cumsum(dim=-1, dtype=torch.float64)
+    # Two ways to sum one stretch may differ in the last digit: the end of it must not be missed by that.
+    left = torch.minimum(target - before, inside[:, -1:] * (1 - 1e-12))
+    place = torch.searchsorted(inside, left, right=True).clamp_max_(STRETCH - 1)
+    return (which * STRETCH + place).squeeze(1)
 
 
 LIKELIEST = 1024
@@ -417,10 +464,9 @@ class _Prompts:
         self.layer = 0
         self._cache, self._which, self._rows = cache, which, slice(first, first + len(which))
 
-    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        length = k.shape[2]
-        self._cache[self.layer, 0, self._rows, :, :length] = k[self._which]
-        self._cache[self.layer, 1, self._rows, :, :length] = v[self._which]
+    def extend(self, kv: Tensor) -> tuple[Tensor, Tensor]:
+        self._cache[self.layer, self._rows, :, : kv.shape[2]] = kv[self._which]
+        k, v = kv.chunk(2, dim=1)
         return k, v
 
 
@@ -429,22 +475,40 @@ class _Rows:
 
     def __init__(self, cache: Tensor, positions: Tensor, longest: int) -> None:
         self.layer = 0
-        self._cache, self._positions, self._rows = cache, positions, len(positions)
-        self._index = torch.arange(self._rows, device=positions.device)
-        self._longest = longest
+        rows = len(positions)
+        self._positions, self._longest = positions, longest
+        self._index = torch.arange(rows, device=positions.device) if rows > 1 else None
+        self._layers = cache[:, :rows, :, :longest].unbind()
 
-    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        keys, values = self._cache[self.layer].unbind()
-        if self._rows == 1:  # then its place is the last one
-            keys[:1, :, self._longest - 1 : self._longest] = k
-            values[:1, :, self._longest - 1 : self._longest] = v
+    def extend(self, kv: Tensor) -> tuple[Tensor, Tensor]:
+        states = self._layers[self.layer]
+        if self._index is None:  # the place of an only row is the last one
+            states.narrow(2, self._longest - 1, 1).copy_(kv)
         else:
-            keys[self._index, :, self._positions] = k.squeeze(2)
-            values[self._index, :, self._positions] = v.squeeze(2)
-        return keys[: self._rows, :, : self._longest], values[: self._rows, :, : self._longest]
+            states[self._index, :, self._positions] = kv.squeeze(2)
+        k, v = states.chunk(2, dim=1)
+        return k, v
 
 
 # -- a block's products, prepared ------------------------------------------------------------------
+
+
+class _Norm:
+    """RMSNorm in few operations, its statistics in float32: x / √(|x|² + C·ε), times √C and the weight."""
+
+    def __init__(self, norm: RMSNorm) -> None:
+        width = len(norm.weight)
+        self.scale = norm.weight.float() * width**0.5
+        self._floor = torch.tensor((width * norm.eps) ** 0.5, device=norm.weight.device)
+        self._wider = None if norm.weight.dtype == torch.float32 else torch.float32
+
+    def without_scale(self, x: Tensor) -> Tensor:
+        """Float32, and without √C and the weight, which may be folded into the matrix behind it."""
+        return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=self._wider), self._floor)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        y: Tensor = self.without_scale(x) * self.scale
+        return y.to(x.dtype)
 
 
 class _MergedProducts:
@@ -452,7 +516,7 @@ class _MergedProducts:
 
     def __init__(self, block: Block) -> None:
         attention, mlp = block.self_attn, block.mlp
-        self._before, self._after = block.input_layernorm, block.post_attention_layernorm
+        self._before, self._after = _Norm(block.input_layernorm), _Norm(block.post_attention_layernorm)
         self._qkv = [_matrix(part) for part in (attention.q_proj, attention.k_proj, attention.v_proj)]
         self._out, self._gate, self._up, self._down = map(
             _matrix, (attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
@@ -463,39 +527,41 @@ class _MergedProducts:
         return [F.linear(x, *matrix) for matrix in self._qkv]
 
     def add_attended(self, x: Tensor, y: Tensor) -> Tensor:
-        return x + F.linear(y, *self._out)
+        return F.linear(y, *self._out).add_(x)
 
     def add_feed_forward(self, x: Tensor) -> Tensor:
         normed = self._after(x)
-        return x + F.linear(F.silu(F.linear(normed, *self._gate)) * F.linear(normed, *self._up), *self._down)
+        hidden = F.silu(F.linear(normed, *self._gate), inplace=True).mul_(F.linear(normed, *self._up))
+        return F.linear(hidden, *self._down).add_(x)
 
 
 class _JoinedProducts:
-    """A narrow block's matrices: those that read the same input joined, the norm's weight folded into them.
-
-    What is left of the norm itself is x / √(|x|² + C·ε), three operations, its factor √C folded in too.
-    """
+    """A narrow block's matrices: those that read the same input joined, the norm's weight folded into them."""
 
     def __init__(self, block: Block) -> None:
-        attention, mlp, width = block.self_attn, block.mlp, block.self_attn.q_proj.in_features
-        before, after = (norm.weight * width**0.5 for norm in (block.input_layernorm, block.post_attention_layernorm))
-        self._qkv = _joined(before, attention.q_proj, attention.k_proj, attention.v_proj)
-        self._gate_up = _joined(after, mlp.gate_proj, mlp.up_proj)
+        attention, mlp = block.self_attn, block.mlp
+        before, after = _Norm(block.input_layernorm), _Norm(block.post_attention_layernorm)
+        self._before, self._after = before.without_scale, after.without_scale
+        self._qkv = _joined(before.scale, attention.q_proj, attention.k_proj, attention.v_proj)
+        self._gate_up = _joined(after.scale, mlp.gate_proj, mlp.up_proj)
         self._out, self._down = _matrix(attention.o_proj), _matrix(mlp.down_proj)
-        self._eps_norm = torch.tensor((width * block.input_layernorm.eps) ** 0.5, device=before.device)
-
-    def _norm(self, x: Tensor) -> Tensor:
-        return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True), self._eps_norm)
 
     def qkv(self, x: Tensor) -> list[Tensor]:
-        return [F.linear(self._norm(x), *self._qkv)]
+        return [_product(self._before(x), *self._qkv)]
 
     def add_attended(self, x: Tensor, y: Tensor) -> Tensor:
-        return x + F.linear(y, *self._out)
+        return _product(y, *self._out).add_(x)
 
     def add_feed_forward(self, x: Tensor) -> Tensor:
-        gate, up = F.linear(self._norm(x), *self._gate_up).chunk(2, dim=-1)
-        return x + F.linear(F.silu(gate) * up, *self._down)
+        gate, up = _product(self._after(x), *self._gate_up).chunk(2, dim=-1)
+        return _product(F.silu(gate).mul_(up), *self._down).add_(x)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """`F.linear` of x [N,1,C] or [B,T,C] by the matrix product itself, a third of its operations."""
+    if bias is not None:
+        return F.linear(x, weight, bias)
+    return torch.mm(x.view(-1, x.shape[-1]), weight.t()).view(*x.shape[:-1], -1)
 
 
 def _matrix(linear: nn.Linear) -> tuple[Tensor, Tensor | None]:
