@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MappingView, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
@@ -44,6 +44,10 @@ ALLOWANCE: Final = 2**20
 PER_CHARACTER: Final = 64
 LITERAL_SHARE: Final = 8
 """A turn of a loop costs this part of the characters that stand in it: few of its branches are taken in one turn."""
+COMPARED_SHARE: Final = 64
+"""Comparing each letter of one text with each of another costs this part of a step for every pair."""
+MOST_LOOPS: Final = 20
+"""Loops in loops. Python takes no more, and Jinja's work to find that out grows with the cube of them."""
 LARGEST_NUMBER: Final = 2**64
 LARGEST_INDENT: Final = 64
 
@@ -64,6 +68,8 @@ istitle isupper items join keys lower lstrip partition removeprefix removesuffix
 rstrip split splitlines startswith strip swapcase title upper values cycle changed
 """
 """What may be called on texts, lists, objects and loops, by the same rule."""
+_QUADRATIC: Final = "lstrip rfind rindex rpartition rsplit rstrip strip trim"
+"""Those that may compare each letter of a text with each of another: Python searches backwards the plain way."""
 
 Marks = tuple[str, str]
 """What is put before and behind everything inside `{% generation %}`."""
@@ -172,8 +178,10 @@ def _pay_for(value: Any) -> Any:
 
 
 def _pay_for_items(value: Any) -> Any:
-    """The value, once a step for each of its items is paid; one that has no length becomes a list."""
-    if isinstance(value, Iterator):
+    """The value, once a step for each of its items is paid; one that is no list of its own becomes one."""
+    if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
+        raise _Spent
+    if isinstance(value, Iterator | MappingView):
         taken = []
         for one in value:
             _pay(1)
@@ -190,6 +198,15 @@ def _pay_toll(cost: int) -> None:
 def _join_all(parts: Sequence[Any]) -> str:
     """What Jinja's `~` makes of its parts, which have been paid for."""
     return "".join(map(str, parts))
+
+
+def _check_loops(node: nodes.Node, outside: int = 0) -> None:
+    """TemplateError for loops in more loops than Python takes."""
+    outside += isinstance(node, nodes.For)
+    if outside > MOST_LOOPS:
+        raise TemplateError(f"it has more than {MOST_LOOPS} loops, one in the other")
+    for one in node.iter_child_nodes():
+        _check_loops(one, outside)
 
 
 def _put_prices(node: nodes.Node) -> Any:
@@ -244,13 +261,19 @@ def _priced(function: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 def _pay_ahead(name: str, given: Sequence[Any], named: Mapping[str, Any]) -> None:
     """For what makes more of its arguments than they are together, before it does."""
-    texts = [one for one in (*given, *named.values()) if isinstance(one, str)]
-    if name == "replace" and len(texts) > 1:
-        _pay((1 + len(texts[0])) * max(map(len, texts[1:])))
+    every = (*given, *named.values())
+    texts = [one for one in every if isinstance(one, str)]
+    if name == "replace":
+        first, *others = map(_size, every)
+        _pay((1 + first) * max(others, default=0))
     elif name == "join":
-        _pay(sum(len(one) for one in given if hasattr(one, "__len__")) * (1 + max(map(len, texts), default=0)))
+        between = max((_size(one) for one in every if one is not every[0] or isinstance(one, str)), default=0)
+        _pay(sum(len(one) for one in given if hasattr(one, "__len__")) * (1 + between))
+    elif name in _QUADRATIC.split():
+        first, *others = map(_size, every)
+        _pay(first * max(others, default=0) // COMPARED_SHARE)
     elif name in ("indent", "tojson"):
-        numbers = [one for one in (*given, *named.values()) if isinstance(one, int)]
+        numbers = [one for one in every if isinstance(one, int)]
         widest = max([LARGEST_INDENT if name == "tojson" else 4, *numbers, *map(len, texts[1:])])
         if name == "tojson" and widest > LARGEST_INDENT:
             raise _Spent
@@ -359,12 +382,13 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
         template = super()._parse(source, name, filename)
+        _check_loops(template)
         _put_prices(template)
         return template
 
     def call(__self, __context: Context, __function: Any, *given: Any, **named: Any) -> Any:
         """Any call of a template's: of the few functions and methods there are, and paid for."""
-        _check_call(__function, given)
+        _check_call(__function, (*given, *named.values()))
         _pay(1 + len(given) + len(named))
         return _pay_for_items(super().call(__context, __function, *given, **named))
 
@@ -411,8 +435,8 @@ def _check_call(function: Any, given: Sequence[Any]) -> None:
 def _size(value: Any) -> int:
     """Characters of a value as it is shown, about."""
     if isinstance(value, Mapping):
-        return 4 + sum(map(_size, value)) + sum(map(_size, value.values()))
-    return 4 + sum(map(_size, value)) if isinstance(value, list | tuple) else len(str(value))
+        return 4 + sum(8 + _size(name) + _size(one) for name, one in value.items())
+    return 4 + sum(4 + _size(one) for one in value) if isinstance(value, list | tuple) else len(str(value))
 
 
 _ENVIRONMENT: Final = _Environment()
