@@ -33,6 +33,9 @@ class Hub:
     says_sizes: dict[str, Any] = field(default_factory=dict)
     """Sizes told instead of the true ones."""
 
+    says_instead: bytes | None = None
+    """Its answer to whoever looks a model up."""
+
     @property
     def fetched(self) -> list[str]:
         return [name for name, _ in self.asked]
@@ -80,6 +83,7 @@ class _Handler(BaseHTTPRequestHandler):
                 one["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": size, "pointerSize": 134}
             siblings.append(one)
         body = json.dumps({"id": "small/fox", "modelId": "small/fox", "sha": COMMIT, "siblings": siblings}).encode()
+        body = body if self.hub.says_instead is None else self.hub.says_instead
         return self.answer(200, body, **{"Content-Type": "application/json"})
 
     def file(self, name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -249,14 +249,14 @@ SENTENCEPIECE = [
 ]
 
 
-def sentencepiece_file(path: Path, backend: tokenizers.Tokenizer) -> Path:
+def sentencepiece_file(path: Path, backend: tokenizers.Tokenizer, tokens: Sequence[str] = SENTENCEPIECE) -> Path:
     scores = {"fo": -1.0, "▁fo": -2.0, "es": -3.0, "▁fox": -4.0, "▁foxes": -5.0, "ox": -6.0}
     changes = {
         "tokenizer.ggml.model": "llama",
         "tokenizer.ggml.pre": "default",
-        "tokenizer.ggml.tokens": SENTENCEPIECE,
+        "tokenizer.ggml.tokens": list(tokens),
         "tokenizer.ggml.token_type": [2, 3, 3, *[6] * 256, *[1] * 12],
-        "tokenizer.ggml.scores": [float(scores.get(token, -1e6)) for token in SENTENCEPIECE],
+        "tokenizer.ggml.scores": [float(scores.get(token, -1e6)) for token in tokens],
         "tokenizer.ggml.merges": None,
         "tokenizer.ggml.bos_token_id": 1,
         "tokenizer.ggml.unknown_token_id": 0,
@@ -279,6 +279,13 @@ def test_a_sentencepiece_vocabulary_merges_by_score(tmp_path: Path, backend: tok
     assert ours.decode(ours("foxes foé").input_ids, skip_special_tokens=True) == "foxes foé"
     merges = read_json(directory / "tokenizer.json")["model"]["merges"]
     assert merges.index(["f", "o"]) < merges.index(["▁", "fo"]) < merges.index(["▁fo", "x"]) < merges.index(["o", "x"])
+
+
+def test_a_token_too_long_to_be_cut_everywhere_is_refused(tmp_path: Path, backend: tokenizers.Tokenizer) -> None:
+    path = sentencepiece_file(tmp_path / "a.gguf", backend, [*SENTENCEPIECE[:-1], "x" * 100_000])
+    with pytest.raises(ValueError, match="has 100000 letters"):
+        convert(path, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
 
 
 # --- Files that are cut off, or lie -------------------------------------------------------------------

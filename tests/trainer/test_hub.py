@@ -176,6 +176,32 @@ def test_no_network_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_mirrors_password_is_told_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "ftp://ann:secret@mirror.test/hub")
+    with pytest.raises(ValueError, match=r"The hub at ftp://mirror\.test/hub cannot be reached"):
+        fetch("small/fox", into=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"<html>Log in to the network</html>",
+        b"\xff\xfe",
+        b"[]",
+        b"{}",
+        b'{"id": "small/fox", "sha": "%s", "siblings": 5}' % (b"a" * 40),
+        b'{"id": "small/fox", "sha": "%s", "siblings": [{"rfilename": "a", "lfs": {"size": 1}}]}' % (b"a" * 40),
+    ],
+)
+def test_an_answer_that_is_no_hubs_is_one_sentence(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    hub.says_instead = answer
+    with pytest.raises(ValueError, match="gave no hub's answer when asked for small/fox: check HF_ENDPOINT"):
+        fetch("small/fox", into=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("address", "parts"),
     [
@@ -190,7 +216,7 @@ def test_addresses_are_taken_apart(address: str, parts: tuple[str, str, str]) ->
 
 
 @pytest.mark.parametrize(
-    "address", ["", "a b", "small/fox/weights.bin", "../etc", "a/../b", "small//fox", "http://x/y"]
+    "address", ["", "a b", "small/fox/weights.bin", "../etc", "a/../b", "small//fox", "./.", "-a/b", "http://x/y"]
 )
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(ValueError, match="names no model"):

@@ -245,6 +245,7 @@ def test_it_counts_the_parameters(tmp_path: Path) -> None:
         (safetensors_bytes({"a": tensor(0, 4, shape=[1], dtype="OBJ")}, b"\0" * 4), "not one of F32"),
         (safetensors_bytes({"a": tensor(0, 4, shape=[2])}, b"\0" * 4), "size it claims"),
         (safetensors_bytes({"a": tensor(0, 4, shape=[-1, -1])}, b"\0" * 4), "size it claims"),
+        (safetensors_bytes({"a": tensor(0, 4, shape=[1] * 9)}, b"\0" * 4), "size it claims"),
         (safetensors_bytes({"a": tensor(-4, 0, shape=[1])}, b""), "size it claims"),
         (safetensors_bytes(b'{"a": {"dtype": "F32", "shape": [1e999], "data_offsets": [0, 4]}}', b""), "malformed"),
         (safetensors_bytes({"a": tensor(0, 4, shape=[1])}, b"\0" * 3), "damaged or cut off"),

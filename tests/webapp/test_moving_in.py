@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Callable
@@ -154,6 +155,26 @@ def test_a_failure_is_one_sentence_and_the_next_start_tries_again(
     assert site_origin() is not None
     assert makers.asked == ["hub:makers/SmolModel"] * 2
     assert curriculum.next_step().state == "votes"
+
+
+@pytest.mark.parametrize(
+    ("problem", "sentence"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device. The next start tries again."),
+        (ValueError("It has no \ud800.safetensors: copy it."), "It has no .safetensors: copy it. The next"),
+    ],
+)
+def test_a_reason_is_a_sentence_that_the_database_can_hold(
+    makers: Makers, start: Any, problem: Exception, sentence: str
+) -> None:
+    makers.problem = problem
+    start("hub:makers/SmolModel")
+    assert Curriculum.objects.get().start_text.startswith(sentence)
+
+
+def test_a_start_by_a_name_that_is_no_text_is_refused(start: Any) -> None:
+    with pytest.raises(CommandError, match="Give the file or directory another name"):
+        call_command("first_start", "--start", "fox\udcff.gguf")
 
 
 def test_what_nobody_foresaw_is_a_sentence_too(makers: Makers, start: Any, caplog: pytest.LogCaptureFixture) -> None:

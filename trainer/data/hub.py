@@ -14,6 +14,7 @@ a file that another process began, so the bytes are read here, through its own s
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import time
@@ -38,7 +39,7 @@ WANTED: Final = re.compile(
     r"|model\.safetensors\.index\.json"
 )
 WEIGHTS: Final = re.compile(r"model\.safetensors|model-\d{5}-of-\d{5}\.safetensors")
-NAME: Final = re.compile(r"[\w.-]+/[\w.-]+|[\w.-]+", re.ASCII)
+NAME: Final = re.compile(r"\w[\w.-]*/\w[\w.-]*|\w[\w.-]*", re.ASCII)
 LARGEST_FILE: Final = 10**12
 CHUNK_BYTES: Final = 2**20
 TIMEOUT_S: Final = 30.0
@@ -100,11 +101,8 @@ def fetch(address: str, *, into: Path, progress: Progress = lambda done, of: Non
         ) from error
     api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None)
     with _said_plainly(api, name, revision):
-        info = api.model_info(name, revision=revision or None, files_metadata=True, timeout=TIMEOUT_S)
-        commit = info.sha or ""
-        if not re.fullmatch(r"[0-9a-f]{40,64}", commit):
-            raise ValueError(f"{_host(api)} did not say which commit of {name} it has; try again, or another mirror.")
-        files = _chosen(name, gguf, [_file(one) for one in info.siblings or []])
+        commit, found = _look_up(api, name, revision)
+        files = _chosen(name, gguf, found)
         directory = into / f"{name.replace('/', '--')}-{commit[:12]}"
         if gguf:
             directory = directory.with_name(f"{directory.name}-gguf")
@@ -113,10 +111,25 @@ def fetch(address: str, *, into: Path, progress: Progress = lambda done, of: Non
     return HubModel(directory, name, commit, Path(gguf).name)
 
 
+def _look_up(api: HfApi, name: str, revision: str) -> tuple[str, list[_File]]:
+    """(commit, files) of a model; ValueError for an answer that is no hub's: a mirror's, or a login page on the way."""
+    try:
+        info = api.model_info(name, revision=revision or None, files_metadata=True, timeout=TIMEOUT_S)
+        files = [_file(one) for one in info.siblings or []]
+    except (json.JSONDecodeError, UnicodeError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{_host(api)} gave no hub's answer when asked for {name}: check HF_ENDPOINT, or log in to the network."
+        ) from error
+    if not isinstance(info.sha, str) or not re.fullmatch(r"[0-9a-f]{40,64}", info.sha):
+        raise ValueError(f"{_host(api)} did not say which commit of {name} it has; try again, or another mirror.")
+    return info.sha, files
+
+
 def _file(sibling: Any) -> _File:
     """What the hub says of a file; its words are claims, so they are bounded."""
     size = sibling.size if isinstance(sibling.size, int) and 0 <= sibling.size < LARGEST_FILE else -1
-    return _File(str(sibling.rfilename), size, getattr(sibling.lfs, "sha256", ""), str(sibling.blob_id or ""))
+    sha256 = str(getattr(sibling.lfs, "sha256", None) or "")
+    return _File(str(sibling.rfilename), size, sha256, str(sibling.blob_id or ""))
 
 
 def _chosen(name: str, gguf: str, files: list[_File]) -> list[_File]:
@@ -231,7 +244,9 @@ def _git_sha1(content: IO[bytes], size: int) -> str:
 
 
 def _host(api: HfApi) -> str:
-    return f"The hub at {api.endpoint}"
+    """What people are told of the address: a mirror's may hold a name and a password."""
+    address = re.sub(r"//[^/]*@", "//", api.endpoint)
+    return f"The hub at {address}"
 
 
 @contextmanager

@@ -24,6 +24,8 @@ from trainer.model.gguf_file import GGUFHead
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 WHOLE: Final = "tokenizer.huggingface.json"
+LONGEST_TOKEN: Final = 512
+"""Letters of one that is made by merges. How it is made is found by cutting it everywhere."""
 
 _GPT2: Final = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 _BYTES: Final = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
@@ -273,6 +275,8 @@ def _merges_by_score(vocabulary: _Vocabulary, scores: list[float]) -> list[list[
     ids = {token: id for id, token in enumerate(vocabulary.tokens) if vocabulary.types[id] == NORMAL}
     found = []
     for token, id in ids.items():
+        if len(token) > LONGEST_TOKEN:
+            raise ValueError(f"The token {token[:40]!r}… has {len(token)} letters, which none has. Take another file.")
         for cut in range(1, len(token)):
             left, right = ids.get(token[:cut]), ids.get(token[cut:])
             if left is not None and right is not None:

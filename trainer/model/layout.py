@@ -28,6 +28,10 @@ SMALL_FILES: Final = (CONFIG, *KEPT, GENERATION_CONFIG, STAGE)
 """All that is read beside the weights; anything else in a directory means nothing here."""
 
 LARGEST_HEADER_BYTES: Final = 16 * 2**20
+LONGEST_NAME: Final = 255
+"""Bytes of a file's name that file systems take."""
+MOST_DIMENSIONS: Final = 8
+LARGEST_DIMENSION: Final = 2**40
 DTYPE_BYTES: Final = {"F32": 4, "F16": 2, "BF16": 2, "F64": 8}
 """What weights may be stored as; whole numbers and 8-bit floats mean nothing without scales we do not read."""
 DTYPE_NAMES: Final = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
@@ -162,7 +166,8 @@ def _weight_map(directory: Path) -> dict[str, str]:
         raise ValueError(f"{directory / INDEX} is damaged: weight_map should say which file holds each tensor.")
     assert isinstance(found, dict)
     for name in set(found.values()):
-        if Path(name).name != name or not name.endswith(".safetensors"):
+        is_name = Path(name).name == name and len(name.encode(errors="replace")) <= LONGEST_NAME
+        if not is_name or not name.endswith(".safetensors"):
             raise ValueError(f"{directory / INDEX} names {name!r:.80}, which is no safetensors file beside it.")
     return found
 
@@ -236,7 +241,9 @@ def _stored(path: Path, name: str, entry: Any, data: int) -> StoredTensor:
             f"{path}: {name[:80]} is stored as {dtype:.20}, not one of {', '.join(DTYPE_BYTES)}; quantised weights are "
             "not supported. Take the model in one of these."
         )
-    if start < 0 or any(length < 0 for length in shape) or stop - start != math.prod(shape) * DTYPE_BYTES[dtype]:
+    # Bounded before they are multiplied: a header has room for a product that takes hours.
+    is_bounded = len(shape) <= MOST_DIMENSIONS and all(0 <= length < LARGEST_DIMENSION for length in shape)
+    if start < 0 or not is_bounded or stop - start != math.prod(shape) * DTYPE_BYTES[dtype]:
         raise ValueError(f"{path} is damaged: tensor {name[:80]!r} does not have the size it claims. Copy it again.")
     return StoredTensor(file=path.name, dtype=dtype, shape=shape, start=data + start, stop=data + stop)
 

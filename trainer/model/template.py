@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, MappingView, Sequence
+from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
@@ -181,7 +181,7 @@ def _pay_for_items(value: Any) -> Any:
     """The value, once a step for each of its items is paid; one that is no list of its own becomes one."""
     if isinstance(value, int) and abs(value) > LARGEST_NUMBER:
         raise _Spent
-    if isinstance(value, Iterator | MappingView):
+    if isinstance(value, Iterator | KeysView | ValuesView | ItemsView):
         taken = []
         for one in value:
             _pay(1)

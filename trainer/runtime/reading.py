@@ -135,6 +135,15 @@ class Reader:
         yield number, "".join(begun)
 
 
+def path_of(typed: str) -> Path | None:
+    """The file or directory that a person names; None where there is none, or no such name can be."""
+    try:
+        path = Path(typed).expanduser()
+        return path if path.exists() else None
+    except (OSError, RuntimeError):  # too long, not ours to look into, or the home of nobody
+        return None
+
+
 @contextmanager
 def open_file(path: Path) -> Iterator[IO[bytes]]:
     """A regular file, open to be read; NotAFile for anything else, without waiting for it or reading any of it."""

@@ -32,6 +32,7 @@ from trainer.model.engine import Engine, EngineService, Request, Sampling
 from trainer.model.layout import DTYPE_NAMES, read_layout
 from trainer.model.tokenizer import Tokenizer
 from trainer.runtime import machine
+from webapp.checkpoints.cards import plain
 from webapp.checkpoints.models import Checkpoint
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,7 @@ CACHE_SHARE = 1 / 8
 """How much of the memory budget one engine's cache may take: several stages answer, and each needs some of it."""
 LEAST_CACHE = 512
 """Tokens of cache without which it makes no sense to load a model: one short conversation and its answer."""
+LONGEST_PROBLEM = 2000
 WAIT_S = 0.25
 """Who waits for an engine looks this often whether it is still wanted."""
 
@@ -316,7 +318,7 @@ def _told_to_visitors(checkpoint: Checkpoint) -> Iterator[None]:
         yield
     except ValueError as error:
         logger.error("%s cannot be loaded: %s", checkpoint, error)
-        _note_problem(checkpoint, str(error))
+        _note_problem(checkpoint, plain(str(error), most=LONGEST_PROBLEM))
         raise ValueError(f"{checkpoint.name} cannot be loaded; choose another model.") from error
 
 

@@ -13,7 +13,7 @@ from django.conf import settings
 from trainer.model.roles import CONFIG
 from trainer.presets import answer_tokens_of, recipe_for
 from trainer.runtime.files import STAGE, appearing
-from webapp.checkpoints.cards import Origin, read_card
+from webapp.checkpoints.cards import Origin, plain, read_card
 from webapp.checkpoints.files import ADAPTER, ADAPTER_FILES, CheckpointFiles, copy_checkpoint, inspect_directory
 from webapp.checkpoints.models import Checkpoint
 
@@ -109,7 +109,7 @@ def _create_checkpoint(
         directory=directory,
         defaults={
             "stage": files.stage,
-            "name": (name or f"{files.stage} {number}")[:100],
+            "name": plain(name or "", most=100) or f"{files.stage} {number}",
             "weights_sha256": files.weights_sha256,
             "parent": parent,
             "preset": str(info.get("preset") or "")[:32],

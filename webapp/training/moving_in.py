@@ -10,14 +10,16 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from django.conf import settings
 from django.template.defaultfilters import filesizeformat
 
 from trainer.presets import get_preset
+from trainer.runtime.reading import path_of
+from webapp.checkpoints.cards import plain
 from webapp.checkpoints.models import Checkpoint
+from webapp.checkpoints.sources import why_not
 from webapp.training.models import LONGEST_SOURCE, Curriculum
 from webapp.training.services import usual_preset
 
@@ -27,6 +29,7 @@ WRITTEN_EVERY_S: Final = 0.5
 """How often the row says how far it is."""
 SAID_EVERY_S: Final = 5.0
 """And how often the terminal does."""
+LONGEST_SAID: Final = 200
 
 Moving = Curriculum.Moving
 Say = Callable[[str], None]
@@ -40,7 +43,8 @@ def source_name(source: str) -> str:
 def same_source(source: str) -> str:
     """One spelling for one source: a path from wherever it was typed is a whole one."""
     source = source.strip()
-    return str(Path(source).expanduser().resolve()) if Path(source).expanduser().exists() else source
+    path = path_of(source)
+    return source if path is None else str(path.resolve())
 
 
 def check_start(source: str) -> str:
@@ -64,6 +68,8 @@ def want(source: str) -> None:
     source = same_source(source)
     if len(source) > LONGEST_SOURCE:
         raise ValueError("The name given to --start is too long to be one.")
+    if not source.isprintable():
+        raise ValueError("The name given to --start holds what is no text. Give the file or directory another name.")
     Curriculum.objects.filter(pk=1).exclude(start_source=source, start_state=Moving.UNDER_WAY).update(
         start_source=source, start_state=Moving.UNDER_WAY, start_text="", start_done=0, start_total=0
     )
@@ -86,8 +92,7 @@ def move_in(say: Say) -> bool:
         try:
             arrived = _import(row.start_source, Progress(say))
         except (ValueError, OSError) as error:
-            reason = str(error) if isinstance(error, ValueError) else f"{error.strerror}: {error.filename}."
-            return _failed(reason, say)
+            return _failed(why_not(error), say)
         except Exception as error:
             logger.exception("The import of %s broke", row.start_source)
             return _failed(f"It broke ({type(error).__name__}); the terminal says where.", say)
@@ -127,7 +132,7 @@ class Progress:
 
     def __call__(self, text: str, done: int = 0, total: int = 0) -> None:
         now, is_new = time.monotonic(), text != self._text
-        self._text = text
+        self._text, text = text, plain(text, most=LONGEST_SAID)
         is_whole = bool(total) and done >= total
         if is_new or is_whole or now - self._written >= WRITTEN_EVERY_S:
             self._written = now

@@ -10,7 +10,8 @@ from django.core.management.base import BaseCommand, CommandError
 from django.template.defaultfilters import filesizeformat
 
 from trainer.config import STAGES
-from webapp.checkpoints.sources import import_source
+from webapp.checkpoints.cards import plain
+from webapp.checkpoints.sources import import_source, why_not
 
 SAID_EVERY_S = 2.0
 
@@ -33,11 +34,10 @@ class Command(BaseCommand):
                 options["source"], name=options["name"], stage=options["stage"], progress=self._progress()
             )
         except ValueError as error:
-            raise CommandError(str(error)) from error
+            raise CommandError(why_not(error)) from error
         except OSError as error:
-            where = f" ({error.filename})" if error.filename else ""
             raise CommandError(
-                f"{options['source']} could not be imported: {error.strerror or error}{where}."
+                f"{plain(options['source'], most=200)} could not be imported: {why_not(error)}"
             ) from error
         except KeyboardInterrupt as error:
             raise CommandError("Stopped. What was fetched is kept; the same command goes on with it.") from error
@@ -54,7 +54,7 @@ class Command(BaseCommand):
                 return
             last_text, last_said = text, now
             amount = f": {filesizeformat(done)} of {filesizeformat(total)}" if total else ""
-            self.stdout.write(f"{text}{amount}")
+            self.stdout.write(plain(f"{text}{amount}", most=200))
             self.stdout.flush()
 
         return say

@@ -29,6 +29,7 @@ from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
 from django.db import OperationalError, connection
 
+from trainer.runtime.reading import path_of
 from webapp.ops import embedded_redis, web
 from webapp.ops.processes import Program, Supervisor, raise_file_limit
 
@@ -98,8 +99,8 @@ def check_packages() -> None:
 
 def whole_path(source: str) -> str:
     """A path as it was meant where it was typed: the children work in another directory. Other names stay."""
-    path = Path(source).expanduser()
-    return str(path.resolve()) if source and path.exists() else source
+    path = path_of(source) if source else None
+    return source if path is None else str(path.resolve())
 
 
 def parse_port(text: str) -> int:
