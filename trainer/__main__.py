@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from trainer.config import STAGES, available_cores
+from trainer.config import INIT, STAGES, available_cores
 from trainer.presets import DEFAULT_PRESET, PRESETS, RECIPES
 
 EXIT_DONE, EXIT_CRASH, EXIT_MISTAKE, EXIT_STOPPED = 0, 1, 2, 3
@@ -39,16 +39,21 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m trainer", description="Raise a language model, stage by stage.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def common(command: argparse.ArgumentParser, *, parent: bool) -> None:
-        sizes, recipes = ", ".join(PRESETS), ", ".join(RECIPES)
-        known = f"size: {sizes}; for a model from elsewhere: {recipes} (default: the parent's, or what fits it)"
-        command.add_argument("--preset", help=known if parent else f"size: {sizes} (default: tiny)")
+    sizes, recipes = ", ".join(PRESETS), ", ".join(RECIPES)
+    sizes_and_recipes = f"size: {sizes}; for a model from elsewhere: {recipes}"
+
+    def common(command: argparse.ArgumentParser, *, preset: str, parent: bool) -> None:
+        command.add_argument("--preset", help=preset)
         command.add_argument("--out", type=Path, required=True, help="directory to write to")
         command.add_argument("--seed", type=int, default=0)
         command.add_argument("--data", type=Path, help="directory of own text instead of the shipped corpus")
         command.add_argument("--threads", type=int, default=0, help="CPU threads (default: every core)")
         command.add_argument(
-            "--set", action="append", default=[], metavar="NAME=VALUE", help="change one setting of the stage"
+            "--set",
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help="change one setting of the stage (with all: STAGE.NAME=VALUE)",
         )
         if parent:
             command.add_argument("--from", dest="parent", type=Path, help="parent checkpoint directory, ours or not")
@@ -64,9 +69,14 @@ def build_parser() -> argparse.ArgumentParser:
             )
 
     for stage in STAGES:
-        common(commands.add_parser(stage, help=f"run the {stage} stage"), parent=stage != "init")
+        command = commands.add_parser(stage, help=f"run the {stage} stage")
+        if stage == INIT:
+            common(command, preset=f"size: {sizes} (default: {DEFAULT_PRESET})", parent=False)
+        else:
+            common(command, preset=f"{sizes_and_recipes} (default: the parent's, or what fits it)", parent=True)
     everything = commands.add_parser("all", help="every stage, simulated voters, report card")
-    common(everything, parent=False)
+    default = f"(default: {DEFAULT_PRESET}; with --from the model's own, or what fits it)"
+    common(everything, preset=f"{sizes_and_recipes} {default}", parent=False)
     everything.add_argument("--from", dest="parent", type=Path, help="go on from this model, ours or from elsewhere")
     everything.add_argument(
         "--taste",
@@ -75,17 +85,17 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"what the voters like: {', '.join(TASTES)} or sentences:N; repeat for more branches",
     )
     run = commands.add_parser("run", help="one run described by a JSON file (for workers)")
-    run.add_argument("spec", type=Path)
-    run.add_argument("--out", type=Path, required=True)
+    run.add_argument("spec", type=Path, help="run.json as the site writes it")
+    run.add_argument("--out", type=Path, required=True, help="directory to write to")
     run.add_argument("--progress", choices=["bar", "json"], default="bar")
     run.add_argument("--threads", type=int, default=0, help="CPU threads, where the description names none")
     chat = commands.add_parser("chat", help="talk to a checkpoint")
-    chat.add_argument("checkpoint", type=Path)
+    chat.add_argument("checkpoint", type=Path, help="checkpoint directory, ours or not")
     chat.add_argument("--temperature", type=float, default=0.7)
     chat.add_argument("--max-new-tokens", type=int, default=160)
     evaluation = commands.add_parser("eval", help="held-out figures of a checkpoint as JSON")
-    evaluation.add_argument("checkpoint", type=Path)
-    evaluation.add_argument("--data", type=Path)
+    evaluation.add_argument("checkpoint", type=Path, help="checkpoint directory, ours or not")
+    evaluation.add_argument("--data", type=Path, help="directory of own text instead of the shipped corpus")
     read = commands.add_parser("read", help="what --data would read of a directory, as JSON lines; trains nothing")
     read.add_argument("directory", type=Path)
     commands.add_parser("measure", help="this machine's speed as JSON")

@@ -1,13 +1,26 @@
 from __future__ import annotations
 
 import threading
+import weakref
 
 import pytest
 import torch
 
-from trainer.model.decoder import LanguageModel
-from trainer.model.engine import END, LENGTH, STOPPED, Engine, EngineService, Sampling, _truncate
+from trainer.model import engine
+from trainer.model.adapters import adapted
+from trainer.model.decoder import Block, LanguageModel
+from trainer.model.engine import (
+    END,
+    LENGTH,
+    STOPPED,
+    Engine,
+    EngineService,
+    Sampling,
+    _JoinedProducts,
+    _truncate,
+)
 from trainer.runtime import machine
+from trainer.runtime.seeds import random_generator
 
 PROMPTS = [[5 + i] * (1 + 3 * i % 11) for i in range(9)]
 
@@ -80,6 +93,30 @@ def test_it_sees_weights_that_training_changed(model: LanguageModel) -> None:
         model.decoder.layers[0].mlp.up_proj.weight.neg_()
     [completion] = engine.generate([[5]], [Sampling(seed=1, max_new_tokens=8)])
     torch.testing.assert_close(completion.logprobs, recomputed(model, [5], completion.tokens, 1.0), atol=1e-4, rtol=0)
+
+
+def test_what_an_adapter_is_merged_into_is_held_once_and_only_while_it_writes(
+    model: LanguageModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes as much memory as the model, which an update needs."""
+    held: list[weakref.ref[object]] = []
+    most: list[int] = []
+
+    class Watched(_JoinedProducts):
+        def __init__(self, block: Block) -> None:
+            super().__init__(block)
+            held.append(weakref.ref(self))
+            most.append(sum(one() is not None for one in held))
+
+    monkeypatch.setattr(engine, "_JoinedProducts", Watched)
+    sampler = Engine(adapted(model, rank=2, generator=random_generator(0, "adapter")), end_ids=[])
+    [first] = sampler.generate([[5, 6]], [Sampling(max_new_tokens=3, temperature=0.0)])
+    assert max(most) == model.config.layers
+    assert all(one() is None for one in held)
+    row = sampler.add([5, 6], Sampling(max_new_tokens=3, temperature=0.0))
+    while sampler.busy:
+        sampler.step()
+    assert row.completion.tokens == first.tokens
 
 
 @pytest.mark.parametrize(("width", "rows", "threads"), [(192, 63, 1), (192, 64, 2), (256, 1, 2)])

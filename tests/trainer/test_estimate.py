@@ -113,6 +113,17 @@ def test_every_preset_fits_the_device_it_is_for(name: str, device: str, most: fl
         assert estimate(stage, get_preset(name), {**SERVER, "device": device}).memory_bytes < most
 
 
+def test_what_holds_a_model_to_its_parent_takes_rows_as_long_as_they_are_and_not_as_the_model_reads() -> None:
+    preset = get_preset("small")
+    longer = dataclasses.replace(preset.model, context=8 * preset.model.context)
+    anchored = dataclasses.replace(preset.grpo, anchor_sequence=preset.model.context, anchor_rows=64)
+    known, also = (
+        estimate(GRPO, dataclasses.replace(preset, model=model, grpo=anchored), SERVER).memory_bytes
+        for model in (preset.model, longer)
+    )
+    assert also == known
+
+
 def test_one_row_goes_through_even_where_there_is_no_room_for_it() -> None:
     assert rows_at_once(get_preset("base").model, sequence=1_000_000, device="cpu") == 1
 

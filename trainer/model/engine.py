@@ -134,7 +134,7 @@ class Engine:
         self._later: deque[_Row] = deque()  # background rows that wait
         self._rows: list[_Row] = []
         self._cache: Tensor | None = None  # [layers, rows, 2 * kv_heads, length, head_dim]: keys above values
-        self.refresh()
+        self._products: list[Products] = []
 
     # -- the public face -------------------------------------------------------------------------
 
@@ -147,7 +147,8 @@ class Engine:
         self._head = self.model.head_weight.detach()
         self._is_narrow = self.config.width <= FUSED_WIDTH and self._embedding.dtype == torch.float32
         kind = _JoinedProducts if self._is_narrow else _MergedProducts
-        self._products: list[Products] = [kind(block) for block in self._blocks]
+        self._products = []  # the old ones go before the new ones come
+        self._products = [kind(block) for block in self._blocks]
         self._norm = _Norm(decoder.norm)
         self._turned_from: tuple[Tensor, Tensor] | None = None
 
@@ -173,6 +174,8 @@ class Engine:
     @torch.inference_mode()
     def step(self) -> list[_Row]:
         """Extend every unfinished row by one token; returns the rows that got one or were stopped."""
+        if not self._products:
+            self.refresh()
         touched = self._drop_stopping()
         fresh = self._admit()
         going = self._rows[: len(self._rows) - len(fresh)]
@@ -196,6 +199,7 @@ class Engine:
             while self._rows or self._waiting:
                 self.step()
         self._cache = None
+        self._products = []  # as much memory as the model, where an adapter is merged in
         return [row.completion for row in rows]
 
     # -- rows ------------------------------------------------------------------------------------
