@@ -83,11 +83,10 @@ def _check_numbers(config: Any, *, positive: Sequence[str] = (), shares: Sequenc
     may be below; a share is at most 1.
     """
     for item in dataclasses.fields(config):
-        if item.type not in ("int", "float"):
-            continue
         name, value, is_whole = item.name, getattr(config, item.name), item.type == "int"
         if item.type == "bool":
             require(isinstance(value, bool), f"{name} must be true or false, not {value!r:.60}.")
+        if item.type not in ("int", "float"):
             continue
         is_number = isinstance(value, int if is_whole else int | float) and not isinstance(value, bool)
         if not is_number or not abs(value) < LARGEST_SETTING:  # NaN is not below anything either

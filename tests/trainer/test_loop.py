@@ -374,7 +374,7 @@ def test_a_worker_command_whose_reader_is_gone_ends(tmp_path: Path, smoke_init: 
         ({"stage": "pretrain", "parent": "INIT", "preset": "huge"}, "Unknown preset 'huge'; choose one of smoke"),
         ({"stage": "dance", "parent": "INIT"}, "Unknown stage 'dance'"),
         ({"stage": "pretrain", "parent": "INIT", "config": {"speed": 1}}, "pretrain has no setting speed"),
-        ({"stage": "pretrain", "parent": "/nowhere"}, "/nowhere has no stage.json"),
+        ({"stage": "pretrain", "parent": "/nowhere"}, "/nowhere has no config.json"),
         ({"stage": "pretrain", "parent": "INIT", "colour": "red"}, "unknown entries colour"),
     ],
 )

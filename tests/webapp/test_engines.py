@@ -211,6 +211,7 @@ def held(directory: Path) -> tuple[int, Engine]:
     """(bytes expected of the weights, the engine they are in)."""
     loaded = load(directory, stage="sft")
     loaded.service.close()
+    loaded.service._engine.refresh()  # at rest it lets go of what it joins for its next step
     return footprint(directory).weights, loaded.service._engine
 
 

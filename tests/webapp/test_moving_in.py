@@ -182,7 +182,7 @@ def test_what_nobody_foresaw_is_a_sentence_too(makers: Makers, start: Any, caplo
     assert "It broke (RuntimeError)" in start("hub:makers/SmolModel")[-1]
     assert "a tensor of the wrong kind" in caplog.text
     makers.problem = OSError(28, "No space left on device", "/somewhere")
-    assert "No space left on device: /somewhere." in start()[-1]
+    assert "No space left on device (/somewhere)." in start()[-1]
 
 
 def test_a_model_that_another_site_raised_moves_in_too(makers: Makers, start: Any, make_checkpoint: Any) -> None:
