@@ -86,6 +86,15 @@ def test_it_cuts_the_tail_with_top_k_and_top_p() -> None:
     assert _truncate(probabilities, 0, 0.75).tolist() == pytest.approx([0, 0.4, 0.2, 0.3])
 
 
+def test_a_nucleus_of_thousands_of_tokens_is_whole_too() -> None:
+    """4,000 tokens in falling order: token i has (4000 - i) shares of 8,002,000."""
+    shares = torch.arange(4000, 0, -1, dtype=torch.float64)
+    probabilities = shares / shares.sum()
+    kept = _truncate(probabilities, 0, 0.9).nonzero().flatten().tolist()
+    # The first n hold n (8001 - n) / 2 shares: 2,735 hold 7,201,255 of the 7,201,800 wanted, one more reaches them.
+    assert kept == list(range(2736))
+
+
 def test_it_sees_weights_that_training_changed(model: LanguageModel) -> None:
     engine = Engine(model, end_ids=[])
     engine.generate([[5]], [Sampling(max_new_tokens=2)])
