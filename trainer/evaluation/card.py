@@ -114,15 +114,17 @@ def evaluate_checkpoint(
         passes = problem_passes(engine, tokenizer, problems, stage=stage, seed=seed, max_new_tokens=limit)
         entry |= {"pass_at_1": passes["pass_at_1"], "pass_at_8": passes["pass_at_8"]}
     if taste is not None:
+        said: dict[Path, list[str]] = {}  # of PPO's checkpoint the parent is the baseline, too
         for opponent, field, interval in (
             (parent, "win_rate_vs_parent", "win_rate_interval"),
             (baseline, "win_rate_vs_baseline", "win_rate_vs_baseline_interval"),
         ):
             if opponent is None:
                 continue
-            theirs = _opponent_answers(opponent, prompts, copies, seed, limit)
+            if opponent not in said:
+                said[opponent] = _opponent_answers(opponent, prompts, copies, seed, limit)
             asked = [prompt for prompt in prompts for _ in range(copies)]
-            result = win_rate([answer.text for answer in answers], theirs, asked, taste.prefers)
+            result = win_rate([answer.text for answer in answers], said[opponent], asked, taste.prefers)
             if result is not None:
                 entry[field] = result.share
                 entry[interval] = interval_or_none(result)

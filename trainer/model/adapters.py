@@ -87,10 +87,14 @@ class LoRALinear(nn.Linear):
         """(α / r) B A [out, in], in float32: what the adapter adds to the weight."""
         return self.scale * (self.lora_B @ self.lora_A)
 
-    @torch.no_grad()
     def merged(self) -> Tensor:
         """One weight [out, in] that stands for both, in the base's precision."""
-        return rounded(self.weight.float() + self.delta(), self.weight.dtype)
+        return self.merged_with(self.weight)
+
+    @torch.no_grad()
+    def merged_with(self, weight: Tensor) -> Tensor:
+        """`weight` [out, in], the base's in whatever precision, with what is learnt added, in its own precision."""
+        return rounded(weight.float() + self.delta(), weight.dtype)
 
 
 def rounded(values: Tensor, dtype: torch.dtype) -> Tensor:
@@ -205,7 +209,7 @@ def merge_into(base: Model, model: LanguageModel | ScalarModel) -> Model:
     for name, part in base.named_modules():
         if name in adapters:
             assert isinstance(part, nn.Linear)
-            part.weight.copy_(rounded(part.weight.float() + adapters[name].delta(), part.weight.dtype))
+            part.weight.copy_(adapters[name].merged_with(part.weight))
     return base
 
 

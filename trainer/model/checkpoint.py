@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,9 +220,26 @@ def load_checkpoint(
     config.json can mean, weights in a format that could run code or that are no finite numbers, a damaged or
     incomplete file, weights, shape or tokenizer that are not those stage.json describes.
     """
-    directory = Path(directory)
+    return _load(_layout_of(directory), device=device, dtype=dtype)
+
+
+def load_to_answer(directory: Path) -> Loaded:
+    """`load_checkpoint` for whoever only asks the model: where this machine is quickest, and in the precision it is
+    stored in if the machine is fast in that."""
+    layout, where = _layout_of(directory), machine.device()
+    return _load(layout, device=where, dtype=machine.held_dtype(DTYPES[layout.dtype], layout.config.width, where))
+
+
+def _layout_of(directory: Path) -> Layout:
     try:
-        layout = read_layout(directory)
+        return read_layout(Path(directory))
+    except ValueError as error:
+        raise CheckpointError(str(error)) from error
+
+
+def _load(layout: Layout, *, device: str | torch.device, dtype: torch.dtype | None) -> Loaded:
+    directory = layout.directory
+    try:
         info = describe(directory)
         is_ours = (directory / STAGE).is_file()  # of others `describe` has just taken the hash, and there is no other
         if is_ours and (changed := changed_since(directory, info)):
@@ -236,21 +252,7 @@ def load_checkpoint(
         raise
     except ValueError as error:
         raise CheckpointError(str(error)) from error
-    if tokenizer.vocab_size > layout.config.vocab_size:
-        raise CheckpointError(f"{directory}: the tokenizer has more entries than the model's vocabulary.")
     return Loaded(model, tokenizer, info)
-
-
-def load_to_answer(directory: Path) -> Loaded:
-    """`load_checkpoint` for whoever only asks the model: where this machine is quickest, and in the precision it is
-    stored in if the machine is fast in that."""
-    where = machine.device()
-    try:
-        layout = read_layout(Path(directory))
-    except ValueError as error:
-        raise CheckpointError(str(error)) from error
-    stored = DTYPES[_source(layout).dtype]
-    return load_checkpoint(directory, device=where, dtype=machine.held_dtype(stored, layout.config.width, where))
 
 
 def load_reward_model(
@@ -299,11 +301,7 @@ def _build(layout: Layout, *, device: torch.device, dtype: torch.dtype | None) -
 
 
 def _source(layout: Layout) -> Source:
-    dtypes = {name: DTYPE_NAMES[one.dtype] for name, one in layout.tensors.items()}
-    elements = Counter[str]()
-    for name, one in layout.tensors.items():
-        elements[dtypes[name]] += one.elements
-    usual = max(elements, key=lambda dtype: elements[dtype])
+    dtypes, usual = {name: DTYPE_NAMES[one.dtype] for name, one in layout.tensors.items()}, layout.dtype
     return Source(
         config_json=layout.config_json,
         dtype=usual,

@@ -38,7 +38,7 @@ from torch import Tensor
 from trainer.config import ModelConfig
 from trainer.model.gguf_file import GGUFHead, TensorPlace, read_head
 from trainer.model.gguf_tokens import WHOLE, read_tokenizer_of, tokenizer_values
-from trainer.model.layout import Layout, read_layout
+from trainer.model.layout import DTYPE_NAMES, Layout, read_layout
 from trainer.model.roles import read_roles
 from trainer.model.tokenizer_rules import read_tokenizer
 from trainer.runtime.files import appearing, check_room, replacing
@@ -577,13 +577,10 @@ def _as_written(layout: Layout, one: _Wanted, dtype: str) -> np.ndarray[Any, Any
     with open_file(layout.directory / place.file) as file:
         file.seek(place.start)
         data = bytearray(file.read(place.stop - place.start))
-    tensor = torch.frombuffer(data, dtype=_TORCH[place.dtype]).reshape(one.shape)
+    tensor = torch.frombuffer(data, dtype=getattr(torch, DTYPE_NAMES[place.dtype])).reshape(one.shape)
     if one.heads:
         tensor = tensor[torch.from_numpy(_turned(one.shape[0], one.heads))]
     stored = tensor.to(torch.float32 if tensor.dim() == 1 else DTYPES[dtype])
     if not torch.isfinite(stored).all():
         raise ValueError(f"{one.name} holds numbers that {dtype} cannot; write the file as bfloat16.")
     return stored.contiguous().view(torch.uint8).numpy()
-
-
-_TORCH: Final = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,6 +75,14 @@ class Layout:
         return sum(one.elements for one in self.tensors.values()) - (
             self.tensors[HEAD].elements if self.has_copied_head else 0
         )
+
+    @property
+    def dtype(self) -> str:
+        """What most numbers are stored as ("bfloat16"): a norm kept in float32 does not make it a float32 model."""
+        elements = Counter[str]()
+        for one in self.tensors.values():
+            elements[DTYPE_NAMES[one.dtype]] += one.elements
+        return max(elements, key=lambda dtype: elements[dtype])
 
     @property
     def weight_files(self) -> list[str]:

@@ -34,9 +34,9 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)  # a disk that was full has the room again
         raise
-    _sync(temporary)
+    sync(temporary)
     os.replace(temporary, path)
-    _sync(path.parent)
+    sync(path.parent)
 
 
 AIR_BYTES: Final = 64 * 2**20
@@ -62,7 +62,7 @@ def appearing(target: Path) -> Iterator[Path]:
     try:
         yield incoming
         incoming.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
     except BaseException:
         shutil.rmtree(incoming, ignore_errors=True)
         raise
@@ -90,7 +90,7 @@ def take_over(directory: Path, earlier: Path) -> bool:
                 _link(earlier / name, directory / name)
         except FileNotFoundError:
             continue  # it has just been finished: a finished one keeps no resume state
-        _sync(directory)
+        sync(directory)
         return True
 
 
@@ -109,7 +109,7 @@ def _link(source: Path, target: Path) -> None:
         os.replace(temporary, target)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Ask the disk to have it: a file's content, a directory's names."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

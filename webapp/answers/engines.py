@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ from django.conf import settings
 
 from trainer.config import ModelConfig, available_cores
 from trainer.data.prompting import answer_room, prompt_ids
-from trainer.model.checkpoint import load_checkpoint
+from trainer.model.checkpoint import DTYPES, load_checkpoint
 from trainer.model.decoder import FUSED_WIDTH
 from trainer.model.engine import Engine, EngineService, Request, Sampling
-from trainer.model.layout import DTYPE_NAMES, read_layout
+from trainer.model.layout import read_layout
 from trainer.model.tokenizer import Tokenizer
 from trainer.runtime import machine
 from webapp.checkpoints.cards import plain
@@ -89,12 +89,8 @@ def footprint(directory: Path) -> Footprint:
     """What this checkpoint will occupy; ValueError for a directory that cannot be loaded."""
     layout = read_layout(directory)
     config, device = layout.config, engine_device()
-    numbers_of = Counter[str]()
-    for one in layout.tensors.values():
-        numbers_of[one.dtype] += one.elements
-    [(stored, _)] = numbers_of.most_common(1)  # a norm kept in float32 does not make it a float32 model
     with machine.threads(chat_threads(config.width)):
-        dtype = machine.held_dtype(_DTYPES[stored], config.width, device)
+        dtype = machine.held_dtype(DTYPES[layout.dtype], config.width, device)
     numbers = layout.parameters
     if config.width <= FUSED_WIDTH and dtype == torch.float32:
         # The matrices that a narrow one's engine joins lie beside their parts.
@@ -102,9 +98,6 @@ def footprint(directory: Path) -> Footprint:
         numbers += config.layers * config.width * (heads + 2 * config.ffn)
     token = config.layers * 2 * config.kv_heads * config.head_dim * dtype.itemsize
     return Footprint(device=device, dtype=dtype, config=config, weights=numbers * dtype.itemsize, token=token)
-
-
-_DTYPES: dict[str, torch.dtype] = {code: getattr(torch, name) for code, name in DTYPE_NAMES.items()}
 
 
 def engine_device() -> torch.device:

@@ -23,14 +23,13 @@ from trainer.model.layout import (
     WEIGHTS,
     changed_since,
     guess_stage,
-    read_header,
     read_layout,
     read_object,
     weight_files,
     weights_sha256,
 )
 from trainer.model.roles import CONFIG, TOKENIZER
-from trainer.runtime.files import STAGE, check_room
+from trainer.runtime.files import STAGE, check_room, sync
 
 CARRIED_FILES = (
     *("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE", "NOTICE", "NOTICE.md", "NOTICE.txt"),
@@ -143,11 +142,6 @@ def _is_figure(value: Any) -> bool:
     return isinstance(value, int | float) and abs(value) < LARGEST_FIGURE
 
 
-def check_safetensors(path: Path) -> int:
-    """Check a safetensors file's header against its size; returns the number of parameters."""
-    return sum(tensor.elements for tensor in read_header(path).values())
-
-
 def copy_checkpoint(
     source: Path, target: Path, *, stage_info: dict[str, Any] | None = None, is_ours: bool = False
 ) -> None:
@@ -171,7 +165,7 @@ def copy_checkpoint(
             _copy(source / name, incoming / name, is_ours=is_ours)
         if stage_info is not None:
             (incoming / STAGE).write_text(json.dumps(stage_info, indent=2) + "\n", encoding="utf-8")
-            _sync(incoming / STAGE)
+            sync(incoming / STAGE)
         incoming.rename(target)
     except BaseException:
         shutil.rmtree(incoming, ignore_errors=True)
@@ -186,12 +180,4 @@ def _copy(source: Path, target: Path, *, is_ours: bool) -> None:
         except OSError:  # another disk, or one without hard links
             pass
     shutil.copyfile(source, target, follow_symlinks=False)
-    _sync(target)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(target)
