@@ -428,13 +428,17 @@ class ScalarModel(nn.Module):
     @classmethod
     @torch.no_grad()
     def from_language_model(cls, model: LanguageModel, *, generator: torch.Generator) -> ScalarModel:
-        """The same decoder weights under a fresh head with std 1/sqrt(width + 1) (Stiennon et al., 2020)."""
+        """The same decoder weights under a fresh head."""
         embedding = model.decoder.embed_tokens.weight
         with torch.device("meta"):  # no random weights that are overwritten at once
             scalar = cls(model.config)
         scalar.to(embedding.dtype).to_empty(device=embedding.device)
         scalar.bias = torch.zeros((), device=embedding.device)
         scalar.decoder.load_state_dict(model.decoder.state_dict())
-        fresh = torch.empty(scalar.head.weight.shape)
-        scalar.head.weight.copy_(fresh.normal_(0.0, 1 / math.sqrt(model.config.width + 1), generator=generator))
+        scalar.head.weight.copy_(fresh_head(model.config.width, generator=generator))
         return scalar
+
+
+def fresh_head(width: int, *, generator: torch.Generator) -> Tensor:
+    """A scalar head's random weights [1, C], with std 1/sqrt(width + 1) (Stiennon et al., 2020)."""
+    return torch.empty(1, width).normal_(0.0, 1 / math.sqrt(width + 1), generator=generator)

@@ -9,7 +9,6 @@ learns are a few float32 numbers beside it. The reference of reinforcement learn
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ from trainer.model.checkpoint import (
     read_shape,
     save_checkpoint,
 )
-from trainer.model.decoder import LanguageModel, ScalarModel
+from trainer.model.decoder import LanguageModel, ScalarModel, fresh_head
 from trainer.model.tokenizer import Tokenizer
 from trainer.runtime import machine
 from trainer.runtime.loop import saved_state
@@ -125,8 +124,7 @@ class Start:
         """The parent under a fresh scalar head that learns, with a fresh adapter or as a copy that learns entirely."""
         if not self.config.adapter_rank:
             return ScalarModel.from_language_model(self.base, generator=generator)
-        std = 1 / math.sqrt(self.base.config.width + 1)
-        head = torch.empty(1, self.base.config.width).normal_(0.0, std, generator=generator)
+        head = fresh_head(self.base.config.width, generator=generator)
         base = adapters.scalar_over(self.base, head=head.to(self.base.decoder.embed_tokens.weight.device))
         return adapters.adapted(base, rank=self.config.adapter_rank, generator=generator)
 
