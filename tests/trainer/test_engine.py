@@ -8,7 +8,7 @@ import torch
 
 from trainer.model import engine
 from trainer.model.adapters import adapted
-from trainer.model.decoder import Block, LanguageModel
+from trainer.model.decoder import Block, LanguageModel, Products
 from trainer.model.engine import (
     END,
     LENGTH,
@@ -16,9 +16,9 @@ from trainer.model.engine import (
     Engine,
     EngineService,
     Sampling,
-    _JoinedProducts,
     _truncate,
 )
+from trainer.model.products import prepare
 from trainer.runtime import machine
 from trainer.runtime.seeds import random_generator
 
@@ -111,13 +111,13 @@ def test_what_an_adapter_is_merged_into_is_held_once_and_only_while_it_writes(
     held: list[weakref.ref[object]] = []
     most: list[int] = []
 
-    class Watched(_JoinedProducts):
-        def __init__(self, block: Block) -> None:
-            super().__init__(block)
-            held.append(weakref.ref(self))
-            most.append(sum(one() is not None for one in held))
+    def watched(block: Block) -> Products:
+        products = prepare(block)
+        held.append(weakref.ref(products))
+        most.append(sum(one() is not None for one in held))
+        return products
 
-    monkeypatch.setattr(engine, "_JoinedProducts", Watched)
+    monkeypatch.setattr(engine, "prepare", watched)
     sampler = Engine(adapted(model, rank=2, generator=random_generator(0, "adapter")), end_ids=[])
     [first] = sampler.generate([[5, 6]], [Sampling(max_new_tokens=3, temperature=0.0)])
     assert max(most) == model.config.layers
@@ -128,7 +128,7 @@ def test_what_an_adapter_is_merged_into_is_held_once_and_only_while_it_writes(
     assert row.completion.tokens == first.tokens
 
 
-@pytest.mark.parametrize(("width", "rows", "threads"), [(192, 63, 1), (192, 64, 2), (256, 1, 2)])
+@pytest.mark.parametrize(("width", "rows", "threads"), [(192, 15, 1), (192, 16, 2), (256, 1, 2)])
 def test_a_narrow_model_writes_few_answers_on_one_thread(width: int, rows: int, threads: int) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -282,7 +282,7 @@ def test_rows_wait_where_the_cache_would_hold_too_many_tokens(model: LanguageMod
     while engine.busy:
         engine.step()
         if engine._cache is not None:
-            held = engine._cache.shape[1] * engine._cache.shape[3]
+            held = engine._cache.shape[2] * engine._cache.shape[4]
             assert held <= cache_tokens
             most = max(most, held)
     assert most > cache_tokens / 2

@@ -35,9 +35,10 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from trainer.model.decoder import FUSED_WIDTH, Block, LanguageModel, Products, RMSNorm, effective_weight
+from trainer.model.decoder import Block, LanguageModel, Products
+from trainer.model.products import Norm, give_up, is_joined, matrix, prepare
 from trainer.runtime import machine
 
 END, LENGTH, STOPPED = "end", "length", "stopped"
@@ -122,34 +123,50 @@ class Engine:
     """Batched sampling from one model. Not thread-safe: see `EngineService`."""
 
     def __init__(
-        self, model: LanguageModel, *, end_ids: Sequence[int], max_batch: int = 64, cache_tokens: int = 0
+        self,
+        model: LanguageModel,
+        *,
+        end_ids: Sequence[int],
+        max_batch: int = 64,
+        cache_tokens: int = 0,
+        is_owner: bool = False,
     ) -> None:
-        """`cache_tokens` is how many tokens the cache may hold: rows times the longest of them; 0 sets no bound."""
+        """`cache_tokens` is how many tokens the cache may hold: rows times the longest of them; 0 sets no bound.
+
+        An owner takes the model over: it holds the weights once, in the layout it works with, for as long as it lives,
+        and nobody can use or change the model any more.
+        """
         self.model = model
         self.config = model.config
+        self.is_owner = is_owner
         self.end_ids = frozenset(end_ids)
         self.max_batch = max_batch
         self.cache_tokens = cache_tokens or max_batch * model.config.context
         self._waiting: deque[_Row] = deque()
         self._later: deque[_Row] = deque()  # background rows that wait
         self._rows: list[_Row] = []
-        self._cache: Tensor | None = None  # [layers, rows, 2 * kv_heads, length, head_dim]: keys above values
+        self._cache: Tensor | None = None  # [layers, 2, rows, kv_heads, length, head_dim]: keys, then values
         self._products: list[Products] = []
 
     # -- the public face -------------------------------------------------------------------------
 
     @torch.inference_mode()
     def refresh(self) -> None:
-        """Re-read the model's weights. `generate` does it, because training changes them in place."""
+        """Re-read the model's weights. `generate` does it, because training changes them in place; not an owner's."""
+        if self.is_owner and self._products:
+            return
         decoder = self.model.decoder
         self._blocks: list[Block] = list(decoder.layers)  # type: ignore[arg-type]
         self._embedding = decoder.embed_tokens.weight.detach()
-        self._head = self.model.head_weight.detach()
-        self._is_narrow = self.config.width <= FUSED_WIDTH and self._embedding.dtype == torch.float32
-        kind = _JoinedProducts if self._is_narrow else _MergedProducts
         self._products = []  # the old ones go before the new ones come
-        self._products = [kind(block) for block in self._blocks]
-        self._norm = _Norm(decoder.norm)
+        for block in self._blocks:
+            self._products.append(prepare(block))
+            if self.is_owner:
+                give_up(block)
+        self._head = matrix(self.model.head_weight.detach())
+        if self.is_owner and self.model.lm_head is not None:
+            give_up(self.model.lm_head)
+        self._norm = Norm(decoder.norm)
         self._turned_from: tuple[Tensor, Tensor] | None = None
 
     def add(self, prompt: Sequence[int], sampling: Sampling, *, background: bool = False) -> _Row:
@@ -199,7 +216,8 @@ class Engine:
             while self._rows or self._waiting:
                 self.step()
         self._cache = None
-        self._products = []  # as much memory as the model, where an adapter is merged in
+        if not self.is_owner:
+            self._products = []  # as much memory as the model
         return [row.completion for row in rows]
 
     # -- rows ------------------------------------------------------------------------------------
@@ -228,7 +246,7 @@ class Engine:
             assert self._cache is not None
             self._rows[index] = last
             used = last.position
-            self._cache[:, index, :, :used] = self._cache[:, len(self._rows), :, :used]
+            self._cache[:, :, index, :, :used] = self._cache[:, :, len(self._rows), :, :used]
         return row
 
     def _make_room(self) -> bool:
@@ -289,10 +307,10 @@ class Engine:
     def _reserve(self, rows: int, length: int) -> None:
         """Grow the cache to hold at least this many rows and tokens per row."""
         old = self._cache
-        if old is not None and old.shape[1] >= rows and old.shape[3] >= length:
+        if old is not None and old.shape[2] >= rows and old.shape[4] >= length:
             return
         config = self.config
-        have_rows, have_length = (0, 0) if old is None else (old.shape[1], old.shape[3])
+        have_rows, have_length = (0, 0) if old is None else (old.shape[2], old.shape[4])
         if rows > have_rows:
             rows = min(self.max_batch, max(rows, 2 * have_rows))
         rows = max(rows, have_rows)
@@ -301,10 +319,10 @@ class Engine:
             rows = len(self._rows)
             length = min(length, max(self.cache_tokens // rows, max(row.reach for row in self._rows)))
             have_rows, have_length = min(rows, have_rows), min(length, have_length)
-        shape = (config.layers, rows, 2 * config.kv_heads, length, config.head_dim)
+        shape = (config.layers, 2, rows, config.kv_heads, length, config.head_dim)
         self._cache = torch.zeros(shape, device=self._embedding.device, dtype=self._embedding.dtype)
         if old is not None:
-            self._cache[:, :have_rows, :, :have_length] = old[:, :have_rows, :, :have_length]
+            self._cache[:, :, :have_rows, :, :have_length] = old[:, :, :have_rows, :, :have_length]
 
     # -- the forward passes ----------------------------------------------------------------------
 
@@ -315,7 +333,7 @@ class Engine:
         everywhere; the rest of it is done for the last tokens alone.
         """
         assert self._cache is not None
-        decoder, (prompts, length) = self.model.decoder, tokens.shape
+        decoder, length = self.model.decoder, tokens.shape[1]
         cos, sin = (table[:length].to(self._embedding.dtype) for table in decoder.rotations(length))  # (T, D)
         near = decoder.within_window(length, None)
         cache = _Prompts(self._cache, which, first)
@@ -324,7 +342,7 @@ class Engine:
             cache.layer, window = layer, block.self_attn.window
             allowed, last = near if window else None, None
             if layer == self.config.layers - 1:
-                allowed, last = self._seen(ends, length, window).view(prompts, 1, 1, length), ends
+                allowed, last = self._hidden(ends, length, window), ends
             x = block(x, cos, sin, allowed, cache=cache, last=last, products=products)
         return self._norm(x).squeeze(1)
 
@@ -351,7 +369,9 @@ class Engine:
         if self._turned_from is not tables:
             self._turned_from, config, dtype = tables, self.config, self._embedding.dtype
             self._table = [table.to(dtype).unsqueeze(1).unsqueeze(1) for table in tables]  # [L, 1, 1, D]
-            if self._is_narrow and not config.qk_norm:  # values are not turned: their cos is 1 and their sin 0
+            if (
+                is_joined(config.width, dtype) and not config.qk_norm
+            ):  # values are not turned: their cos is 1 and their sin 0
                 still = torch.eye(2, dtype=dtype, device=positions.device)[0]
                 self._table = [
                     torch.cat(
@@ -381,7 +401,7 @@ class Engine:
 
     def _sample(self, rows: Sequence[_Row], hidden: Tensor) -> None:
         """Draw one token per row from hidden states [N,C] by inverting the cumulative distribution."""
-        logits = F.linear(hidden, self._head).float()
+        logits = self._head(hidden).float()
         greedy = [row.sampling.greedy for row in rows]
         temperatures = [1.0 if row.sampling.greedy else row.sampling.temperature for row in rows]
         if any(temperature != 1.0 for temperature in temperatures):
@@ -431,7 +451,7 @@ def _invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
         found = torch.searchsorted(cumulative, (uniforms * cumulative[:, -1]).unsqueeze(1), right=True).squeeze(1)
         return found.clamp_max_(size - 1)
     stretches = F.pad(probabilities, (0, -size % STRETCH)).view(rows, -1, STRETCH)
-    sums = stretches.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)  # (N, stretches)
+    sums = stretches.sum(dim=-1).cumsum(dim=-1, dtype=torch.float64)  # (N, stretches)
     target = (uniforms * sums[:, -1]).unsqueeze(1)
     which = torch.searchsorted(sums, target, right=True).clamp_max_(sums.shape[1] - 1)  # (N, 1)
     before = F.pad(sums, (1, 0)).gather(1, which)
@@ -469,8 +489,9 @@ class _Prompts:
         self._cache, self._which, self._rows = cache, which, slice(first, first + len(which))
 
     def extend(self, kv: Tensor) -> tuple[Tensor, Tensor]:
-        self._cache[self.layer, self._rows, :, : kv.shape[2]] = kv[self._which]
         k, v = kv.chunk(2, dim=1)
+        for states, new in zip(self._cache[self.layer], (k, v), strict=True):
+            states[self._rows, :, : kv.shape[2]] = new[self._which]
         return k, v
 
 
@@ -482,101 +503,16 @@ class _Rows:
         rows = len(positions)
         self._positions, self._longest = positions, longest
         self._index = torch.arange(rows, device=positions.device) if rows > 1 else None
-        self._layers = cache[:, :rows, :, :longest].unbind()
+        self._layers = cache[:, :, :rows, :, :longest].unbind()
 
     def extend(self, kv: Tensor) -> tuple[Tensor, Tensor]:
         states = self._layers[self.layer]
         if self._index is None:  # the place of an only row is the last one
-            states.narrow(2, self._longest - 1, 1).copy_(kv)
+            states.narrow(3, self._longest - 1, 1).copy_(kv.view(2, 1, -1, 1, kv.shape[-1]))
         else:
-            states[self._index, :, self._positions] = kv.squeeze(2)
-        k, v = states.chunk(2, dim=1)
+            states[:, self._index, :, self._positions] = kv.view(len(kv), 2, -1, kv.shape[-1])
+        k, v = states.unbind()
         return k, v
-
-
-# -- a block's products, prepared ------------------------------------------------------------------
-
-
-class _Norm:
-    """RMSNorm in few operations, its statistics in float32: x / √(|x|² + C·ε), times √C and the weight."""
-
-    def __init__(self, norm: RMSNorm) -> None:
-        width = len(norm.weight)
-        self.scale = norm.weight.float() * width**0.5
-        self._floor = torch.tensor((width * norm.eps) ** 0.5, device=norm.weight.device)
-        self._wider = None if norm.weight.dtype == torch.float32 else torch.float32
-
-    def without_scale(self, x: Tensor) -> Tensor:
-        """Float32, and without √C and the weight, which may be folded into the matrix behind it."""
-        return x / torch.hypot(torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=self._wider), self._floor)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        y: Tensor = self.without_scale(x) * self.scale
-        return y.to(x.dtype)
-
-
-class _MergedProducts:
-    """A wide block's matrices as they lie, with adapters merged in where there are some."""
-
-    def __init__(self, block: Block) -> None:
-        attention, mlp = block.self_attn, block.mlp
-        self._before, self._after = _Norm(block.input_layernorm), _Norm(block.post_attention_layernorm)
-        self._qkv = [_matrix(part) for part in (attention.q_proj, attention.k_proj, attention.v_proj)]
-        self._out, self._gate, self._up, self._down = map(
-            _matrix, (attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
-        )
-
-    def qkv(self, x: Tensor) -> list[Tensor]:
-        x = self._before(x)
-        return [F.linear(x, *matrix) for matrix in self._qkv]
-
-    def add_attended(self, x: Tensor, y: Tensor) -> Tensor:
-        return F.linear(y, *self._out).add_(x)
-
-    def add_feed_forward(self, x: Tensor) -> Tensor:
-        normed = self._after(x)
-        hidden = F.silu(F.linear(normed, *self._gate), inplace=True).mul_(F.linear(normed, *self._up))
-        return F.linear(hidden, *self._down).add_(x)
-
-
-class _JoinedProducts:
-    """A narrow block's matrices: those that read the same input joined, the norm's weight folded into them."""
-
-    def __init__(self, block: Block) -> None:
-        attention, mlp = block.self_attn, block.mlp
-        before, after = _Norm(block.input_layernorm), _Norm(block.post_attention_layernorm)
-        self._before, self._after = before.without_scale, after.without_scale
-        self._qkv = _joined(before.scale, attention.q_proj, attention.k_proj, attention.v_proj)
-        self._gate_up = _joined(after.scale, mlp.gate_proj, mlp.up_proj)
-        self._out, self._down = _matrix(attention.o_proj), _matrix(mlp.down_proj)
-
-    def qkv(self, x: Tensor) -> list[Tensor]:
-        return [_product(self._before(x), *self._qkv)]
-
-    def add_attended(self, x: Tensor, y: Tensor) -> Tensor:
-        return _product(y, *self._out).add_(x)
-
-    def add_feed_forward(self, x: Tensor) -> Tensor:
-        gate, up = _product(self._after(x), *self._gate_up).chunk(2, dim=-1)
-        return _product(F.silu(gate).mul_(up), *self._down).add_(x)
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """`F.linear` of x [N,1,C] or [B,T,C] by the matrix product itself, a third of its operations."""
-    if bias is not None:
-        return F.linear(x, weight, bias)
-    return torch.mm(x.view(-1, x.shape[-1]), weight.t()).view(*x.shape[:-1], -1)
-
-
-def _matrix(linear: nn.Linear) -> tuple[Tensor, Tensor | None]:
-    """What `F.linear` needs of a layer: its matrix, any adapter merged in, and its bias."""
-    return effective_weight(linear).detach(), None if linear.bias is None else linear.bias.detach()
-
-
-def _joined(scale: Tensor, *linears: nn.Linear) -> tuple[Tensor, Tensor | None]:
-    """Layers below each other as one matrix, its inputs scaled."""
-    weights, biases = zip(*map(_matrix, linears), strict=True)
-    return torch.cat(weights) * scale, None if biases[0] is None else torch.cat(biases)
 
 
 class Request:

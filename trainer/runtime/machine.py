@@ -19,7 +19,7 @@ import torch
 from trainer.config import available_cores
 from trainer.runtime.estimate import CLEARLY, NARROW
 
-SMALL_WIDTH, FEW_ROWS = 256, 64
+SMALL_WIDTH, FEW_ROWS = 256, 16
 """A model below this width writes fewer answers than this quickest on one thread: a second costs more to wake than it
 computes."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -27,9 +27,9 @@ from django.conf import settings
 from trainer.config import ModelConfig, available_cores
 from trainer.data.prompting import answer_room, prompt_ids
 from trainer.model.checkpoint import DTYPES, load_checkpoint
-from trainer.model.decoder import FUSED_WIDTH
 from trainer.model.engine import Engine, EngineService, Request, Sampling
 from trainer.model.layout import read_layout
+from trainer.model.products import can_pack
 from trainer.model.tokenizer import Tokenizer
 from trainer.runtime import machine
 from webapp.checkpoints.cards import plain
@@ -92,10 +92,8 @@ def footprint(directory: Path) -> Footprint:
     with machine.threads(chat_threads(config.width)):
         dtype = machine.held_dtype(DTYPES[layout.dtype], config.width, device)
     numbers = layout.parameters
-    if config.width <= FUSED_WIDTH and dtype == torch.float32:
-        # The matrices that a narrow one's engine joins lie beside their parts.
-        heads = (config.heads + 2 * config.kv_heads) * config.head_dim
-        numbers += config.layers * config.width * (heads + 2 * config.ffn)
+    if config.is_tied and can_pack(device.type, dtype):  # rows to look up, and beside them the head, packed
+        numbers += config.vocab_size * config.width
     token = config.layers * 2 * config.kv_heads * config.head_dim * dtype.itemsize
     return Footprint(device=device, dtype=dtype, config=config, weights=numbers * dtype.itemsize, token=token)
 
@@ -163,7 +161,7 @@ def load(directory: Path, *, stage: str, needs: Footprint | None = None) -> Load
     cache_tokens = needs.cache_tokens(settings.ENGINE_MEMORY_MB * 2**20)
     loaded = load_checkpoint(directory, device=needs.device, dtype=needs.dtype)
     model, tokenizer = loaded.language_model.eval().requires_grad_(False), loaded.tokenizer
-    engine = Engine(model, end_ids=tokenizer.end_ids, max_batch=MAX_BATCH, cache_tokens=cache_tokens)
+    engine = Engine(model, end_ids=tokenizer.end_ids, max_batch=MAX_BATCH, cache_tokens=cache_tokens, is_owner=True)
     with machine.threads(chat_threads(model.config.width)):
         engine.generate([[tokenizer.document_end_id]], [Sampling(max_new_tokens=1)])
     occupied = tensor_bytes(engine) + cache_tokens * needs.token
@@ -173,8 +171,13 @@ def load(directory: Path, *, stage: str, needs: Footprint | None = None) -> Load
 
 def tensor_bytes(thing: Any) -> int:
     """Bytes of all tensors an object of the trainer's holds, each piece of memory counted once."""
-    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in _tensors(thing)}
-    return sum(storages.values())
+    sizes: dict[int, int] = {}
+    for tensor in _tensors(thing):
+        if tensor.is_mkldnn:  # packed, which shares its memory with nobody
+            sizes[id(tensor)] = tensor.numel() * tensor.element_size()
+        else:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    return sum(sizes.values())
 
 
 def _tensors(thing: Any, seen: set[int] | None = None) -> Iterator[torch.Tensor]:
