@@ -29,7 +29,7 @@ from trainer.data.prompting import answer_room, prompt_ids
 from trainer.model.checkpoint import DTYPES, load_checkpoint
 from trainer.model.engine import Engine, EngineService, Request, Sampling
 from trainer.model.layout import read_layout
-from trainer.model.products import can_pack
+from trainer.model.products import can_pack, is_joined
 from trainer.model.tokenizer import Tokenizer
 from trainer.runtime import machine
 from webapp.checkpoints.cards import plain
@@ -92,8 +92,11 @@ def footprint(directory: Path) -> Footprint:
     with machine.threads(chat_threads(config.width)):
         dtype = machine.held_dtype(DTYPES[layout.dtype], config.width, device)
     numbers = layout.parameters
-    if config.is_tied and can_pack(device.type, dtype):  # rows to look up, and beside them the head, packed
-        numbers += config.vocab_size * config.width
+    if can_pack(device.type, dtype):
+        embedding = config.vocab_size * config.width
+        blocks = numbers - embedding * (1 if config.is_tied else 2)
+        # Beside rows to look up, a tied head lies packed, and a narrow block's matrices lie packed and unpacked.
+        numbers += config.is_tied * embedding + is_joined(config.width, dtype) * blocks
     token = config.layers * 2 * config.kv_heads * config.head_dim * dtype.itemsize
     return Footprint(device=device, dtype=dtype, config=config, weights=numbers * dtype.itemsize, token=token)
 
