@@ -154,6 +154,23 @@ def test_what_is_read_and_written_again_is_the_same(
     assert next(load_checkpoint(directory, dtype=None).model.parameters()).dtype == stored
 
 
+def test_small_steps_of_a_whole_bfloat16_model_are_not_lost_when_it_is_saved(
+    plain: Path, tmp_path: Path, tokenizer: Tokenizer
+) -> None:
+    """Full fine-tuning moves most weights by less than half of what bfloat16 can tell apart."""
+    build_as(plain, torch.bfloat16)
+    loaded = load_checkpoint(plain)
+    weight = loaded.language_model.decoder.layers[0].mlp.up_proj.weight
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight.mul_(1 + 2**-11)  # an eighth of the last bit
+    assert torch.equal(weight.bfloat16().float(), before)  # the nearest: all is lost
+    out = save_checkpoint(tmp_path / "out", loaded.model, loaded.tokenizer, stage="sft", info={})
+    saved = load_checkpoint(out).language_model.decoder.layers[0].mlp.up_proj.weight
+    moved = ((saved - before) * before.sign()).sum() / ((weight - before) * before.sign()).sum()
+    assert moved.item() == pytest.approx(1, abs=0.1)
+
+
 def build_as(directory: Path, dtype: torch.dtype) -> None:
     """Store a directory's weights as `dtype`."""
     path = directory / "model.safetensors"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from trainer.runtime import files
-from trainer.runtime.files import RESUME_RUN, RESUME_STATE, STAGE, take_over, write_atomic
+from trainer.runtime.files import RESUME_RUN, RESUME_STATE, STAGE, appearing, take_over, write_atomic
 
 
 @pytest.fixture
@@ -100,3 +101,19 @@ def test_a_file_that_could_not_be_written_leaves_the_old_one_and_nothing_beside_
         raise OSError("the disk is full")
     assert [entry.name for entry in tmp_path.iterdir()] == ["weights"]
     assert path.read_bytes() == b"old"
+
+
+def test_what_a_killed_process_left_is_taken_away_a_day_later(tmp_path: Path) -> None:
+    long_ago = time.time() - 25 * 3600
+    for name in ("forgotten", "slow"):
+        (tmp_path / f".incoming-{name}").mkdir()
+        (tmp_path / f".incoming-{name}" / "model.safetensors").write_bytes(b"half of it")
+    os.utime(tmp_path / ".incoming-forgotten" / "model.safetensors", (long_ago, long_ago))
+    for name in ("forgotten", "slow"):  # a slow writer's directory is as old, but what it writes to is not
+        os.utime(tmp_path / f".incoming-{name}", (long_ago, long_ago))
+    with appearing(tmp_path / "new") as incoming:
+        (incoming / "file").write_text("whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".incoming-slow", "new"]
+    with pytest.raises(OSError, match="full"), appearing(tmp_path / "other"):
+        raise OSError("full")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".incoming-slow", "new"]

@@ -113,6 +113,43 @@ def test_the_least_recently_used_is_dropped_under_the_budget(
     assert engines.loaded() == [a.pk, c.pk]
 
 
+def test_two_that_are_loaded_at_once_are_counted_against_each_other(
+    engines: Engines,
+    checkpoint: Callable[[], Checkpoint],
+    directory: Path,
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings.ENGINE_MEMORY_MB = 1.5 * engine_bytes(directory) / MEGABYTE
+    a, b = checkpoint(), checkpoint()
+    loads: list[Path] = []
+    begun, may_end = threading.Event(), threading.Event()
+
+    def slow(path: Path, **rest: Any) -> LoadedEngine:
+        loads.append(path)
+        begun.set()
+        assert may_end.wait(30)
+        return load(path, **rest)
+
+    monkeypatch.setattr(engines_module, "load", slow)
+
+    def borrow(one: Checkpoint) -> None:
+        with engines.borrow(one):
+            pass
+
+    first, second = (threading.Thread(target=borrow, args=[one]) for one in (a, b))
+    first.start()
+    assert begun.wait(30)
+    second.start()
+    second.join(0.3)
+    assert loads == [a.path]  # the second waits for the memory that the first is going to take
+    may_end.set()
+    first.join(30)
+    second.join(30)
+    assert loads == [a.path, b.path]
+    assert engines.loaded() == [b.pk]
+
+
 def test_a_model_in_use_is_waited_for_not_dropped(
     engines: Engines, checkpoint: Callable[[], Checkpoint], directory: Path, settings: Any
 ) -> None:

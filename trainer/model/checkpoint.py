@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from trainer import __version__
 from trainer.config import REWARD, STAGES, ModelConfig, Source, check_stage
+from trainer.model.adapters import rounded
 from trainer.model.decoder import LanguageModel, ScalarModel, effective_weight
 from trainer.model.families import EMBEDDING, HEAD, architecture_of, config_json_of, our_name, tensor_shapes
 from trainer.model.layout import (
@@ -138,7 +139,11 @@ def save_checkpoint(
 
 
 def _as_it_came(model: LanguageModel | ScalarModel) -> dict[str, Tensor]:
-    """The model's tensors by their names in a file, adapters merged in, stored as they were when it was read."""
+    """The model's tensors by their names in a file, adapters merged in, stored as they were when it was read.
+
+    What was learnt in float32 is rounded to bfloat16 as adapters are merged, so that steps too small for it are not
+    all lost; numbers that bfloat16 has stay as they are.
+    """
     config, source = model.config, model.config.source
     modules, tensors = dict(model.named_modules()), {}
     for name in tensor_shapes(config, is_reward=isinstance(model, ScalarModel)):
@@ -150,10 +155,11 @@ def _as_it_came(model: LanguageModel | ScalarModel) -> dict[str, Tensor]:
         tensors[HEAD] = tensors[EMBEDDING].clone()
     stored = {} if source is None else source.other_dtypes
     usual = "float32" if source is None else source.dtype
-    return {
-        name: tensor.detach().to(device="cpu", dtype=DTYPES[stored.get(name, usual)]).contiguous()
-        for name, tensor in tensors.items()
-    }
+    saved = {}
+    for name, tensor in tensors.items():
+        dtype, here = DTYPES[stored.get(name, usual)], tensor.detach().cpu()
+        saved[name] = (rounded(here, dtype) if here.dtype == torch.float32 else here.to(dtype)).contiguous()
+    return saved
 
 
 def _is_finite(tensor: Tensor) -> bool:

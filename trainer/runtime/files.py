@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -53,10 +54,20 @@ def check_room(directory: Path, size: int, what: str) -> None:
         )
 
 
+FORGOTTEN_S: Final = 24 * 3600.0
+"""What nobody has written to for so long was left by a process that was killed."""
+
+
 @contextmanager
 def appearing(target: Path) -> Iterator[Path]:
-    """A directory to fill, which takes its place as `target` when it is full, and is gone if it never is."""
+    """A directory to fill, which takes its place as `target` when it is full, and is gone if it never is.
+
+    Of a process that was killed it stays; whoever comes here a day later takes it away.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(".incoming-*"):
+        if _age(left) > FORGOTTEN_S:
+            shutil.rmtree(left, ignore_errors=True)
     incoming = target.parent / f".incoming-{uuid.uuid4().hex}"
     incoming.mkdir()
     try:
@@ -66,6 +77,14 @@ def appearing(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(incoming, ignore_errors=True)
         raise
+
+
+def _age(directory: Path) -> float:
+    """Seconds since something in it was written last; 0 for one that goes while we look."""
+    try:
+        return time.time() - max(path.stat().st_mtime for path in (directory, *directory.rglob("*")))
+    except OSError:
+        return 0.0
 
 
 def take_over(directory: Path, earlier: Path) -> bool:

@@ -73,6 +73,10 @@ class Footprint:
         """Bytes without which it cannot chat."""
         return self.weights + self.token * min(LEAST_CACHE, self.config.context)
 
+    def most(self, budget: int) -> int:
+        """Bytes it may come to occupy, its cache at its largest; DoesNotFit where there is no room."""
+        return self.weights + self.token * self.cache_tokens(budget)
+
     def cache_tokens(self, budget: int) -> int:
         """How many tokens its cache may hold, of all conversations together; DoesNotFit where there is no room."""
         if self.least > budget:
@@ -211,7 +215,7 @@ class Engines:
     def __init__(self) -> None:
         self._condition = threading.Condition()
         self._loaded: OrderedDict[int, LoadedEngine] = OrderedDict()
-        self._loading: set[int] = set()
+        self._loading: dict[int, int] = {}  # by checkpoint, the bytes kept free for it
 
     @contextmanager
     def borrow(
@@ -248,41 +252,42 @@ class Engines:
                 self._loaded.move_to_end(checkpoint.pk)
                 engine.users += 1
                 return engine
-            self._loading.add(checkpoint.pk)
+            self._loading[checkpoint.pk] = 0
         try:
             with _told_to_visitors(checkpoint):
                 needs = footprint(checkpoint.path)
-                needs.cache_tokens(settings.ENGINE_MEMORY_MB * 2**20)  # before anybody has to go for it
+                most = needs.most(settings.ENGINE_MEMORY_MB * 2**20)  # before anybody has to go for it
             with self._condition:
-                self._make_room(needs.weights, is_unwanted)
+                self._make_room(most, is_unwanted)
+                self._loading[checkpoint.pk] = most
             with _told_to_visitors(checkpoint):
                 engine = load(checkpoint.path, stage=checkpoint.stage, needs=needs)
             _note_problem(checkpoint, "")
             with self._condition:
-                try:
-                    self._make_room(engine.bytes, is_unwanted)  # now that the size of its cache is known
-                except NotWaitedFor:
-                    engine.service.close()
-                    raise
                 engine.users = 1
                 self._loaded[checkpoint.pk] = engine
                 return engine
         finally:
             with self._condition:
-                self._loading.discard(checkpoint.pk)
+                del self._loading[checkpoint.pk]
                 self._condition.notify_all()
 
     def _make_room(self, wanted: int, is_unwanted: Callable[[], bool]) -> None:
-        """Drop idle engines, oldest first, until `wanted` bytes fit; wait for busy ones to fall idle."""
+        """Drop idle engines, oldest first, until `wanted` bytes fit; wait for busy ones, and for those being loaded."""
         budget = settings.ENGINE_MEMORY_MB * 2**20
-        while self._loaded and sum(engine.bytes for engine in self._loaded.values()) + wanted > budget:
+        while self._taken() + wanted > budget and self._taken():
             idle = next((pk for pk, engine in self._loaded.items() if not engine.users), None)
-            if idle is None:
+            if idle is not None:
+                self._loaded.pop(idle).service.close()
+                continue
+            if self._loaded:
                 # Otherwise newcomers would keep it busy for as long as there are any.
                 next(iter(self._loaded.values())).is_leaving = True
-                self._wait(is_unwanted)
-            else:
-                self._loaded.pop(idle).service.close()
+            self._wait(is_unwanted)
+
+    def _taken(self) -> int:
+        """Bytes of the engines that are loaded and of those that are being loaded."""
+        return sum(engine.bytes for engine in self._loaded.values()) + sum(self._loading.values())
 
     def _is_leaving(self, pk: int) -> bool:
         engine = self._loaded.get(pk)

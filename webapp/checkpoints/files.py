@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,7 @@ from trainer.model.layout import (
     weights_sha256,
 )
 from trainer.model.roles import CONFIG, TOKENIZER
-from trainer.runtime.files import STAGE, check_room, sync
+from trainer.runtime.files import STAGE, appearing, check_room, sync
 
 CARRIED_FILES = (
     *("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE", "NOTICE", "NOTICE.md", "NOTICE.txt"),
@@ -157,19 +156,13 @@ def copy_checkpoint(
     names += [name for name in carried if (source / name).is_file() and not (source / name).is_symlink()]
     if not is_ours:
         check_room(target.parent, sum((source / name).stat().st_size for name in names), str(source))
-    incoming = target.parent / f".incoming-{uuid.uuid4().hex}"
-    incoming.mkdir()
-    try:
+    with appearing(target) as incoming:
         for name in names:
             (incoming / name).parent.mkdir(exist_ok=True)
             _copy(source / name, incoming / name, is_ours=is_ours)
         if stage_info is not None:
             (incoming / STAGE).write_text(json.dumps(stage_info, indent=2) + "\n", encoding="utf-8")
             sync(incoming / STAGE)
-        incoming.rename(target)
-    except BaseException:
-        shutil.rmtree(incoming, ignore_errors=True)
-        raise
 
 
 def _copy(source: Path, target: Path, *, is_ours: bool) -> None:
