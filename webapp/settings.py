@@ -97,9 +97,12 @@ def _secret_key() -> str:
 
 
 SECRET_KEY = _secret_key()
-ALLOWED_HOSTS = _listed("ALLOWED_HOSTS", ["localhost", "127.0.0.1", "[::1]"])
+LOOPBACK = ["localhost", "127.0.0.1", "[::1]"]
+ALLOWED_HOSTS = _listed("ALLOWED_HOSTS", LOOPBACK)
 if "*" in ALLOWED_HOSTS:
     raise ImproperlyConfigured("ALLOWED_HOSTS=* accepts any name. List the site's own host names instead.")
+ALONE = LOCAL and set(ALLOWED_HOSTS) <= set(LOOPBACK)
+"""Nobody but who sits at this machine opens the site; on a network `up --host` adds its names."""
 TRUSTED_PROXIES = _networks("FORWARDED_ALLOW_IPS")
 """Whose X-Forwarded-For and X-Forwarded-Proto are believed, and who may hold any number of connections."""
 CSRF_TRUSTED_ORIGINS = _listed("CSRF_TRUSTED_ORIGINS", [])

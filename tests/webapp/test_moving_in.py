@@ -48,7 +48,7 @@ def _own_site(settings: Any, tmp_path: Path) -> None:
     settings.CHECKPOINT_DIR, settings.RUN_DIR = tmp_path / "checkpoints", tmp_path / "runs"
     settings.CURRICULUM_PRESET = "smoke"
     settings.TRAINER_COMMAND = [sys.executable, fake_trainer.__file__, "good"]
-    settings.LOCAL = False
+    settings.ALONE = False
 
 
 class Makers:
@@ -130,6 +130,10 @@ def test_the_home_page_shows_how_far_it_is(visitor_client: Client) -> None:
     assert "Still to come" not in page
     assert "random weights" not in page.lower()
     assert home_page(0).is_changing
+    # Nobody knows yet which stages it has behind it.
+    assert '<nav id="rail" class="rail" aria-label="Stages" hidden>' in page
+    assert "to come" not in page
+    assert "Ask all stages" in page
 
 
 def test_a_failure_is_one_sentence_and_the_next_start_tries_again(
@@ -137,7 +141,7 @@ def test_a_failure_is_one_sentence_and_the_next_start_tries_again(
 ) -> None:
     makers.problem = ValueError("There is no network: connect, then start again")
     said = start("hub:makers/SmolModel")
-    sentence = "There is no network: connect, then start again. The next start tries again."
+    sentence = "There is no network: connect, then start again. " + moving_in.WAY_ON
     assert said[-1] == f"It could not be brought in: {sentence}"
     assert not Checkpoint.objects.exists()
     step = curriculum.next_step()
@@ -147,7 +151,7 @@ def test_a_failure_is_one_sentence_and_the_next_start_tries_again(
     home = reverse("stages:home")
     assert sentence in read(staff_client, home)
     assert "no network" not in read(visitor_client, home)  # a reason may hold paths of this machine
-    settings.LOCAL = True  # on a laptop nobody is logged in yet
+    settings.ALONE = True  # on a laptop nobody is logged in yet
     assert sentence in read(visitor_client, home)
 
     makers.problem = None
@@ -157,10 +161,21 @@ def test_a_failure_is_one_sentence_and_the_next_start_tries_again(
     assert curriculum.next_step().state == "votes"
 
 
+def test_who_gives_up_on_a_model_gets_random_weights(makers: Makers, start: Any) -> None:
+    makers.problem = ValueError("There is no network")
+    start("hub:makers/SmolModel")
+    start("random")
+    assert len(makers.asked) == 1
+    assert curriculum.next_step().state == "training"
+    assert [one.stage for one in Checkpoint.objects.all()] == ["init"]
+    assert moving_in.check_start("random") == "Models are here already; --start has nothing to do."
+    assert build_rail()[0].state_text == "ready"
+
+
 @pytest.mark.parametrize(
     ("problem", "sentence"),
     [
-        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device. The next start tries again."),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device. The next start tries again;"),
         (ValueError("It has no \ud800.safetensors: copy it."), "It has no .safetensors: copy it. The next"),
     ],
 )

@@ -84,6 +84,18 @@ def test_a_laptop_gets_one_private_key_and_keeps_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("env", "is_alone"),
+    [
+        ({"STAGECRAFT_LOCAL": "1"}, True),
+        ({"STAGECRAFT_LOCAL": "1", "ALLOWED_HOSTS": "localhost,127.0.0.1,[::1],laptop,192.168.1.7"}, False),
+        ({"SECRET_KEY": KEY}, False),
+    ],
+)
+def test_a_site_on_a_network_is_not_alone(tmp_path: Path, env: dict[str, str], is_alone: bool) -> None:
+    assert value(tmp_path, "settings.ALONE", **env) is is_alone
+
+
+@pytest.mark.parametrize(
     ("redis_url", "broker_url"),
     [
         ("redis://:secret@redis:6379/2", "redis://:secret@redis:6379/2"),

@@ -13,6 +13,7 @@ from django.utils.functional import SimpleLazyObject
 from webapp.checkpoints.models import Checkpoint
 from webapp.checkpoints.origin import is_done_elsewhere, origin_of
 from webapp.stages.catalog import CATALOG, Stage
+from webapp.training import moving_in
 from webapp.training.models import TrainingRun
 
 NUMBERS: Final = ("none", "one", "two", "three", "four", "five")
@@ -65,12 +66,15 @@ class RailItem:
 
 
 def build_rail() -> list[RailItem]:
+    """Every stage and where it stands; none while a model from elsewhere is on its way and may be at any of them."""
     checkpoints = Checkpoint.objects.current_by_stage()
     runs: dict[str, TrainingRun] = {}
     for run in TrainingRun.objects.active().order_by("created_at", "id"):
         first = runs.setdefault(run.stage, run)
         if first.state == TrainingRun.State.QUEUED and run.state != TrainingRun.State.QUEUED:
             runs[run.stage] = run
+    if not checkpoints and moving_in.is_wanted():
+        return []
     origin = origin_of(checkpoints)
     return [
         RailItem(
@@ -90,7 +94,8 @@ def speakers(rail: Iterable[RailItem]) -> list[RailItem]:
 
 def ask_all(rail: Iterable[RailItem]) -> str:
     """What the page that asks every stage is called here."""
-    return f"Ask all {NUMBERS[len(speakers(rail))]}"
+    count = len(speakers(rail))
+    return f"Ask all {NUMBERS[count]}" if count else "Ask all stages"
 
 
 def stage_rail(request: HttpRequest) -> dict[str, object]:

@@ -119,7 +119,7 @@ def home_page(question: int) -> HomePage:
 
 def home_answers(prompt: str, rail: Sequence[RailItem] | None = None) -> list[HomeAnswer]:
     """Every chattable stage with its answer to `prompt`, or the newest sample of its running run."""
-    items = [item for item in rail or build_rail() if item.stage.can_chat]
+    items = [item for item in (build_rail() if rail is None else rail) if item.stage.can_chat]
     generations = home_generations([item.checkpoint for item in items if item.checkpoint], prompt)
     return [
         HomeAnswer(
@@ -161,4 +161,6 @@ def comparison_columns(conversation: Conversation | None, rail: Sequence[RailIte
         for message in messages.select_related("generation__checkpoint"):
             answer = Answer(message)
             answers[answer.generation.checkpoint.stage] = answer
-    return [Column(item=item, answer=answers.get(item.slug)) for item in speakers(rail or build_rail())]
+    return [
+        Column(item=item, answer=answers.get(item.slug)) for item in speakers(build_rail() if rail is None else rail)
+    ]

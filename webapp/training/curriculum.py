@@ -141,7 +141,7 @@ def _moving_in() -> NextStep | None:
     name = moving_in.source_name(row.start_source)
     if row.start_state == Moving.FAILED:
         # On a laptop of one's own nobody is logged in yet, and the reason is what there is to read.
-        text = row.start_text if settings.LOCAL else FAILED_FOR_EVERYONE
+        text = row.start_text if settings.ALONE else FAILED_FOR_EVERYONE
         return NextStep(state="stranded", label=f"{name} could not be brought in", text=text, detail=row.start_text)
     doing = row.start_text or "It is being looked for"
     return NextStep(

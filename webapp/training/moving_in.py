@@ -2,7 +2,8 @@
 
 The idea: the source is kept in the curriculum's row, and so is how far the import has come. The process of the first
 start does the work and writes it there, a page reads it, the terminal is told the same. What was begun and not finished
-goes on at any start; what failed is tried again at the next. Only an empty site is filled: models that are here stay.
+goes on at any start; what failed is tried again at the next, unless that says `--start random`. Only an empty site is
+filled: models that are here stay.
 """
 
 from __future__ import annotations
@@ -30,6 +31,9 @@ WRITTEN_EVERY_S: Final = 0.5
 SAID_EVERY_S: Final = 5.0
 """And how often the terminal does."""
 LONGEST_SAID: Final = 200
+RANDOM: Final = "random"
+"""What to give to --start for random weights after all."""
+WAY_ON: Final = f"The next start tries again; with --start {RANDOM} it begins with random weights instead."
 
 Moving = Curriculum.Moving
 Say = Callable[[str], None]
@@ -51,6 +55,8 @@ def check_start(source: str) -> str:
     """What to say of a `--start` that has nothing to do; empty where it has. ValueError refuses it in one sentence."""
     source = same_source(source)
     row = Curriculum.objects.first()
+    if source == RANDOM:
+        return "Models are here already; --start has nothing to do." if Checkpoint.objects.exists() else ""
     if row and row.start_state == Moving.DONE and row.start_source == source:
         return f"{source_name(source)} is here already; --start has nothing to do."
     if Checkpoint.objects.exists() and not (row and row.start_source == source):
@@ -66,6 +72,11 @@ def want(source: str) -> None:
     if check_start(source):
         return
     source = same_source(source)
+    if source == RANDOM:
+        Curriculum.objects.filter(pk=1).update(
+            start_source="", start_state=Moving.NONE, start_text="", start_done=0, start_total=0
+        )
+        return
     if len(source) > LONGEST_SOURCE:
         raise ValueError("The name given to --start is too long to be one.")
     if not source.isprintable():
@@ -116,7 +127,7 @@ def _import(source: str, progress: Progress) -> Checkpoint:
 
 def _failed(reason: str, say: Say) -> bool:
     reason = reason if reason.endswith((".", "!", "?")) else f"{reason}."
-    text = f"{reason} The next start tries again."
+    text = f"{reason} {WAY_ON}"
     Curriculum.objects.filter(pk=1).update(start_state=Moving.FAILED, start_text=text)
     say(f"It could not be brought in: {text}")
     return False

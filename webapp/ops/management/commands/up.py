@@ -53,7 +53,7 @@ class Command(BaseCommand):
             default="",
             metavar="SOURCE",
             help="on a fresh DATA_DIR, begin with this model instead of random weights: smollm2-135m-instruct, a "
-            "directory, a .gguf file, or hub:owner/name",
+            "directory, a .gguf file, or hub:owner/name; random forgets one that could not be brought in",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
