@@ -297,11 +297,11 @@ def _recipe(kind: str, size: str) -> Preset:
             adapter_rank=rank,
         ),
         grpo=GRPOConfig(
-            steps=30,
+            steps=80,
             evaluations=3,  # 64 held-out problems are half a minute at 135 M
             problems=8,
-            group=6,
-            minibatch=48,
+            group=8,
+            minibatch=64,
             lr=rates.grpo,
             max_new_tokens=ANSWER_80,
             format_reward=0.0,  # its own way of showing steps is as good as ours

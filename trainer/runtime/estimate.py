@@ -61,7 +61,7 @@ CPU_ANSWERS = 16
 """Rollouts in a microbatch on a CPU, at most."""
 ACTIVATION_BYTES = 94
 """What the backward pass needs of one token in one block, per unit of width. In float32; bfloat16 keeps two thirds."""
-CPU_ROOM_BYTES, GPU_ROOM_BYTES = 2_000_000_000, 16_000_000_000
+CPU_ROOM_BYTES, GPU_ROOM_BYTES = 1_000_000_000, 16_000_000_000
 """Activations of one pass, at most: larger batches go through in microbatches."""
 
 
