@@ -194,15 +194,6 @@ def kl_k1(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     return logprobs - reference_logprobs
 
 
-def kl_k3(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
-    """q/p - 1 - log(q/p) of sampled tokens [B, T]: unbiased, never negative, low variance.
-
-    A figure to *report*. As a loss its gradient is not the gradient of KL(p‖q), so it is never one here.
-    """
-    log_ratio = reference_logprobs - logprobs
-    return torch.expm1(log_ratio) - log_ratio
-
-
 def kl_from(logits: Tensor, other_logits: Tensor) -> Tensor:
     """KL(p‖q) in nats over the whole vocabulary, p and q the softmax of `logits` and `other_logits`: [..., V] -> [...].
 
