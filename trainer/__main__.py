@@ -104,6 +104,9 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--repeats", type=int, default=REPEATS, help=f"measurements per figure (default: {REPEATS})")
     bench.add_argument("--only", nargs="+", choices=BENCH_PARTS, metavar="NAME", help=", ".join(BENCH_PARTS))
     bench.add_argument("--preset", default="tiny", help=f"size: {', '.join(PRESETS)} (default: tiny)")
+    bench.add_argument(
+        "--from", dest="parent", type=Path, help="a model's directory: how quickly that one writes, and nothing else"
+    )
     bench.add_argument("--threads", type=int, default=0, help="CPU threads (default: every core)")
     return parser
 
@@ -175,6 +178,7 @@ def _command(options: argparse.Namespace) -> int:
                 repeats=options.repeats,
                 only=options.only,
                 preset=options.preset,
+                parent=options.parent,
                 threads=options.threads,
             )
         elif options.command == "chat":

@@ -32,7 +32,7 @@ import torch
 from trainer.config import REWARD, SFT, GRPOConfig, ModelConfig, available_cores
 from trainer.data.corpus import Corpus
 from trainer.lineage import Inputs
-from trainer.model.checkpoint import load_checkpoint, save_checkpoint
+from trainer.model.checkpoint import load_checkpoint, load_to_answer, save_checkpoint
 from trainer.model.decoder import ScalarModel
 from trainer.model.engine import END, Engine, Sampling
 from trainer.presets import Preset, get_preset
@@ -44,7 +44,7 @@ from trainer.runtime.measurements import Figure, ratios, table, write_section
 from trainer.runtime.optim import adamw
 from trainer.runtime.seeds import random_generator
 from trainer.stages import grpo, init, ppo, pretrain
-from trainer.world import shipped
+from trainer.world import plain, shipped
 
 HOPELESS: Final = 0.1
 """A precision whose products run at less than this share of the chosen one's would only take minutes."""
@@ -55,6 +55,7 @@ BATCHES: Final = (1, 32, 64)
 PROMPT_TOKENS: Final = 24
 NEW_TOKENS: Final = 100
 NEVER_REACHED: Final = 1e9
+SAMPLER: Final = "sampler"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,21 +77,38 @@ class Bench:
         )
 
 
-def run(*, out: Path, repeats: int, only: Sequence[str] | None, preset: str, threads: int) -> None:
-    """Measure the parts named by `only` (default: all), print a table, write the file's "trainer" section."""
+def run(
+    *,
+    out: Path,
+    repeats: int,
+    only: Sequence[str] | None,
+    preset: str,
+    threads: int,
+    parent: Path | None = None,
+) -> None:
+    """Measure the parts named by `only` (default: all), print a table, write the file's "trainer" section.
+
+    Of a model from elsewhere, `parent`, the sampler alone.
+    """
     if repeats < 1:
         raise ValueError(f"--repeats must be at least 1, not {repeats}.")
+    if parent and only not in (None, [SAMPLER]):
+        raise ValueError(f"--from measures how quickly a model writes: leave --only out, or say --only {SAMPLER}.")
     torch.set_num_threads(threads or available_cores())
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     figures: list[Figure] = []
-    with tempfile.TemporaryDirectory(prefix="stagecraft-bench-") as scratch:
-        bench = _prepare(get_preset(preset), repeats=repeats, scratch=Path(scratch))
-        for name in only or PARTS:
-            print(f"Measuring {name}: {repeats} repeats …", file=sys.stderr, flush=True)
-            gc.collect()
-            figures += PARTS[name](bench)
-    about = {"preset": preset, "repeats": repeats, "machine": machine.measure()}
+    if parent:
+        print(f"Measuring {SAMPLER} of {parent.name}: {repeats} repeats …", file=sys.stderr, flush=True)
+        figures += _measure_sampler(parent, plain().documents, repeats=repeats)
+    else:
+        with tempfile.TemporaryDirectory(prefix="stagecraft-bench-") as scratch:
+            bench = _prepare(get_preset(preset), repeats=repeats, scratch=Path(scratch))
+            for name in only or PARTS:
+                print(f"Measuring {name}: {repeats} repeats …", file=sys.stderr, flush=True)
+                gc.collect()
+                figures += PARTS[name](bench)
+    about = {"preset": parent.name if parent else preset, "repeats": repeats, "machine": machine.measure()}
     write_section(out, "trainer", figures, about=about)
     print(table(figures))
     print(f"Written to {out}", file=sys.stderr)
@@ -207,12 +225,20 @@ def _training_in(precision: str, bench: Bench, *, note: str) -> list[Figure]:
 
 
 def measure_sampler(bench: Bench) -> list[Figure]:
-    """100 new tokens for 1, 32 and 64 different prompts of one length, by us and by transformers' `generate`."""
-    device = machine.device()
-    loaded = load_checkpoint(bench.checkpoint, device=device)
+    return _measure_sampler(bench.checkpoint, bench.corpus.documents, repeats=bench.repeats)
+
+
+def _measure_sampler(checkpoint: Path, documents: Sequence[str], *, repeats: int) -> list[Figure]:
+    """100 new tokens for 1, 32 and 64 different prompts of one length, by us and by transformers' `generate`.
+
+    Both in the precision the model would chat in here. Alone, an answer's every token needs all weights once: how much
+    of the rate at which this machine reads memory that comes to is a figure of its own.
+    """
+    loaded = load_to_answer(checkpoint)
     model, tokenizer = loaded.language_model, loaded.tokenizer
+    weight = model.head_weight
     engine = Engine(model, end_ids=[], max_batch=max(BATCHES))
-    ids = [token for document in bench.corpus.documents[:200] for token in tokenizer.encode(document)]
+    ids = [token for document in documents[:200] for token in tokenizer.encode(document)]
     prompts = [ids[start : start + PROMPT_TOKENS] for start in range(0, max(BATCHES) * PROMPT_TOKENS, PROMPT_TOKENS)]
 
     def ours(batch: int) -> None:
@@ -220,28 +246,41 @@ def measure_sampler(bench: Bench) -> list[Figure]:
         answers = engine.generate(prompts[:batch], sampling)
         assert all(len(answer.tokens) == NEW_TOKENS for answer in answers)
 
-    theirs = _transformers_sampler(bench.checkpoint, prompts, device=device) if _has("transformers") else None
+    theirs = None
+    if _has("transformers"):
+        theirs = _transformers_sampler(checkpoint, prompts, device=weight.device, dtype=weight.dtype)
     figures: list[Figure] = []
     for batch in BATCHES:
         sides = [ours, theirs] if theirs else [ours]
         times: list[list[float]] = [[] for _ in sides]
         for side in sides:
             side(batch)  # warms up caches and allocators
-        for _ in range(bench.repeats):
+        for _ in range(repeats):
             for side, seconds in zip(sides, times, strict=True):
                 seconds.append(_seconds(lambda side=side, batch=batch: side(batch)))  # type: ignore[misc]
         speeds = [[batch * NEW_TOKENS / each for each in seconds] for seconds in times]
+        if batch == 1 and weight.device.type == "cpu":
+            rows = 0 if model.lm_head is None else weight.numel()  # to look up: one of them a token
+            read, rate = (model.config.parameters - rows) * weight.element_size(), machine.read_bytes_per_s()
+            figures.append(
+                Figure(
+                    name="sampler, batch 1: share of the rate memory is read at",
+                    unit="%",
+                    values=[100 * speed * read / rate for speed in speeds[0]],
+                    note=f"of {rate / 1e9:,.0f} GB/s; {read / 1e6:,.0f} MB of weights a token, {weight.dtype}",
+                )
+            )
         figures += _beside(f"sampler, batch {batch}", "tokens/s", speeds, other="transformers")
     return figures
 
 
 def _transformers_sampler(
-    checkpoint: Path, prompts: Sequence[list[int]], *, device: torch.device
+    checkpoint: Path, prompts: Sequence[list[int]], *, device: torch.device, dtype: torch.dtype
 ) -> Callable[[int], None]:
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).to(device).eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(checkpoint, dtype=dtype).to(device).eval()
     model.generation_config.eos_token_id = None  # nobody ends early
 
     def generate(batch: int) -> None:
@@ -415,7 +454,7 @@ def _alternate_with_trl(
 
 PARTS: Final[dict[str, Callable[[Bench], list[Figure]]]] = {
     "training": measure_training,
-    "sampler": measure_sampler,
+    SAMPLER: measure_sampler,
     "ppo": measure_ppo,
     "grpo": measure_grpo,
 }

@@ -64,6 +64,17 @@ def matmul_gflops(dtype: torch.dtype, *, rows: int = 4096, width: int = 512, sec
             return 2 * rows * width * width / quickest / 1e9
 
 
+def read_bytes_per_s(*, size: int = 2**28, repeats: int = 3) -> float:
+    """Best measured rate at which this processor reads memory that is in no cache, in bytes/s."""
+    numbers = torch.ones(size // 4)
+    quickest = float("inf")
+    for _ in range(repeats):
+        start = time.perf_counter()
+        numbers.sum()
+        quickest = min(quickest, time.perf_counter() - start)
+    return size / quickest
+
+
 def choose_precision(width: int) -> str:
     """ "bfloat16" where autocast pays at this model width on this machine, else "float32".
 
