@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from trainer import bench
 from trainer.bench import flops_per_token
 from trainer.config import ModelConfig
 from trainer.runtime.measurements import Figure, percentile, ratios, table, write_section
@@ -80,3 +81,8 @@ def test_it_counts_the_arithmetic_of_a_token() -> None:
     # Scores and mixing, forward and twice that backward: 3 · 2 · 2 operations per layer, number and earlier token.
     attention = 3 * 2 * 2 * 2 * 2 * (8 / 2)
     assert flops_per_token(shape, sequence=8) == 6 * parameters + attention
+
+
+def test_of_a_model_from_elsewhere_the_sampler_alone_is_measured(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="leave --only out, or say --only sampler"):
+        bench.run(out=tmp_path / "b.json", repeats=1, only=["ppo"], preset="tiny", threads=1, parent=tmp_path)
