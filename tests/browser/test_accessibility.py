@@ -122,3 +122,17 @@ async def test_so_are_the_pages_of_a_site_around_a_model_from_elsewhere(
     named = {"licence": "apache-2.0", "source": "hub:makers/" + "x" * 80, "revision": "0" * 40}
     await sync_to_async(make_checkpoint)("sft", preset="", name="SmolModel", **named)
     assert await _problems(page, ["/", "/stages/pretrain/", "/stages/sft/", "/compare/"]) == []
+
+
+async def test_a_long_button_goes_below_the_words_beside_it(
+    open_page: Callable[..., Any], transactional_db: None, make_checkpoint: Callable[..., Checkpoint]
+) -> None:
+    await sync_to_async(make_checkpoint)("sft", preset="", name="SmolModel")
+    page = await open_page("light", 390)
+    await page.goto("/")
+    await page.evaluate("document.querySelector('.next-step .btn').textContent = 'Start preference fine-tuning'")
+    heading, button = [await page.locator(f".next-step {one}").first.bounding_box() for one in ("h2", ".btn")]
+    assert heading
+    assert button
+    assert heading["width"] > 250
+    assert button["y"] > heading["y"] + heading["height"]
