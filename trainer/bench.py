@@ -108,7 +108,7 @@ def run(
                 print(f"Measuring {name}: {repeats} repeats …", file=sys.stderr, flush=True)
                 gc.collect()
                 figures += PARTS[name](bench)
-    about = {"preset": parent.name if parent else preset, "repeats": repeats, "machine": machine.measure()}
+    about = {"preset": parent.resolve().name if parent else preset, "repeats": repeats, "machine": machine.measure()}
     write_section(out, "trainer", figures, about=about)
     print(table(figures))
     print(f"Written to {out}", file=sys.stderr)
@@ -237,7 +237,7 @@ def _measure_sampler(checkpoint: Path, documents: Sequence[str], *, repeats: int
     loaded = load_to_answer(checkpoint)
     model, tokenizer = loaded.language_model, loaded.tokenizer
     weight = model.head_weight
-    engine = Engine(model, end_ids=[], max_batch=max(BATCHES))
+    engine = Engine(model, end_ids=[], max_batch=max(BATCHES), is_owner=True)  # as in chat
     ids = [token for document in documents[:200] for token in tokenizer.encode(document)]
     prompts = [ids[start : start + PROMPT_TOKENS] for start in range(0, max(BATCHES) * PROMPT_TOKENS, PROMPT_TOKENS)]
 

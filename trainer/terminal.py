@@ -16,7 +16,7 @@ def chat(checkpoint: Path, *, temperature: float, max_new_tokens: int) -> None:
     loaded = load_to_answer(checkpoint)
     model, tokenizer = loaded.language_model, loaded.tokenizer
     stage = loaded.info.get("stage", SFT)
-    service = EngineService(Engine(model, end_ids=tokenizer.end_ids))
+    service = EngineService(Engine(model, end_ids=tokenizer.end_ids, is_owner=True))
     room = answer_room(model.config.context, max_new_tokens)
     messages: list[Message] = []
     print(f"Talking to {checkpoint} (stage {stage}). An empty line ends it.")

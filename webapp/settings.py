@@ -346,7 +346,7 @@ RUN_LEASE_S = 90
 """A worker renews its lease on a run every RUN_HEARTBEAT_S; RUN_LEASE_S without that, and the run is taken over."""
 RUN_STOP_DEADLINE_S = 120
 """A trainer asked to stop and save is killed after this."""
-ENGINE_MEMORY_MB = _number("ENGINE_MEMORY_MB", max(600, min(8192, memory_bytes() // 2**20 // 4)))
+ENGINE_MEMORY_MB = _number("ENGINE_MEMORY_MB", max(768, min(8192, memory_bytes() // 2**20 // 4)))
 """Loaded chat models are dropped, least recently used first, above this; one that needs more is not loaded at all. By
 default a quarter of this machine's memory: room for three stages of a model of 135 million weights on a laptop."""
 ENGINE_DEVICE = _choice("ENGINE_DEVICE", "auto", ("auto", "cpu", "cuda"))

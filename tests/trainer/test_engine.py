@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 
@@ -18,7 +19,7 @@ from trainer.model.engine import (
     Sampling,
     _truncate,
 )
-from trainer.model.products import prepare
+from trainer.model.products import Matrix, matrix, prepare
 from trainer.runtime import machine
 from trainer.runtime.seeds import random_generator
 
@@ -117,10 +118,16 @@ def test_what_an_adapter_is_merged_into_is_held_once_and_only_while_it_writes(
         most.append(sum(one() is not None for one in held))
         return products
 
+    def watched_head(weight: torch.Tensor) -> Matrix:
+        head = matrix(weight)
+        held.append(weakref.ref(head))
+        return head
+
     monkeypatch.setattr(engine, "prepare", watched)
+    monkeypatch.setattr(engine, "matrix", watched_head)
     sampler = Engine(adapted(model, rank=2, generator=random_generator(0, "adapter")), end_ids=[])
     [first] = sampler.generate([[5, 6]], [Sampling(max_new_tokens=3, temperature=0.0)])
-    assert max(most) == model.config.layers
+    assert max(most) == model.config.layers + 1
     assert all(one() is None for one in held)
     row = sampler.add([5, 6], Sampling(max_new_tokens=3, temperature=0.0))
     while sampler.busy:
@@ -325,3 +332,12 @@ def test_the_service_computes_on_as_many_threads_as_it_was_given(
         list(service.submit([5], Sampling(max_new_tokens=3)).events())
         service.close()
     assert set(seen) == {2}
+
+
+def test_only_for_a_wide_model_few_compiled_shapes_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
+    monkeypatch.setattr(os, "environ", {names[1]: "7"})
+    machine.keep_few_shapes(192)
+    assert os.environ == {names[1]: "7"}
+    machine.keep_few_shapes(576)
+    assert os.environ == {names[0]: "256", names[1]: "7"}  # who set one knows better

@@ -157,7 +157,7 @@ def test_reinforcement_learning_keeps_its_frozen_models_in_memory() -> None:
     preset = get_preset("base")
     copies = {PPO: 4 + 3 * 2, GRPO: 2 + 3}
     for stage, config in ((PPO, preset.ppo), (GRPO, preset.grpo)):
-        answers = 2_000_000_000 // (94 * preset.model.layers * preset.model.width) // (50 + config.max_new_tokens)
+        answers = 1_000_000_000 // (94 * preset.model.layers * preset.model.width) // (50 + config.max_new_tokens)
         assert answers < 16  # there is no room for as many as a CPU passes of a smaller model
         tokens = max(answers * (50 + config.max_new_tokens), 2048 if stage == GRPO else 0)  # what anchors it goes alone
         activations = 94 * preset.model.layers * preset.model.width * tokens + 12 * 2**23

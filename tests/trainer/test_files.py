@@ -105,15 +105,20 @@ def test_a_file_that_could_not_be_written_leaves_the_old_one_and_nothing_beside_
 
 def test_what_a_killed_process_left_is_taken_away_a_day_later(tmp_path: Path) -> None:
     long_ago = time.time() - 25 * 3600
-    for name in ("forgotten", "slow"):
-        (tmp_path / f".incoming-{name}").mkdir()
-        (tmp_path / f".incoming-{name}" / "model.safetensors").write_bytes(b"half of it")
-    os.utime(tmp_path / ".incoming-forgotten" / "model.safetensors", (long_ago, long_ago))
-    for name in ("forgotten", "slow"):  # a slow writer's directory is as old, but what it writes to is not
-        os.utime(tmp_path / f".incoming-{name}", (long_ago, long_ago))
+    forgotten, slow, strange = (tmp_path / f".incoming-{name}" for name in ("0" * 32, "1" * 32, "photos"))
+    for left in (forgotten, slow, strange):
+        left.mkdir()
+        (left / "model.safetensors").write_bytes(b"half of it")
+        if left != slow:  # whose directory is as old, but what it writes to is not
+            os.utime(left / "model.safetensors", (long_ago, long_ago))
+    (forgotten / "link").symlink_to(tmp_path / "nowhere")
+    os.utime(forgotten / "link", (long_ago, long_ago), follow_symlinks=False)
+    for left in (forgotten, slow, strange):
+        os.utime(left, (long_ago, long_ago))
     with appearing(tmp_path / "new") as incoming:
         (incoming / "file").write_text("whole")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".incoming-slow", "new"]
+    kept = [slow.name, strange.name, "new"]  # a directory of somebody else's is left alone
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept
     with pytest.raises(OSError, match="full"), appearing(tmp_path / "other"):
         raise OSError("full")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".incoming-slow", "new"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept

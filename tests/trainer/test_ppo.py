@@ -180,6 +180,7 @@ def test_adapters_earn_more_reward_and_are_saved_beside_what_they_make(tmp_path:
     out = ppo.train(config, on_one_base, tmp_path / "out", report, small.never)
     early = sum(report.metrics[step]["reward"] for step in (1, 2, 3)) / 3
     late = sum(report.metrics[step]["reward"] for step in (18, 19, 20)) / 3
+    # A mean of 96 answers strays by a tenth of their deviation.
     assert late > early + 0.5 * report.metrics[1]["reward_std"]
     assert on_one_base.parent is not None
     info, parent = read_info(out), load_checkpoint(on_one_base.parent)

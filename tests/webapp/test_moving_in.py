@@ -25,6 +25,7 @@ from webapp.arena.publishing import seed_prompts
 from webapp.checkpoints.models import Checkpoint
 from webapp.checkpoints.origin import site_origin
 from webapp.checkpoints.services import import_checkpoint
+from webapp.ops.management.commands import up
 from webapp.stages.context import ask_all, build_rail
 from webapp.stages.models import SiteAnswer
 from webapp.stages.queries import comparison_columns, home_page
@@ -161,13 +162,19 @@ def test_a_failure_is_one_sentence_and_the_next_start_tries_again(
     assert curriculum.next_step().state == "votes"
 
 
-def test_who_gives_up_on_a_model_gets_random_weights(makers: Makers, start: Any) -> None:
+def test_who_gives_up_on_a_model_gets_random_weights(
+    makers: Makers, start: Any, make_checkpoint: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     makers.problem = ValueError("There is no network")
     start("hub:makers/SmolModel")
+    make_checkpoint("ppo", name="somewhere", archived=True)  # a place-holder for votes from another site
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "random").mkdir()  # is no model
+    assert up.whole_path("random") == "random"
     start("random")
     assert len(makers.asked) == 1
     assert curriculum.next_step().state == "training"
-    assert [one.stage for one in Checkpoint.objects.all()] == ["init"]
+    assert [one.stage for one in Checkpoint.objects.listed()] == ["init"]
     assert moving_in.check_start("random") == "Models are here already; --start has nothing to do."
     assert build_rail()[0].state_text == "ready"
 

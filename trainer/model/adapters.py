@@ -101,14 +101,15 @@ def rounded(values: Tensor, dtype: torch.dtype) -> Tensor:
     """float32 `values` in `dtype`; in bfloat16 up or down at random, so that the mean stays (see above).
 
     A bfloat16 is the upper half of a float32: a random lower half, added before it is cut off, carries with just the
-    chance that the value is nearer to the next one. Always with the same dice, so that merging can be repeated.
+    chance that the value is nearer to the next one. The same values meet the same dice, so that merging can be
+    repeated, and other values other ones, so that errors do not add up over layers and stages.
     """
     if dtype != torch.bfloat16:
         return values.to(dtype)
-    dice = torch.Generator(values.device).manual_seed(values.numel())
+    bits = values.contiguous().view(torch.int32)
+    dice = torch.Generator(values.device).manual_seed(int(bits.sum(dtype=torch.int64)) % 2**63)
     noise = torch.randint(1 << 16, values.shape, generator=dice, dtype=torch.int32, device=values.device)
-    bits = values.contiguous().view(torch.int32) + noise
-    return (bits & -(1 << 16)).view(torch.float32).to(dtype)
+    return ((bits + noise) & -(1 << 16)).view(torch.float32).to(dtype)
 
 
 # -- models over one base --------------------------------------------------------------------------

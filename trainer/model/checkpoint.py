@@ -233,6 +233,7 @@ def load_to_answer(directory: Path) -> Loaded:
     """`load_checkpoint` for whoever only asks the model: where this machine is quickest, and in the precision it is
     stored in if the machine is fast in that."""
     layout, where = _layout_of(directory), machine.device()
+    machine.keep_few_shapes(layout.config.width)
     return _load(layout, device=where, dtype=machine.held_dtype(DTYPES[layout.dtype], layout.config.width, where))
 
 

@@ -93,8 +93,8 @@ SHORT = 512
 def attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
     """softmax(q kᵀ / √D) v with shared keys: q [B,H,T,D], k and v [B,Hkv,S,D] -> [B,H,T,D].
 
-    `allowed` [B,1,T,S] says who may look at whom, as a mask or as what is added to the scores (0 or -inf), or None for
-    plain causal; a single query then sees all keys.
+    `allowed` [B,1,T,S] says who may look at whom, or None for plain causal; a single query then sees all keys, and may
+    also be given what is added to its scores (0 or -inf) in q's dtype.
     PyTorch's own kernel, except for short rows in bfloat16 on a CPU: there its backward pass falls back to float32 and
     takes three times as long as plain products, which use the processor's bfloat16 units.
     """
@@ -103,12 +103,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
     if length == 1:
         # The query heads of a group stand where a sequence would: they share keys and need no causality.
         grouped = q.reshape(batch, shared, -1, dim)
-        if allowed is not None and allowed.dtype == torch.float32 and q.device.type == "cpu":
+        if allowed is not None and allowed.dtype == q.dtype == torch.float32 and q.device.type == "cpu":
             # PyTorch's kernel takes some microseconds for every row and head, whatever there is to compute.
             hidden = allowed.expand(batch, shared, 1, -1).flatten(0, 1)  # (B·Hkv, 1, S)
             scores = torch.baddbmm(hidden, grouped.flatten(0, 1), k.flatten(0, 1).transpose(1, 2), alpha=dim**-0.5)
             return torch.bmm(scores.softmax(dim=-1), v.flatten(0, 1)).view(batch, heads, 1, dim)
-        return F.scaled_dot_product_attention(grouped, k, v, attn_mask=allowed).view(batch, heads, 1, dim)
+        return F.scaled_dot_product_attention(grouped, k, v, attn_mask=allowed).reshape(batch, heads, 1, dim)
     if q.is_cuda and shared != heads and (allowed is not None or q.dtype == torch.float32):
         # Only the flash kernel knows shared keys there, and it takes neither a mask nor float32. With keys for every
         # head the memory-efficient one does; what is left for shared ones stores all T x T scores.

@@ -11,11 +11,9 @@ It steps the decoder's own blocks, which add what they compute to the cache and 
 forward pass, and a new family is written once, in decoder.py. It runs in the dtype the model has; logits and what is
 drawn from them are float32.
 
-What makes it quick on a CPU, where a small model is bound by the number of operations rather than
-by arithmetic: in a narrow model the query/key/value and the gate/up matrices are joined and each norm's weight is
-folded into the matrix behind it, once per `refresh()` (a wide one's are used where they lie, because a copy would
-cost memory and save nothing); a group of rollouts of one prompt shares one prefill; random numbers are drawn per
-request in advance; a narrow model writes few answers on one thread.
+What makes it quick on a CPU: matrices are laid out for the few rows of a step once per `refresh()` (products.py); a
+group of rollouts of one prompt shares one prefill; random numbers are drawn per request in advance; a narrow model
+writes few answers on one thread.
 
 Every sampled token's log-probability under softmax(logits / temperature) is recorded, which is what
 policy-gradient methods need; a test checks it against a plain forward pass of the model.
@@ -38,7 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trainer.model.decoder import Block, LanguageModel, Products
-from trainer.model.products import Norm, give_up, is_joined, matrix, prepare
+from trainer.model.products import Matrix, Norm, give_up, is_joined, matrix, prepare
 from trainer.runtime import machine
 
 END, LENGTH, STOPPED = "end", "length", "stopped"
@@ -147,6 +145,7 @@ class Engine:
         self._rows: list[_Row] = []
         self._cache: Tensor | None = None  # [layers, 2, rows, kv_heads, length, head_dim]: keys, then values
         self._products: list[Products] = []
+        self._head: Matrix | None = None
 
     # -- the public face -------------------------------------------------------------------------
 
@@ -159,13 +158,16 @@ class Engine:
         self._blocks: list[Block] = list(decoder.layers)  # type: ignore[arg-type]
         self._embedding = decoder.embed_tokens.weight.detach()
         self._products = []  # the old ones go before the new ones come
-        for block in self._blocks:
-            self._products.append(prepare(block))
-            if self.is_owner:
-                give_up(block)
+        self._head = None
         self._head = matrix(self.model.head_weight.detach())
         if self.is_owner and self.model.lm_head is not None:
             give_up(self.model.lm_head)
+        prepared = []
+        for block in self._blocks:
+            prepared.append(prepare(block))
+            if self.is_owner:
+                give_up(block)
+        self._products = prepared
         self._norm = Norm(decoder.norm)
         self._turned_from: tuple[Tensor, Tensor] | None = None
 
@@ -217,7 +219,7 @@ class Engine:
                 self.step()
         self._cache = None
         if not self.is_owner:
-            self._products = []  # as much memory as the model
+            self._products, self._head = [], None  # as much memory as the model
         return [row.completion for row in rows]
 
     # -- rows ------------------------------------------------------------------------------------
@@ -369,9 +371,8 @@ class Engine:
         if self._turned_from is not tables:
             self._turned_from, config, dtype = tables, self.config, self._embedding.dtype
             self._table = [table.to(dtype).unsqueeze(1).unsqueeze(1) for table in tables]  # [L, 1, 1, D]
-            if (
-                is_joined(config.width, dtype) and not config.qk_norm
-            ):  # values are not turned: their cos is 1 and their sin 0
+            if is_joined(config.width, dtype) and not config.qk_norm:
+                # Values are not turned: their cos is 1 and their sin 0.
                 still = torch.eye(2, dtype=dtype, device=positions.device)[0]
                 self._table = [
                     torch.cat(
@@ -401,6 +402,7 @@ class Engine:
 
     def _sample(self, rows: Sequence[_Row], hidden: Tensor) -> None:
         """Draw one token per row from hidden states [N,C] by inverting the cumulative distribution."""
+        assert self._head is not None
         logits = self._head(hidden).float()
         greedy = [row.sampling.greedy for row in rows]
         temperatures = [1.0 if row.sampling.greedy else row.sampling.temperature for row in rows]
@@ -440,7 +442,7 @@ SMALL, STRETCH = 2**14, 128
 
 
 def _invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """Where `uniforms` [N] fall in the cumulative distributions of [N,V] probabilities: ids [N], in float64.
+    """Where `uniforms` [N] fall in the cumulative distributions of [N,V] probabilities: ids [N], cumulated in float64.
 
     First among the sums of stretches, then inside one of them: most of a large distribution is never cumulated. What
     has no probability is never found.

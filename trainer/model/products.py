@@ -11,7 +11,8 @@ that training hides in its large products are all that counts here.
   with the norm's weight folded in, and a single row takes the plainest product there is.
 
 Elsewhere (a GPU, another processor) the matrices are used where they lie. A packed or joined matrix is a copy: who
-needs the model for nothing else lets go of what was copied (`give_up`), and holds its weights once.
+needs the model for nothing else lets go of what was copied (`give_up`). It then holds a wide model once, bar a head
+that is also the table of embeddings, and the small matrices of a narrow one twice.
 """
 
 from __future__ import annotations
@@ -94,10 +95,9 @@ def can_pack(device: str, dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def matrix(weight: Tensor, bias: Tensor | None = None) -> Matrix:
+def matrix(weight: Tensor) -> Matrix:
     """A wide matrix, packed where that can be done."""
-    kind = Packed if can_pack(weight.device.type, weight.dtype) else _Plain
-    return kind(weight, bias)
+    return Packed(weight) if can_pack(weight.device.type, weight.dtype) else _Plain(weight)
 
 
 def prepare(block: Block) -> Products:

@@ -164,6 +164,7 @@ def start(
     A run that is resumed goes on in the precision it began with, whatever the machine is measured to be good at now.
     """
     width = read_shape(directory).width
+    machine.keep_few_shapes(width)
     chosen = saved_state(out_dir).get("precision")
     if chosen not in machine.DTYPES:
         is_little = width < ENTIRE and not (config.adapter_rank or learns_from_text)

@@ -128,11 +128,14 @@ def estimate(
     # float32 weights for every model; gradient and two moments for those that learn. Adapters stand on one base.
     if rank := _adapter_rank(stage, preset):
         memory = RUNTIME_BYTES + 4 * parameters + 16 * trained * adapter_parameters(preset.model, rank)
+        passing = _activation_bytes(stage, preset, _device(machine))  # the sampler's merged copy is in the 4
     else:
         memory = RUNTIME_BYTES + 4 * parameters * (models + 3 * trained)
+        # While it writes, a model's matrices lie there once more, prepared (products.py); while it learns, activations.
+        passing = max(_activation_bytes(stage, preset, _device(machine)), 4 * parameters)
     return Estimate(
         seconds=START_S + _training_s(stage, preset, speed, votes) / speed.pace + _sampling_s(stage, preset, speed),
-        memory_bytes=memory + _activation_bytes(stage, preset, _device(machine)),
+        memory_bytes=memory + passing,
         disk_bytes=4 * parameters + 4 * _saved_to_resume(stage, preset) * _learning(stage, preset),
         measured=speed.measured,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import time
 import uuid
@@ -65,9 +66,7 @@ def appearing(target: Path) -> Iterator[Path]:
     Of a process that was killed it stays; whoever comes here a day later takes it away.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    for left in target.parent.glob(".incoming-*"):
-        if _age(left) > FORGOTTEN_S:
-            shutil.rmtree(left, ignore_errors=True)
+    sweep(target.parent)
     incoming = target.parent / f".incoming-{uuid.uuid4().hex}"
     incoming.mkdir()
     try:
@@ -79,10 +78,20 @@ def appearing(target: Path) -> Iterator[Path]:
         raise
 
 
+def sweep(directory: Path) -> None:
+    """Take away what processes that were killed left here of what was `appearing`."""
+    for left in directory.glob(".incoming-*"):
+        if _OURS.fullmatch(left.name) and _age(left) > FORGOTTEN_S:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+_OURS: Final = re.compile(r"\.incoming-[0-9a-f]{32}")  # a UUID: the directory may be anybody's
+
+
 def _age(directory: Path) -> float:
     """Seconds since something in it was written last; 0 for one that goes while we look."""
     try:
-        return time.time() - max(path.stat().st_mtime for path in (directory, *directory.rglob("*")))
+        return time.time() - max(path.lstat().st_mtime for path in (directory, *directory.rglob("*")))
     except OSError:
         return 0.0
 

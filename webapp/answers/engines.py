@@ -262,7 +262,11 @@ class Engines:
                 self._loading[checkpoint.pk] = most
             with _told_to_visitors(checkpoint):
                 engine = load(checkpoint.path, stage=checkpoint.stage, needs=needs)
-            _note_problem(checkpoint, "")
+            try:
+                _note_problem(checkpoint, "")
+            except Exception:
+                engine.service.close()
+                raise
             with self._condition:
                 engine.users = 1
                 self._loaded[checkpoint.pk] = engine

@@ -28,7 +28,7 @@ from trainer.model.layout import (
     weights_sha256,
 )
 from trainer.model.roles import CONFIG, TOKENIZER
-from trainer.runtime.files import STAGE, appearing, check_room, sync
+from trainer.runtime.files import STAGE, appearing, check_room, sweep, sync
 
 CARRIED_FILES = (
     *("README.md", "LICENSE", "LICENSE.md", "LICENSE.txt", "LICENCE", "NOTICE", "NOTICE.md", "NOTICE.txt"),
@@ -154,6 +154,7 @@ def copy_checkpoint(
     names = known_files(source)
     carried = (*CARRIED_FILES, *(f"{ADAPTER}/{name}" for name in ADAPTER_FILES))
     names += [name for name in carried if (source / name).is_file() and not (source / name).is_symlink()]
+    sweep(target.parent)  # which may be what fills the disk
     if not is_ours:
         check_room(target.parent, sum((source / name).stat().st_size for name in names), str(source))
     with appearing(target) as incoming:

@@ -1,5 +1,5 @@
 """The stage rail, on every page: where each stage stands, in two queries (one more where the model came from
-elsewhere)."""
+elsewhere, and while there is none)."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ class RailItem:
 def build_rail() -> list[RailItem]:
     """Every stage and where it stands; none while a model from elsewhere is on its way and may be at any of them."""
     checkpoints = Checkpoint.objects.current_by_stage()
+    if not checkpoints and moving_in.is_wanted():
+        return []
     runs: dict[str, TrainingRun] = {}
     for run in TrainingRun.objects.active().order_by("created_at", "id"):
         first = runs.setdefault(run.stage, run)
         if first.state == TrainingRun.State.QUEUED and run.state != TrainingRun.State.QUEUED:
             runs[run.stage] = run
-    if not checkpoints and moving_in.is_wanted():
-        return []
     origin = origin_of(checkpoints)
     return [
         RailItem(

@@ -47,7 +47,7 @@ def source_name(source: str) -> str:
 def same_source(source: str) -> str:
     """One spelling for one source: a path from wherever it was typed is a whole one."""
     source = source.strip()
-    path = path_of(source)
+    path = None if source == RANDOM else path_of(source)
     return source if path is None else str(path.resolve())
 
 
@@ -56,7 +56,7 @@ def check_start(source: str) -> str:
     source = same_source(source)
     row = Curriculum.objects.first()
     if source == RANDOM:
-        return "Models are here already; --start has nothing to do." if Checkpoint.objects.exists() else ""
+        return "Models are here already; --start has nothing to do." if Checkpoint.objects.listed().exists() else ""
     if row and row.start_state == Moving.DONE and row.start_source == source:
         return f"{source_name(source)} is here already; --start has nothing to do."
     if Checkpoint.objects.exists() and not (row and row.start_source == source):

@@ -23,7 +23,8 @@ class Command(BaseCommand):
             "--start",
             default="",
             metavar="SOURCE",
-            help="begin with this model instead of random weights; named as for import_checkpoint",
+            help="begin with this model instead of random weights; named as for import_checkpoint; random forgets one "
+            "that could not be brought in",
         )
         parser.add_argument("--check", action="store_true", help="only say whether --start can be followed here")
 
