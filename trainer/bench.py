@@ -394,6 +394,7 @@ def _alternate_with_trl(
 ) -> tuple[list[float], list[float]]:
     """Seconds per round, ours and TRL's. Our rounds are played between TRL's, in its callback."""
     import datasets
+    import pyarrow
     import transformers
     import trl
 
@@ -419,11 +420,13 @@ def _alternate_with_trl(
                 ours.append(_seconds(our_round))
 
     prompts = [problem.prompt for problem in bench.corpus.problems[: config.problems]]
+    rows = pyarrow.Table.from_pylist([{"prompt": [{"role": "user", "content": text}]} for text in prompts])
     trainer = trl.GRPOTrainer(
         model=transformers.AutoModelForCausalLM.from_pretrained(bench.checkpoint, dtype=torch.float32),
         processing_class=transformers.AutoTokenizer.from_pretrained(bench.checkpoint, padding_side="left"),
         reward_funcs=lambda completions, **_: [float(index % 2) for index in range(len(completions))],
-        train_dataset=datasets.Dataset.from_list([{"prompt": [{"role": "user", "content": text}]} for text in prompts]),
+        # With a name of its own: to make one up, datasets would pickle what pyarrow 26 cannot.
+        train_dataset=datasets.Dataset(datasets.table.InMemoryTable(rows), fingerprint="problems"),
         args=trl.GRPOConfig(
             output_dir=str(bench.scratch / "trl"),
             max_steps=(1 + bench.repeats) * steps_per_round,
