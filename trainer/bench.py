@@ -100,7 +100,7 @@ def run(
     figures: list[Figure] = []
     if parent:
         print(f"Measuring {SAMPLER} of {parent.name}: {repeats} repeats …", file=sys.stderr, flush=True)
-        figures += _measure_sampler(parent, plain().documents, repeats=repeats)
+        figures += _measure_sampler(parent, [problem.prompt for problem in plain().problems], repeats=repeats)
     else:
         with tempfile.TemporaryDirectory(prefix="stagecraft-bench-") as scratch:
             bench = _prepare(get_preset(preset), repeats=repeats, scratch=Path(scratch))
@@ -225,10 +225,10 @@ def _training_in(precision: str, bench: Bench, *, note: str) -> list[Figure]:
 
 
 def measure_sampler(bench: Bench) -> list[Figure]:
-    return _measure_sampler(bench.checkpoint, bench.corpus.documents, repeats=bench.repeats)
+    return _measure_sampler(bench.checkpoint, bench.corpus.documents[:200], repeats=bench.repeats)
 
 
-def _measure_sampler(checkpoint: Path, documents: Sequence[str], *, repeats: int) -> list[Figure]:
+def _measure_sampler(checkpoint: Path, texts: Sequence[str], *, repeats: int) -> list[Figure]:
     """100 new tokens for 1, 32 and 64 different prompts of one length, by us and by transformers' `generate`.
 
     Both in the precision the model would chat in here. Alone, an answer's every token needs all weights once: how much
@@ -238,7 +238,7 @@ def _measure_sampler(checkpoint: Path, documents: Sequence[str], *, repeats: int
     model, tokenizer = loaded.language_model, loaded.tokenizer
     weight = model.head_weight
     engine = Engine(model, end_ids=[], max_batch=max(BATCHES), is_owner=True)  # as in chat
-    ids = [token for document in documents[:200] for token in tokenizer.encode(document)]
+    ids = [token for text in texts for token in tokenizer.encode(text)]
     prompts = [ids[start : start + PROMPT_TOKENS] for start in range(0, max(BATCHES) * PROMPT_TOKENS, PROMPT_TOKENS)]
 
     def ours(batch: int) -> None:
