@@ -175,13 +175,12 @@ def test_a_reward_model_of_another_base_is_loaded_apart(
 
 
 def test_adapters_earn_more_reward_and_are_saved_beside_what_they_make(tmp_path: Path, on_one_base: Inputs) -> None:
-    config = dataclasses.replace(ADAPTED, steps=20, rollouts=32, minibatch=16, lr=2e-2, kl_weight=0.01)
+    config = dataclasses.replace(ADAPTED, steps=24, rollouts=32, minibatch=16, lr=2e-2, kl_weight=0.01)
     report = small.Recorder()
     out = ppo.train(config, on_one_base, tmp_path / "out", report, small.never)
     early = sum(report.metrics[step]["reward"] for step in (1, 2, 3)) / 3
-    late = sum(report.metrics[step]["reward"] for step in (18, 19, 20)) / 3
-    # A mean of 96 answers strays by a tenth of their deviation.
-    assert late > early + 0.5 * report.metrics[1]["reward_std"]
+    late = sum(report.metrics[step]["reward"] for step in (22, 23, 24)) / 3
+    assert late > early + report.metrics[1]["reward_std"]
     assert on_one_base.parent is not None
     info, parent = read_info(out), load_checkpoint(on_one_base.parent)
     assert info["adapter"]["base_sha256"] == parent.info["weights_sha256"]

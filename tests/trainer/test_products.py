@@ -41,9 +41,9 @@ def forward(block: Block, config: ModelConfig, *, rows: int, length: int, is_pre
 
 
 KINDS = {
-    "joined": (NARROW, "_Joined"),
-    "packed": (WIDE, "_PackedProducts"),
-    "as they lie": (WIDE, "_AsTheyLie"),
+    "joined": (NARROW, "_Joined", "_Small"),
+    "packed": (WIDE, "_Wide", "_Packed"),
+    "as they lie": (WIDE, "_Wide", "_Plain"),
 }
 
 
@@ -53,12 +53,13 @@ KINDS = {
 def test_prepared_products_are_the_blocks_own(
     kind: str, differs: dict[str, bool], rows: int, length: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config, name = KINDS[kind]
+    config, name, matrices = KINDS[kind]
     config = dataclasses.replace(config, **differs)  # type: ignore[arg-type]
     if kind == "as they lie":
         monkeypatch.setattr(products, "can_pack", lambda device, dtype: False)
     block = block_of(config)
-    assert type(prepare(block)).__name__ == name
+    found = prepare(block)
+    assert (type(found).__name__, type(found._down).__name__) == (name, matrices)  # type: ignore[attr-defined]
     own = forward(block, config, rows=rows, length=length, is_prepared=False)
     prepared = forward(block, config, rows=rows, length=length, is_prepared=True)
     torch.testing.assert_close(prepared, own, atol=1e-5, rtol=1e-5)

@@ -108,6 +108,5 @@ def test_a_recipe_is_estimated_for_the_model_it_starts_from(make_checkpoint: Any
     small, large = (make_checkpoint("sft", preset="", parameters=count) for count in (134_515_008, 290_000_000))
     at_first, later = (estimate_run(stage="grpo", preset="adapted-135m", parent=one) for one in (small, large))
     assert later.duration > 1.5 * at_first.duration
-    # 155 M numbers more, while passes with less room for each token take fewer of them at a time.
-    assert later.memory_bytes - at_first.memory_bytes > 2 * 150_000_000
+    assert later.memory_bytes - at_first.memory_bytes > 4 * 150_000_000
     assert later.disk_bytes > 4 * 280_000_000

@@ -387,15 +387,13 @@ class Engine:
         cos, sin = self._table
         return cos.index_select(0, positions), sin.index_select(0, positions)
 
-    @staticmethod
-    def _seen(positions: Tensor, length: int, window: int) -> Tensor:
-        """Which of the first tokens a token at each of `positions` [N] may look at, [N, length]."""
-        index, place = torch.arange(length, device=positions.device), positions.unsqueeze(1)
-        return (index <= place) & (index > place - window) if window else index <= place
-
     def _hidden(self, positions: Tensor, longest: int, window: int) -> Tensor:
-        """`_seen` as what is added to scores, [N,1,1,S]: made once, where each layer would make it of a mask."""
-        seen = self._seen(positions, longest, window).view(len(positions), 1, 1, longest)
+        """What is added to scores, [N,1,1,S], so that a token at each of `positions` [N] looks at those before it only.
+
+        Made once, where each layer would make it of a mask.
+        """
+        index, place = torch.arange(longest, device=positions.device), positions.view(-1, 1, 1, 1)
+        seen = (index <= place) & (index > place - window) if window else index <= place
         return torch.zeros(seen.shape, device=seen.device, dtype=self._embedding.dtype).masked_fill_(~seen, -math.inf)
 
     # -- drawing tokens --------------------------------------------------------------------------

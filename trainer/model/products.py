@@ -25,6 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainer.config import ModelConfig
 from trainer.model.decoder import FUSED_WIDTH, Block, Products, RMSNorm, effective_weight
 
 
@@ -47,9 +48,21 @@ class Norm:
 
 
 class Matrix(Protocol):
-    """x Wᵀ + b of x [..., C]."""
+    """x Wᵀ + b of x [..., C], and what becomes of it in the same go."""
 
     def __call__(self, x: Tensor) -> Tensor: ...
+
+    def silu(self, x: Tensor) -> Tensor:
+        """SiLU of the product."""
+        ...
+
+    def times(self, other: Tensor, x: Tensor) -> Tensor:
+        """The product times `other`, each number with its own."""
+        ...
+
+    def plus(self, other: Tensor, x: Tensor) -> Tensor:
+        """The product and `other`."""
+        ...
 
 
 class _Plain:
@@ -61,9 +74,18 @@ class _Plain:
     def __call__(self, x: Tensor) -> Tensor:
         return F.linear(x, self._weight, self._bias)
 
+    def silu(self, x: Tensor) -> Tensor:
+        return F.silu(self(x), inplace=True)
 
-class Packed:
-    """A matrix in oneDNN's layout, and what that does with a product before it leaves the processor's cache."""
+    def times(self, other: Tensor, x: Tensor) -> Tensor:
+        return self(x).mul_(other)
+
+    def plus(self, other: Tensor, x: Tensor) -> Tensor:
+        return self(x).add_(other)
+
+
+class _Packed:
+    """A matrix in oneDNN's layout, which has the rest done before a product leaves the processor's cache."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None = None) -> None:
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
@@ -75,15 +97,12 @@ class Packed:
         return self._linear(x, self._weight, self._bias, "none", [], "")  # type: ignore[no-any-return]
 
     def silu(self, x: Tensor) -> Tensor:
-        """SiLU of the product."""
         return self._linear(x, self._weight, self._bias, "swish", [], "")  # type: ignore[no-any-return]
 
     def times(self, other: Tensor, x: Tensor) -> Tensor:
-        """The product times `other`, each number with its own."""
         return self._with_other(x, other, self._weight, self._bias, "mul")  # type: ignore[no-any-return]
 
     def plus(self, other: Tensor, x: Tensor) -> Tensor:
-        """The product and `other`."""
         return self._with_other(x, other, self._weight, self._bias, "add")  # type: ignore[no-any-return]
 
 
@@ -95,9 +114,9 @@ def can_pack(device: str, dtype: torch.dtype) -> bool:
     return dtype == torch.float32 or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
-def matrix(weight: Tensor) -> Matrix:
+def matrix(weight: Tensor, bias: Tensor | None = None) -> Matrix:
     """A wide matrix, packed where that can be done."""
-    return Packed(weight) if can_pack(weight.device.type, weight.dtype) else _Plain(weight)
+    return (_Packed if can_pack(weight.device.type, weight.dtype) else _Plain)(weight, bias)
 
 
 def prepare(block: Block) -> Products:
@@ -105,7 +124,7 @@ def prepare(block: Block) -> Products:
     weight = block.input_layernorm.weight
     if is_joined(len(weight), weight.dtype):
         return _Joined(block)
-    return _PackedProducts(block) if can_pack(weight.device.type, weight.dtype) else _AsTheyLie(block)
+    return _Wide(block)
 
 
 def give_up(module: nn.Module) -> None:
@@ -115,48 +134,39 @@ def give_up(module: nn.Module) -> None:
             part.weight = None  # type: ignore[assignment]  # nn.Module knows a parameter that is not there
 
 
+def held_twice(config: ModelConfig, numbers: int, *, device: str, dtype: torch.dtype) -> int:
+    """How many of a model's `numbers` an engine that owns it holds twice.
+
+    Beside rows to look up, a tied head lies packed, and a narrow block's matrices lie packed and unpacked.
+    """
+    if not can_pack(device, dtype):
+        return 0
+    embedding = config.vocab_size * config.width
+    blocks = numbers - embedding * (1 if config.is_tied else 2)
+    return (embedding if config.is_tied else 0) + (blocks if is_joined(config.width, dtype) else 0)
+
+
 def is_joined(width: int, dtype: torch.dtype) -> bool:
     """Whether a model is so narrow that its matrices are joined."""
     return width <= FUSED_WIDTH and dtype == torch.float32
 
 
-class _AsTheyLie:
-    """A wide block's matrices, where nothing can be packed."""
+class _Wide:
+    """A wide block's matrices, packed or where they lie. Packed, those of queries, keys and values lie in one."""
 
     def __init__(self, block: Block) -> None:
         attention, mlp = block.self_attn, block.mlp
         self._before, self._after = Norm(block.input_layernorm), Norm(block.post_attention_layernorm)
-        self._qkv = [_Plain(*_effective(part)) for part in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        weight, parts = block.input_layernorm.weight, (attention.q_proj, attention.k_proj, attention.v_proj)
+        together = [parts] if can_pack(weight.device.type, weight.dtype) else [(part,) for part in parts]
+        self._qkv = [matrix(*_effective(*few)) for few in together]
         self._out, self._gate, self._up, self._down = (
-            _Plain(*_effective(part)) for part in (attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+            matrix(*_effective(part)) for part in (attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
         )
 
     def qkv(self, x: Tensor) -> list[Tensor]:
         x = self._before(x)
         return [part(x) for part in self._qkv]
-
-    def add_attended(self, x: Tensor, y: Tensor) -> Tensor:
-        return self._out(y).add_(x)
-
-    def add_feed_forward(self, x: Tensor) -> Tensor:
-        normed = self._after(x)
-        hidden = F.silu(self._gate(normed), inplace=True).mul_(self._up(normed))
-        return self._down(hidden).add_(x)
-
-
-class _PackedProducts:
-    """A wide block's matrices, packed."""
-
-    def __init__(self, block: Block) -> None:
-        attention, mlp = block.self_attn, block.mlp
-        self._before, self._after = Norm(block.input_layernorm), Norm(block.post_attention_layernorm)
-        self._qkv = Packed(*_effective(attention.q_proj, attention.k_proj, attention.v_proj))
-        self._out, self._gate, self._up, self._down = (
-            Packed(*_effective(part)) for part in (attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
-        )
-
-    def qkv(self, x: Tensor) -> list[Tensor]:
-        return [self._qkv(self._before(x))]
 
     def add_attended(self, x: Tensor, y: Tensor) -> Tensor:
         return self._out.plus(x, y)
@@ -196,7 +206,7 @@ class _Small:
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         self._inputs, self._bias = weight.t().contiguous(), bias
-        self._packed = Packed(weight, bias) if can_pack(weight.device.type, weight.dtype) else None
+        self._packed = _Packed(weight, bias) if can_pack(weight.device.type, weight.dtype) else None
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._packed is not None and x.shape[:-1].numel() > 1:

@@ -29,7 +29,7 @@ from trainer.data.prompting import answer_room, prompt_ids
 from trainer.model.checkpoint import DTYPES, load_checkpoint
 from trainer.model.engine import Engine, EngineService, Request, Sampling
 from trainer.model.layout import read_layout
-from trainer.model.products import can_pack, is_joined
+from trainer.model.products import held_twice
 from trainer.model.tokenizer import Tokenizer
 from trainer.runtime import machine
 from webapp.checkpoints.cards import plain
@@ -96,11 +96,7 @@ def footprint(directory: Path) -> Footprint:
     with machine.threads(chat_threads(config.width)):
         dtype = machine.held_dtype(DTYPES[layout.dtype], config.width, device)
     numbers = layout.parameters
-    if can_pack(device.type, dtype):
-        embedding = config.vocab_size * config.width
-        blocks = numbers - embedding * (1 if config.is_tied else 2)
-        # Beside rows to look up, a tied head lies packed, and a narrow block's matrices lie packed and unpacked.
-        numbers += config.is_tied * embedding + is_joined(config.width, dtype) * blocks
+    numbers += held_twice(config, numbers, device=device.type, dtype=dtype)
     token = config.layers * 2 * config.kv_heads * config.head_dim * dtype.itemsize
     return Footprint(device=device, dtype=dtype, config=config, weights=numbers * dtype.itemsize, token=token)
 
@@ -279,7 +275,7 @@ class Engines:
     def _make_room(self, wanted: int, is_unwanted: Callable[[], bool]) -> None:
         """Drop idle engines, oldest first, until `wanted` bytes fit; wait for busy ones, and for those being loaded."""
         budget = settings.ENGINE_MEMORY_MB * 2**20
-        while self._taken() + wanted > budget and self._taken():
+        while (taken := self._taken()) and taken + wanted > budget:
             idle = next((pk for pk, engine in self._loaded.items() if not engine.users), None)
             if idle is not None:
                 self._loaded.pop(idle).service.close()

@@ -153,7 +153,7 @@ class Column:
     """None before anything was asked, and for a stage that came later."""
 
 
-def comparison_columns(conversation: Conversation | None, rail: Sequence[RailItem] | None = None) -> list[Column]:
+def comparison_columns(conversation: Conversation | None) -> list[Column]:
     """The stages this site asks, in order, each with its answer in this conversation if it has one."""
     answers: dict[str, Answer] = {}
     if conversation:
@@ -161,6 +161,4 @@ def comparison_columns(conversation: Conversation | None, rail: Sequence[RailIte
         for message in messages.select_related("generation__checkpoint"):
             answer = Answer(message)
             answers[answer.generation.checkpoint.stage] = answer
-    return [
-        Column(item=item, answer=answers.get(item.slug)) for item in speakers(build_rail() if rail is None else rail)
-    ]
+    return [Column(item=item, answer=answers.get(item.slug)) for item in speakers(build_rail())]

@@ -35,6 +35,9 @@ RANDOM: Final = "random"
 """What to give to --start for random weights after all."""
 WAY_ON: Final = f"The next start tries again; with --start {RANDOM} it begins with random weights instead."
 
+NOTHING_YET: Final = {"start_text": "", "start_done": 0, "start_total": 0}
+"""How far an import is before it has begun, and when there is none."""
+
 Moving = Curriculum.Moving
 Say = Callable[[str], None]
 
@@ -54,9 +57,9 @@ def same_source(source: str) -> str:
 def check_start(source: str) -> str:
     """What to say of a `--start` that has nothing to do; empty where it has. ValueError refuses it in one sentence."""
     source = same_source(source)
-    row = Curriculum.objects.first()
     if source == RANDOM:
         return "Models are here already; --start has nothing to do." if Checkpoint.objects.listed().exists() else ""
+    row = Curriculum.objects.first()
     if row and row.start_state == Moving.DONE and row.start_source == source:
         return f"{source_name(source)} is here already; --start has nothing to do."
     if Checkpoint.objects.exists() and not (row and row.start_source == source):
@@ -73,16 +76,14 @@ def want(source: str) -> None:
         return
     source = same_source(source)
     if source == RANDOM:
-        Curriculum.objects.filter(pk=1).update(
-            start_source="", start_state=Moving.NONE, start_text="", start_done=0, start_total=0
-        )
+        Curriculum.objects.filter(pk=1).update(start_source="", start_state=Moving.NONE, **NOTHING_YET)
         return
     if len(source) > LONGEST_SOURCE:
         raise ValueError("The name given to --start is too long to be one.")
     if not source.isprintable():
         raise ValueError("The name given to --start holds what is no text. Give the file or directory another name.")
     Curriculum.objects.filter(pk=1).exclude(start_source=source, start_state=Moving.UNDER_WAY).update(
-        start_source=source, start_state=Moving.UNDER_WAY, start_text="", start_done=0, start_total=0
+        start_source=source, start_state=Moving.UNDER_WAY, **NOTHING_YET
     )
 
 
@@ -99,7 +100,7 @@ def move_in(say: Say) -> bool:
     row = Curriculum.objects.get(pk=1)
     if not Checkpoint.objects.listed().exists():  # else a start that was killed between the import and the row
         say(f"{source_name(row.start_source)} is moving in.")
-        Curriculum.objects.filter(pk=1).update(start_state=Moving.UNDER_WAY, start_text="", start_done=0, start_total=0)
+        Curriculum.objects.filter(pk=1).update(start_state=Moving.UNDER_WAY, **NOTHING_YET)
         try:
             arrived = _import(row.start_source, Progress(say))
         except (ValueError, OSError) as error:
@@ -111,9 +112,7 @@ def move_in(say: Say) -> bool:
             Checkpoint.objects.filter(pk=arrived.pk).update(source=source_name(row.start_source)[:300])
     here = Checkpoint.objects.listed().earliest("created_at")
     taste = get_preset(usual_preset(here)).taste
-    Curriculum.objects.filter(pk=1).update(
-        taste=taste, start_state=Moving.DONE, start_text="", start_done=0, start_total=0
-    )
+    Curriculum.objects.filter(pk=1).update(taste=taste, start_state=Moving.DONE, **NOTHING_YET)
     say(f"{here.name} is here, {here.parameters / 1e6:,.1f} million parameters. Chat with it.")
     return True
 

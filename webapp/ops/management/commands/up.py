@@ -99,9 +99,9 @@ def check_packages() -> None:
 
 def whole_path(source: str) -> str:
     """A path as it was meant where it was typed: the children work in another directory. Other names stay."""
-    path = (
-        path_of(source) if source not in ("", "random") else None
-    )  # a word of training/moving_in.py, whatever lies here
+    if source in ("", "random"):  # the second is a word of training/moving_in.py, whatever lies here
+        return source
+    path = path_of(source)
     return source if path is None else str(path.resolve())
 
 
