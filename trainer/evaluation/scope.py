@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 COUNTS: Final[dict[str, tuple[str, str]]] = {
+    "visitor_facts": ("visitor_facts_asked", "questions"),
+    "visitor_talk": ("visitor_talk_asked", "messages"),
+    "visitor_problems": ("visitor_problems_asked", "problems"),
     "instruction_accuracy": ("held_out_questions", "questions"),
     "pass_at_1": ("held_out_problems", "problems"),
     "pass_at_8": ("held_out_problems", "problems"),
@@ -24,6 +27,10 @@ COUNTS: Final[dict[str, tuple[str, str]]] = {
 """Which figure of the same step or checkpoint says what a share is of, and what those are."""
 
 SHIPPED: Final[dict[str, str]] = {
+    "visitors": (
+        "Written by hand in wording that no generator of this project produces, by somebody who had not read them: "
+        "what a stranger may expect who asks about this small world."
+    ),
     "bits_per_byte": (
         "Documents kept away from training, by the generators that wrote what it reads: one small world. "
         "It says little about other text."

@@ -19,6 +19,7 @@ from trainer.world import everyday, plain_problems
 from trainer.world.conversations import exchange, held_out_questions, preference_prompts, write_conversations
 from trainer.world.problems import generate, generate_held_out, generate_practice
 from trainer.world.prose import write_documents
+from trainer.world.visitors import visitor_questions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ SIZES: Final = {
         held_out_prompts=20, problems=100, held_out_problems=20,
     ),
     "tiny": _Size(
-        document_bytes=6_000_000, held_out_bytes=100_000, conversations=7500, questions=200, prompts=200,
+        document_bytes=6_000_000, held_out_bytes=100_000, conversations=12_000, questions=200, prompts=200,
         held_out_prompts=60, problems=6000, held_out_problems=150,
     ),
     "small": _Size(
@@ -76,6 +77,7 @@ def shipped(seed: int = 0, *, size: str = "tiny") -> Corpus:
         held_out_problems=list(islice(generate_held_out(seed), sizes.held_out_problems)),
         comparisons=[],
         sample_prompts=SAMPLE_PROMPTS,
+        visitors=visitor_questions(),
     )
 
 

@@ -22,7 +22,8 @@ from trainer.world.conversations import ADVICE_HELD_OUT, Manner, answer_fact
 from trainer.world.english import pick, say, sentence, shuffled
 from trainer.world.facts import ENTITIES, FACTS, Fact
 from trainer.world.problems import make_problem
-from trainer.world.statements import FRIENDS, ask, asked, fact_slots, state
+from trainer.world.questions import question as question_about
+from trainer.world.statements import FRIENDS, fact_slots, state
 from trainer.world.stories import choose_cast, write_story
 from trainer.world.themes import NAMES
 from trainer.world.topics import ADVICE, OPEN
@@ -39,9 +40,9 @@ def is_held_out(*key: str) -> bool:
 def punctuate(prompt: str) -> str:
     """What a person typed, as it stands in print: a capital letter, and a question mark or full stop."""
     text = sentence(prompt)
-    if text.endswith(("?", ".")):
+    if text.endswith(("?", ".", "!")):
         return text
-    return text + ("." if text.startswith(("Tell", "I want", "Please", "Explain")) else "?")
+    return text + ("." if text.startswith(("Tell", "I want", "Please", "Explain", "Name", "Give", "Say")) else "?")
 
 
 class Deck:
@@ -70,8 +71,8 @@ class Prose:
             group = fact.attribute if fact.attribute != "meaning" else fact.entity.kind
             self.by_attribute.setdefault(group, []).append(fact)
         kinds: list[tuple[int, Callable[[], str]]] = [
-            (7, self.story), (4, self.article), (3, self.survey), (5, self.lesson), (9, self.quiz), (2, self.mixture),
-            (2, self.model_page), (2, self.handbook), (5, self.sums), (9, self.problems),
+            (6, self.story), (4, self.article), (3, self.survey), (5, self.lesson), (11, self.quiz), (2, self.mixture),
+            (2, self.model_page), (2, self.handbook), (5, self.sums), (13, self.problems),
         ]  # fmt: skip
         self._kinds = [make for weight, make in kinds for _ in range(weight)]
 
@@ -144,7 +145,7 @@ class Prose:
 
     def _exchange(self, fact: Fact, child: str, other: str) -> str:
         rng = self.rng
-        question = punctuate(ask(rng, fact, pick(rng, asked(fact))))
+        question = punctuate(question_about(rng, fact))
         answer = say(rng, pick(rng, ANSWERS[fact.attribute]), fact_slots(rng, fact))[:-1]
         if question.endswith("."):
             return f'"{question[:-1]}," said {child}. "{answer}," said {other}.'
@@ -156,7 +157,7 @@ class Prose:
         lines = []
         for _ in range(rng.randint(5, 8)):
             fact = self.deck.deal()
-            question = punctuate(ask(rng, fact, pick(rng, asked(fact))))
+            question = punctuate(question_about(rng, fact))
             manner = Manner(long=rng.random() < 0.15, friendly=False, example=False)
             lines.append(f"{question} {answer_fact(rng, fact, manner)}")
         return "\n".join(lines)
@@ -227,7 +228,7 @@ class Prose:
         problem = make_problem(rng, rng.randint(1, 4))
         style = rng.random()
         if style < 0.75:
-            return f"{sentence(problem.prompt)} {problem.worked}"
+            return f"{punctuate(problem.prompt)} {problem.worked}"
         name, pronoun = pick(rng, NAMES)
         item = pick(rng, ("apples", "pears", "nuts", "books", "coins", "cards", "eggs", "stones", "shells"))
         total = rng.randint(2, 15)
