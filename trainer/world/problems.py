@@ -265,7 +265,7 @@ def _tell_other(rng: random.Random, shape: str, names: _Names, largest: int) -> 
     if shape == "groups-loss":
         lost = rng.randint(2, min(9, groups * each - 1))
         slots["k"] = str(lost)
-        text += raw(rng, " [{p} takes {k} of them away|{k} of them are lost|{f} eats {k}].", slots)
+        text += " " + raw(rng, "[{p} takes {k} of them away|{k} of them are lost|{f} eats {k}].", slots)
         changes.append(-lost)
         now = " now"
     return typed(rng, f"{text} How many {slots['i']} are there{now}?"), work(each, changes)[0]

@@ -53,7 +53,11 @@ CORES: Final[dict[str, Cores]] = {
             "what is [good food|the right food|a good meal|a nice snack] for {x}",
             "what can {x} eat",
             "what goes into the [bowl|mouth|tummy] of {x}",
-            "what [fills|feeds] {x}",
+            "what [fills|feeds|nourishes] {x}",
+            "what [does {x}|do {s}] [nibble on|gobble up|devour|consume|crave|have for breakfast|have for "
+            "supper|snack on]",
+            "what is on the menu of {x}",
+            "what would be a [treat|tasty treat|good breakfast|fine supper] for {x}",
         ),
         clauses=(
             "what {x} [eats|likes to eat|wants to eat|feeds on|lives on|has for dinner]",
@@ -61,9 +65,12 @@ CORES: Final[dict[str, Cores]] = {
             "what to [feed|give to] {x}",
             "what [food|meal] {x} [likes|needs|wants|gets]",
             "what kind of food {s} [like|need|want]",
+            "what {x} [nibbles on|devours|craves|consumes|has for breakfast]",
+            "what keeps {x} [alive|full|well fed]",
         ),
         things=(
-            "the [food|usual food|best food|diet|dinner|main meal|favourite meal] of {x}",
+            "the [food|usual food|best food|diet|dinner|main meal|favourite meal|favourite treat|supper|nutrition] "
+            "of {x}",
             "the [food|meal|snack] that {s} [like|eat|need]",
         ),
         scenes=(
@@ -93,15 +100,18 @@ CORES: Final[dict[str, Cores]] = {
             "what is [the home|the house|home] of {x}",
             "what kind of [home|place] [does {x}|do {s}] have",
             "where would {x} be at home",
+            "where [does {x}|do {s}] [reside|settle|hide|rest|shelter|curl up|belong|spend its time]",
+            "what is the [habitat|shelter|natural home|dwelling] of {x}",
         ),
         clauses=(
             "where {x} [lives|sleeps|stays|goes at night|makes its home]",
             "where {s} [live|sleep|stay|are at home]",
             "where [to find|to look for|I can find|one can see] {a}",
             "what kind of [home|place] {x} lives in",
+            "where {x} [resides|hides|rests|finds shelter|belongs]",
         ),
         things=(
-            "the [home|house|sleeping place|usual home] of {x}",
+            "the [home|house|sleeping place|usual home|habitat|shelter|dwelling] of {x}",
             "the place where {s} [live|sleep|stay]",
         ),
         scenes=(
@@ -124,7 +134,9 @@ CORES: Final[dict[str, Cores]] = {
             "[what|which] colour [is {x}|are {s}|has {x}|do {s} have]",
             "how [is {x}|are {s}] coloured",
             "what is {x} like in colour",
-            "[what|which] [paint|pencil|colour] do I [need|take] for {a}",
+            "[what|which] [paint|pencil|crayon|colour] do I [need|take] for {a}",
+            "what [shade|hue|tint] [is {x}|has {x}|does {x} have]",
+            "what colour is the [coat|skin|outside|look] of {x}",
             "[what|which] colour do people [give|paint] {a}",
         ),
         clauses=(
@@ -132,7 +144,12 @@ CORES: Final[dict[str, Cores]] = {
             "[what|which] colour {s} [are|have]",
             "what {s} look like in colour",
         ),
-        things=("the colour of {x}", "the [usual|right] colour of {x}", "the colour that {s} have"),
+        things=(
+            "the colour of {x}",
+            "the [usual|right] colour of {x}",
+            "the [shade|hue|look] of {x}",
+            "the colour that {s} have",
+        ),
         scenes=(
             "I [draw|paint|want to draw|want to paint|must draw] {a}. [Which|What] [colour|pencil|paint] "
             "[do I need|should I take|do I use]?",
@@ -156,6 +173,8 @@ CORES: Final[dict[str, Cores]] = {
             "what does {x} call its [baby|child]",
             "[what|which] name has a [baby|young] {n}",
             "what was {x} when it was [young|small|little|a baby]",
+            "what are the [offspring|babies|young|little ones|kids] of {x} called",
+            "what is the [word|term|name] for [the infant|the offspring|the newborn|the youngster|the child] of {x}",
         ),
         clauses=(
             "what a [baby|young|little|newborn] {n} is [called|named]",
@@ -165,7 +184,7 @@ CORES: Final[dict[str, Cores]] = {
         ),
         things=(
             "the [name|word|right name|right word] for a [baby|young|little|newborn|small] {n}",
-            "the [baby|child|young] of {x}",
+            "the [baby|child|young|offspring|infant|newborn|youngster|little one] of {x}",
         ),
         scenes=(
             "[my|our|the] {n} [has|got|had] a [baby|young one|small one]. What [is it called|do I call it|is the "
@@ -193,6 +212,8 @@ CORES: Final[dict[str, Cores]] = {
             "what [sound|noise] comes from {x}",
             "what do I hear from {x}",
             "what does {x} do when it [is loud|is heard|wants to be heard|opens its mouth]",
+            "how [does {x}|do {s}] [talk|speak|call out|make noise]",
+            "how does {x} go",
         ),
         clauses=(
             "what [sound|noise] {x} makes",
@@ -223,6 +244,8 @@ CORES: Final[dict[str, Cores]] = {
             "where is {x} growing",
             "[what|which] place do {s} need to grow",
             "on or under what do {s} grow",
+            "where [do farmers|do people|can one] [harvest|gather|collect|plant] {s}",
+            "where do {s} [sprout|ripen|get ripe]",
         ),
         clauses=(
             "where {x} [grows|comes from]",
@@ -251,6 +274,11 @@ CORES: Final[dict[str, Cores]] = {
             "what do [people|they|cooks|you] [make|cook] {a} [from|out of|with]",
             "what do I have to buy [for|to make] {a}",
             "what turns into {a}",
+            "what is the [main ingredient|base|most important ingredient] [of|in] {a}",
+            "what does {a} [consist of|contain|come from]",
+            "[which|what] ingredient [do I need for|goes into|is in] {a}",
+            "what is the recipe for {a}",
+            "how do people [prepare|produce|cook] {a}",
         ),
         clauses=(
             "what {a} is made [from|of|out of|with]",
@@ -260,7 +288,7 @@ CORES: Final[dict[str, Cores]] = {
             "how to make {a}",
         ),
         things=(
-            "the [main thing|main part|most important thing] in {a}",
+            "the [main thing|main part|most important thing|main ingredient|ingredient|base] in {a}",
             "the [thing|stuff|food] that {a} is made from",
             "the way to make {a}",
         ),
@@ -283,6 +311,8 @@ CORES: Final[dict[str, Cores]] = {
             "what is {a} like [to eat|in the mouth|on the tongue]",
             "[what|which] [taste|flavour] [has {a}|does {a} have]",
             "is {a} [sweet or sour|salty or sweet|bitter or sweet|sweet, sour, salty or bitter]",
+            "what would my [tongue|mouth] say about {a}",
+            "how would you describe the [taste|flavour] of {a}",
         ),
         clauses=("how {a} tastes", "what {a} tastes like", "what [taste|flavour] {a} has"),
         things=("the [taste|flavour] of {a}",),
@@ -305,6 +335,9 @@ CORES: Final[dict[str, Cores]] = {
             "why do [people|we|you] [have|need|own|buy] {a}",
             "when do [people|we|you|I] [use|need] {a}",
             "how do [people|we|you] use {a}",
+            "what is {x} [meant for|designed for|intended for|handy for|useful for]",
+            "what is the [purpose|function|point|use] of {x}",
+            "in what work does {a} help",
         ),
         clauses=(
             "what {x} is [for|used for|good for]",
@@ -313,7 +346,7 @@ CORES: Final[dict[str, Cores]] = {
             "why [people|we] [need|have] {s}",
             "how to use {a}",
         ),
-        things=("the [use|purpose|point] of {x}", "the work that {a} does"),
+        things=("the [use|purpose|point|function|task] of {x}", "the work that {a} does"),
         scenes=(
             "I [found|bought|got|have] {a}. What [is it for|can I do with it|do I use it for]?",
             "[someone|my aunt|my friend] gave me {a}. What [do I do with it|is it good for]?",
@@ -334,6 +367,8 @@ CORES: Final[dict[str, Cores]] = {
             "what is it that {a} does",
             "how does {a} [spend the day|earn money|help people]",
             "why do people need {a}",
+            "what is {a} [busy with|responsible for|paid for|good at]",
+            "what are the [tasks|duties] of {a}",
         ),
         clauses=(
             "what {a} does [|all day|at work|for work]",
@@ -361,6 +396,8 @@ CORES: Final[dict[str, Cores]] = {
             "[what|which] [place|house] does {a} work in",
             "where is the [work place|place of work] of {a}",
             "where does one go to see {a}",
+            "where is the [workplace|job] of {a}",
+            "where [is {a}|are {s}] [employed|busy|to be found during the day]",
         ),
         clauses=(
             "where {a} works",
@@ -389,6 +426,8 @@ CORES: Final[dict[str, Cores]] = {
             "[what|which] place does {a} call home",
             "where is {a}'s [home|house|place]",
             "where has {a} got a home",
+            "where does {a} [reside|dwell|stay at night|rest|keep a bed]",
+            "under which roof does {a} sleep",
         ),
         clauses=(
             "where {a} [lives|sleeps|is at home|has a home]",
@@ -422,6 +461,9 @@ CORES: Final[dict[str, Cores]] = {
             "[what|which] [job|work|kind of work] does {a} [do|have]",
             "how does {a} earn money",
             "what is {a} by trade",
+            "what is the [occupation|career|role] of {a}",
+            "what is {a}'s [occupation|role|career]",
+            "how is {a} employed",
         ),
         clauses=(
             "what {a} does for [a living|work]",
@@ -454,6 +496,8 @@ CORES: Final[dict[str, Cores]] = {
             "what kind of [pet|animal] does {a} have",
             "does {a} have [a pet|an animal]",
             "has {a} got a pet",
+            "what [companion|little friend|animal friend] does {a} have at home",
+            "which animal [shares the home of|waits at home for] {a}",
         ),
         clauses=(
             "[what|which] [pet|animal] {a} [has|keeps|owns|loves]",
@@ -483,6 +527,9 @@ CORES: Final[dict[str, Cores]] = {
             "[what|which] [food|dish|meal] does {a} [like|love|like best|like most|prefer|enjoy]",
             "what [should|can|could|shall] [I|we] [cook|make|bring] for {a}",
             "what makes {a} happy at [dinner|lunch|the table]",
+            "what is {a} fond of at the table",
+            "what does {a} [adore|crave|prefer] to eat",
+            "what would be the [dream dinner|perfect meal|best lunch] for {a}",
         ),
         clauses=(
             "what {a} [likes best|likes to eat|loves to eat|wants for dinner|likes most]",
@@ -519,6 +566,9 @@ CORES: Final[dict[str, Cores]] = {
             "what is meant by {a}",
             "how would you [explain|describe] {a}",
             "what should I know about {a}",
+            "what is the definition of {a}",
+            "how would you define {a}",
+            "what does {a} [stand for|refer to]",
         ),
         clauses=(
             "what {a} {be}",
@@ -550,6 +600,8 @@ CORES: Final[dict[str, Cores]] = {
             "what do [you|people] know about {a}",
             "what does {a} have",
             "what is {a} like",
+            "what is the [feature|most notable thing|remarkable thing] of {a}",
+            "what sets {a} apart",
         ),
         clauses=(
             "what {a} is [known for|famous for]",

@@ -76,9 +76,11 @@ _IRREGULAR: Final = {
     "read": "read", "write": "wrote", "draw": "drew", "hide": "hid", "drink": "drank", "see": "saw", "keep": "kept",
     "begin": "began", "hold": "held", "sleep": "slept", "ride": "rode", "hang": "hung", "feed": "fed", "wear": "wore",
     "know": "knew", "feel": "felt", "sink": "sank", "tear": "tore", "meet": "met", "cost": "cost", "say": "said",
-    "lay": "laid", "burn": "burnt", "lie": "lay", "show": "showed",
+    "lay": "laid", "burn": "burnt", "lie": "lay", "show": "showed", "dig": "dug", "owe": "owed",
 }  # fmt: skip
-_DOUBLED: Final = frozenset({"drop", "stop", "pop", "step", "hop", "grab", "slip", "swap", "chop", "rob"})
+_DOUBLED: Final = frozenset(
+    {"rot", "snap", "tip", "drop", "stop", "pop", "step", "hop", "grab", "slip", "swap", "chop", "rob"}
+)
 
 
 def bend(verb: str, *, is_past: bool, subject: str) -> str:
@@ -129,8 +131,8 @@ class Voice:
         past = self.is_past if is_past is None else is_past
         who = self.person
         own = "3" if who.is_plain else "I" if who is ME else "p"
-        slots = {"p": who.name, "f": self.friend, "he": who.he, "He": who.he, "him": who.him, "his": who.his,
-                 "i": self.items, "at": self.at, "k": "" if number is None else self.number(number)}  # fmt: skip
+        slots = {"p": who.name, "he": who.he, "He": who.he, "him": who.him, "his": who.his, "His": who.his}
+        slots |= {"f": self.friend, "i": self.items, "at": self.at, "k": "" if number is None else self.number(number)}
         text = raw(rng, line, slots)
         return fix_articles(_VERB.sub(lambda verb: bend(verb[2], is_past=past, subject=verb[1] or own), text))
 
@@ -171,29 +173,20 @@ _JOINS: Final = {
 }
 
 
+_SMALL: Final = frozenset(
+    (
+        "The", "A", "An", "There", "In", "On", "At", "He", "She", "We", "You", "My", "Some", "From", "Near", "For",
+        "Another",
+        "They", "His", "Her", "Our", "Your",
+    )
+) | {phrase.split()[0] for phrase in _THEN}  # fmt: skip
+"""First words that are no names."""
+
+
 def _lowered(text: str) -> str:
     """As it stands inside a sentence: names and "I" as they are."""
     first = text.split(" ", 1)[0]
-    is_small = first in {
-        "The",
-        "A",
-        "An",
-        "There",
-        "In",
-        "On",
-        "At",
-        "He",
-        "She",
-        "We",
-        "You",
-        "My",
-        "Some",
-        "Then",
-        "From",
-        "Near",
-        "For",
-        "After",
-    }
+    is_small = first.rstrip(",") in _SMALL
     return text[0].lower() + text[1:] if is_small else text
 
 
@@ -234,7 +227,7 @@ def _join(rng: random.Random, lines: list[str], voice: Voice, gains: list[bool],
     subject = f"{voice.person.he} "
     own = own and text.startswith(f"{voice.person.name} ")
     for line, adds in zip(lines[1:], gains, strict=False):
-        rest = line.removeprefix("Then ").removeprefix("then ")
+        rest = line.removeprefix("Then, ").removeprefix("Then ").removeprefix("then ")
         if own and rest.startswith(subject) and not rest.startswith(f"{subject}and ") and rng.random() < 0.45:
             rest = rest[len(subject) :]
         text += pick(rng, _JOINS[adds]) + _lowered(rest)
