@@ -235,8 +235,8 @@ def test_every_sort_of_question_follows_a_problem(corpus: Corpus) -> None:
     talks = [two_turns(rng, asked_facts(), corpus.problems) for _ in range(600)]
     assert all([turn["role"] for turn in talk] == ["user", "assistant"] * 2 for talk in talks)
     after = {talk[2]["content"] for talk in talks if talk[0]["content"] in problems}
-    starts = {prompt.casefold().split()[0] for prompt in after}
-    assert {"thank", "tell", "where", "what"} <= {start.strip("!.,?") for start in starts}
+    for said in ("thank", "where", "what", "tell me", "you"):
+        assert any(said in prompt.casefold() for prompt in after), said
     assert after & problems
 
 
