@@ -155,14 +155,25 @@ def sentences(rng: random.Random, facts: Sequence[Fact]) -> tuple[str, str]:
 
 
 def listed(rng: random.Random, _: Sequence[Fact]) -> tuple[str, str]:
+    if rng.random() < 0.8:
+        return list_request(rng)[:2]
+    name, chosen = _chosen(rng)
+    prompt = _framed(rng, NUMBERED, "x", len(chosen), t=name)
+    return prompt, "\n".join(f"{number}. {sentence(one)}" for number, one in enumerate(chosen, 1))
+
+
+def list_request(rng: random.Random) -> tuple[str, str, int]:
+    """A request for a list, one in a sentence, and how many it is to have."""
+    name, chosen = _chosen(rng)
+    prompt = _framed(rng, LISTS, "x", len(chosen), t=name)
+    return prompt, sentence(f"{', '.join(chosen[:-1])} and {chosen[-1]}."), len(chosen)
+
+
+def _chosen(rng: random.Random) -> tuple[str, list[str]]:
+    """What is to be listed, and some of it: two to five."""
     names, members = pick(rng, LISTED)
     count = pick(rng, (2, 3, 3, 3, 4, 5))
-    chosen = shuffled(rng, members)[: min(count, len(members) - 1)]
-    if rng.random() < 0.2:
-        prompt = _framed(rng, NUMBERED, "x", len(chosen), t=pick(rng, names))
-        return prompt, "\n".join(f"{number}. {sentence(one)}" for number, one in enumerate(chosen, 1))
-    prompt = _framed(rng, LISTS, "x", len(chosen), t=pick(rng, names))
-    return prompt, sentence(f"{', '.join(chosen[:-1])} and {chosen[-1]}.")
+    return pick(rng, names), shuffled(rng, members)[: min(count, len(members) - 1)]
 
 
 FORMS: Final[tuple[Callable[[random.Random, Sequence[Fact]], tuple[str, str]], ...]] = (
