@@ -72,6 +72,9 @@ class Manner:
     example: bool
 
 
+PLAINLY: Final = Manner(long=False, friendly=False, example=False)
+
+
 def choose_manner(rng: random.Random) -> Manner:
     return Manner(
         long=rng.random() < LONG_RATE,
@@ -166,22 +169,27 @@ def _after_comma(text: str, slots: dict[str, str]) -> str:
     return text if text.startswith(slots["p"]) else text[0].lower() + text[1:]
 
 
-CHOICES: Final = 0.05
-TRUTHS: Final = 0.07
-"""Shares of questions that offer two values, and that ask whether something is so."""
+DOUBTS: Final = 0.12
+"""Share of questions that offer two values or ask whether something is so."""
 
 
 def fact_conversation(rng: random.Random, fact: Fact) -> list[Message]:
-    roll = rng.random()
-    other = other_value(rng, fact) if roll < CHOICES + TRUTHS else None
+    if rng.random() < DOUBTS:
+        return exchange(*doubtful_exchange(rng, fact, choose_manner(rng)))
+    prompt = question(rng, fact)
+    return exchange(prompt, answer_fact(rng, fact, choose_manner(rng), friendly=openers(prompt)))
+
+
+def doubtful_exchange(rng: random.Random, fact: Fact, manner: Manner = PLAINLY) -> tuple[str, str]:
+    """A question that offers two values, or asks whether something is so, and its answer."""
+    other = other_value(rng, fact)
     if other is None:
-        prompt = question(rng, fact)
-        return exchange(prompt, answer_fact(rng, fact, choose_manner(rng), friendly=openers(prompt)))
-    if roll < CHOICES:
-        return exchange(choice_question(rng, fact, other), answer_fact(rng, fact, choose_manner(rng)))
+        return question(rng, fact), answer_fact(rng, fact, manner)
+    if rng.random() < 0.4:
+        return choice_question(rng, fact, other), answer_fact(rng, fact, manner)
     is_so = rng.random() < 0.5
-    answer = answer_fact(rng, fact, dataclasses.replace(choose_manner(rng), friendly=False))
-    return exchange(truth_question(rng, fact, fact if is_so else other), f"{'Yes.' if is_so else 'No.'} {answer}")
+    answer = answer_fact(rng, fact, dataclasses.replace(manner, friendly=False))
+    return truth_question(rng, fact, fact if is_so else other), f"{'Yes.' if is_so else 'No.'} {answer}"
 
 
 def exchange(prompt: str, answer: str) -> list[Message]:
@@ -211,7 +219,7 @@ def small_talk(rng: random.Random, name: str = "") -> list[Message]:
     prompt, core, talk, name = small_talk_parts(rng, name)
     manner = choose_manner(rng)
     if name in GREETINGS | PARTINGS and rng.random() < 0.6:  # a greeting is no speech
-        manner = Manner(long=False, friendly=False, example=False)
+        manner = PLAINLY
     closers = FRIENDLY_CLOSERS[-2:] if name in PARTINGS else FRIENDLY_CLOSERS[1:4]
     friendly = _OPENERS.get(name, openers(prompt))
     return exchange(prompt, compose(rng, manner, core, talk.details, talk.examples, friendly=friendly, closers=closers))

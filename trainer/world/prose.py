@@ -18,11 +18,13 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from trainer.world.conversations import ADVICE_HELD_OUT, Manner, answer_fact
+from trainer.world.conversations import ADVICE_HELD_OUT, Manner, answer_fact, doubtful_exchange
 from trainer.world.english import pick, say, sentence, shuffled
 from trainer.world.facts import ENTITIES, FACTS, Fact
+from trainer.world.forms import form_request
 from trainer.world.problems import make_problem
 from trainer.world.questions import question as question_about
+from trainer.world.small_talk import UNKNOWN, outside_question, small_talk_parts
 from trainer.world.statements import FRIENDS, fact_slots, state
 from trainer.world.stories import choose_cast, write_story
 from trainer.world.themes import NAMES
@@ -71,8 +73,8 @@ class Prose:
             group = fact.attribute if fact.attribute != "meaning" else fact.entity.kind
             self.by_attribute.setdefault(group, []).append(fact)
         kinds: list[tuple[int, Callable[[], str]]] = [
-            (6, self.story), (4, self.article), (3, self.survey), (5, self.lesson), (11, self.quiz), (2, self.mixture),
-            (2, self.model_page), (2, self.handbook), (5, self.sums), (13, self.problems),
+            (5, self.story), (4, self.article), (2, self.survey), (5, self.lesson), (11, self.quiz), (2, self.mixture),
+            (2, self.model_page), (2, self.handbook), (8, self.phrase_book), (5, self.sums), (13, self.problems),
         ]  # fmt: skip
         self._kinds = [make for weight, make in kinds for _ in range(weight)]
 
@@ -161,6 +163,31 @@ class Prose:
             manner = Manner(long=rng.random() < 0.15, friendly=False, example=False)
             lines.append(f"{question} {answer_fact(rng, fact, manner)}")
         return "\n".join(lines)
+
+    def phrase_book(self) -> str:
+        """A page of what people say and what is said to it: greetings, forms, choices, what nobody here knows."""
+        rng = self.rng
+        lines = []
+        for _ in range(rng.randint(5, 9)):
+            said, answer = pick(
+                rng, (self._small_talk, self._small_talk, self._form, self._form, self._outside, self._doubt)
+            )()
+            lines.append(f"{punctuate(said)} {answer}")
+        return "\n".join(lines)
+
+    def _small_talk(self) -> tuple[str, str]:
+        said, core, *_ = small_talk_parts(self.rng)
+        return said, core
+
+    def _form(self) -> tuple[str, str]:
+        return form_request(self.rng, FACTS)
+
+    def _outside(self) -> tuple[str, str]:
+        return outside_question(self.rng), pick(self.rng, UNKNOWN.cores)
+
+    def _doubt(self) -> tuple[str, str]:
+        """A choice of two values, or whether something is so."""
+        return doubtful_exchange(self.rng, self.deck.deal())
 
     def mixture(self) -> str:
         """Single facts in a row, each in any wording."""
