@@ -157,7 +157,7 @@ PRESETS: Final[dict[str, Preset]] = {
                 lr=1.5e-4,
                 temperature=1.3,
                 anchor_rows=4,
-                hardest=3,
+                hardest=4,
                 solved_high=0.6,
             ),
         ),

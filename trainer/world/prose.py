@@ -169,9 +169,8 @@ class Prose:
         rng = self.rng
         lines = []
         for _ in range(rng.randint(5, 9)):
-            said, answer = pick(
-                rng, (self._small_talk, self._small_talk, self._form, self._form, self._outside, self._doubt)
-            )()
+            speak = pick(rng, (self._small_talk, self._form, self._outside, self._small_talk, self._form, self._doubt))
+            said, answer = speak()
             lines.append(f"{punctuate(said)} {answer}")
         return "\n".join(lines)
 
@@ -180,7 +179,10 @@ class Prose:
         return said, core
 
     def _form(self) -> tuple[str, str]:
-        return form_request(self.rng, FACTS)
+        while True:
+            said, answer = form_request(self.rng, FACTS)
+            if "\n" not in answer:  # a list of lines is no line
+                return said, answer
 
     def _outside(self) -> tuple[str, str]:
         return outside_question(self.rng), pick(self.rng, UNKNOWN.cores)
