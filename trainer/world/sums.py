@@ -15,7 +15,7 @@ from trainer.world.telling import NUMBER_WORDS, Person
 _ASKS: Final = (
     "[What is|What's|How much is|Work out|Calculate|Solve|Tell me|Please work out|Find|Can you solve|Do you "
     "know|Give me|I need] {sum}[?|.]",
-    "{Sum}[?| = ?|=| =| is what?| makes what?| makes how much?| equals|...]",
+    "{Sum}[?| = ?|=| =| is what?| makes what?| makes how much?| equals]",
     "[What do you get for|What do I get for|What does|What number is|What is the answer to|What is the result of] "
     "{sum}?",
     "[How much does|What does] {sum} [make|give|come to|equal]?",
