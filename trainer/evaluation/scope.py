@@ -37,7 +37,7 @@ SHIPPED: Final[dict[str, str]] = {
     ),
     "instruction_accuracy": (
         "Questions of the generator that wrote the training conversations, in phrasings used in none of them and about "
-        "its one small world; a fifth are about facts no conversation mentions. Not questions in a visitor’s own words."
+        "its one small world; a fifth are about facts no conversation mentions. Not questions in a stranger’s words."
     ),
     "agreement": "Comparisons on questions kept away from training: what these voters like, in answers like these.",
     "win_rate": (
@@ -45,9 +45,9 @@ SHIPPED: Final[dict[str, str]] = {
         "What people prefer only votes can say."
     ),
     "problems": (
-        "Problems of the generator that wrote the practice, in stories and with names of their own: two steps, in "
-        "orders that were practised, plus and minus, numbers up to 20. Not sums in other words, with more steps or "
-        "larger numbers."
+        "Problems of the generator that wrote the practice, told plainly, in stories and with names that no practice "
+        "has: two steps, in orders that were practised, plus and minus, numbers up to 20. Not sums in a stranger’s "
+        "words, with more steps or larger numbers."
     ),
 }
 """Of the corpus the project ships, which a site trains on."""

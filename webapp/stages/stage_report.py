@@ -673,7 +673,11 @@ def _grpo(stage: str, origin: Checkpoint | None) -> dict[str, Any]:
         name="in practice",
         y_label="attempts right",
         what="Attempts that were right, on problems that get harder as it improves",
-        about="The problems it practises on, so this says how practice goes, not what it can do.",
+        about=(
+            "What it practises on, so this says how practice goes, not what it can do: word problems of one to three "
+            "steps and bare sums, and questions about facts, in a form, or from elsewhere, whose answers can be "
+            "checked. Held out from it are strangers’ wording and the stories of the figure before."
+        ),
         form=percent,
         is_share=True,
     )
