@@ -92,6 +92,7 @@ function begin(place, link) {
     token.setAttribute("aria-current", "true");
     fill(place, cards[tokens.indexOf(token)]);
   }
+  const card = place.querySelector("[data-card]");
 
   const list = place.querySelector("[data-tokens]");
   for (const type of ["focusin", "click", "pointerover"]) {
@@ -99,9 +100,16 @@ function begin(place, link) {
       const token = event.target.closest(".token");
       if (!token || (type === "pointerover" && event.pointerType !== "mouse")) return;
       if (type === "click") token.focus({ preventScroll: true });
-      if (token !== chosen || place.querySelector("[data-card]").hidden) choose(token);
+      if (token !== chosen || card.hidden) choose(token);
+      if (type !== "pointerover") card.scrollIntoView({ block: "nearest" });
     });
   }
+  place.addEventListener("click", (event) => {
+    const { go } = event.target.closest("a[data-go]")?.dataset ?? {};
+    if (go === undefined) return;
+    event.preventDefault();
+    tokens[go].focus();
+  });
   place.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (keyOf(event) === "escape") {
@@ -118,7 +126,6 @@ function begin(place, link) {
   // Whoever opened it by the button goes on in it; whoever has gone elsewhere meanwhile stays there.
   if ([link, document.body].includes(document.activeElement)) tokens[0].focus({ preventScroll: true });
   else choose(tokens[0]);
-  place.scrollIntoView({ block: "nearest" });
 }
 
 /** Where a key leads from one token. */

@@ -127,6 +127,8 @@ async def test_a_mouse_hovers_and_the_button_closes(open_page: Callable[..., Any
     await page.locator(".token").nth(3).hover()
     await expect(page.locator("[data-sentence]")).to_contain_text("“ mice”")
     await expect(page.locator(".token[aria-current]")).to_have_text(" mice")
+    await page.get_by_role("link", name="token 7").first.click()  # the least expected
+    await expect(page.locator(".token").nth(6)).to_be_focused()
     await page.get_by_role("link", name="Tokens").click()
     await expect(page.locator("[data-microscope]")).to_have_count(0)
     await expect(page.locator("[data-answer]")).to_be_visible()

@@ -135,7 +135,7 @@ def test_without_scripts_it_is_a_page_that_comes_back_by_itself_and_then_a_table
     page = visitor_client.get(url, {"waiting": "1"})
     assert "Refresh" not in page
     text = unescape(page.content.decode())
-    assert text.count("<tr>") == 3
+    assert text.count("<tr") == 3
     for said in (
         "<code>mice</code>",
         "<code>·owls</code> 25\u00a0%",

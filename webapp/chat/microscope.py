@@ -29,9 +29,11 @@ AS_LIKELY = "about as likely"
 PER_CENT = "\u00a0%"
 """Kept on one line with its number."""
 RARE = 0.001
-"""Of what is rarer before and now, the bars do not say how much rarer it was."""
-WORTH_SAYING = 0.01
-"""A change of less than one in a hundred is none to point out."""
+"""What is rarer is said as a chance."""
+FAINT = 0.01
+"""Of what is fainter before and now, the bars do not say how likely it was before."""
+WORTH_SAYING = 0.05
+"""A change by less of the whole is none to point out."""
 
 
 class TooManyLooks(LookRefused):
@@ -228,13 +230,13 @@ class TokenShown:
 
 def _bar(token: FoundOther, *, is_written: bool) -> Bar:
     before = token["before"]
-    is_rare = before is None or max(before, token["probability"]) < RARE
+    is_faint = before is None or max(before, token["probability"]) < FAINT
     return Bar(
         text=shown(token["piece"]),
         probability=token["probability"],
         percent=percent(token["probability"]),
         before=before,
-        before_percent="" if before is None or is_rare else percent(before),
+        before_percent="" if before is None or is_faint else percent(before),
         is_written=is_written,
     )
 
