@@ -134,7 +134,7 @@ def test_a_look_between_two_steps_changes_no_answer(model: LanguageModel) -> Non
     service = EngineService(Engine(model, end_ids=[]))
     events = service.submit(IDS, sampling).events()
     written = [next(events)[0]]
-    views = service.call(lambda engine: look(engine, IDS, 3))
+    views = look(service, IDS, 3)
     written += [token for token, _ in events]
     service.close()
     assert written == expected.tokens

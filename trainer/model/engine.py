@@ -621,6 +621,14 @@ class EngineService:
             self._condition.notify()
         return request
 
+    def read(self, ids: Sequence[int]) -> Tensor:
+        """`Engine.read`, between two steps."""
+        return self.call(lambda engine: engine.read(ids))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """`Engine.logits`, between two steps: of a large vocabulary for few tokens at a time, so that nobody waits."""
+        return self.call(lambda engine: engine.logits(hidden))
+
     def wake(self) -> None:
         with self._condition:
             self._condition.notify()

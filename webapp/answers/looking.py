@@ -9,7 +9,6 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from django.db import connection
 
@@ -66,7 +65,7 @@ def find(generation: Generation, *, is_unwanted: Callable[[], bool]) -> Found:
                 f"This answer has {len(ids) - start:,} tokens, and no more than {MOST_TOKENS:,} are looked at."
             )
         tokenizer = engine.tokenizer
-        views = engine.service.call(partial(look, ids=ids, start=start))
+        views = look(engine.service, ids, start)
     before: list[TokenView] | None = None
     no_parent = ""
     if checkpoint.stage in COMPARED:
@@ -126,7 +125,7 @@ def _parents_views(
         with engines.borrow(parent, is_unwanted=is_unwanted) as engine:
             if engine.tokenizer.roles.ids != tokenizer.roles.ids:
                 raise NoParent(f"{parent.name}, which it was trained from, has other tokens, so nothing is compared.")
-            return engine.service.call(partial(look, ids=ids, start=start, top=1, asked=asked))
+            return look(engine.service, ids, start, top=1, asked=asked)
     except NoParent:
         raise
     except ValueError as error:
