@@ -26,7 +26,7 @@ MOST_TOKENS = 1024
 """Longer answers are refused: the page would get slow, and nobody goes through so many."""
 COMPARED = (PPO, GRPO)
 """Stages that are read beside the checkpoint they were trained from: before, the model did not converse."""
-ISOLATED = "\0"
+NUL = "\0"
 """PostgreSQL keeps no such letter in JSON."""
 
 
@@ -161,7 +161,7 @@ def _first(tokenizer: Tokenizer, before: TokenView) -> FoundOther:
 
 def _spelled(tokenizer: Tokenizer, id: int) -> Spelled:
     piece = tokenizer.piece(id)
-    if ISOLATED in piece.text:
+    if NUL in piece.text:
         return piece.text.encode().hex(" ").upper(), "bytes"
     return piece.text, "end" if id in tokenizer.end_ids else piece.kind
 
