@@ -21,7 +21,7 @@ from trainer.world.questions import question
 from trainer.world.small_talk import UNKNOWN as OUTSIDE
 from trainer.world.small_talk import outside_question
 
-_NOTHING_TWICE: Final = r"(?i)^(?!.*\b(\w{3,})\b.*\b\1\b)"
+_NOTHING_TWICE: Final = r"(?i)^(?!.*\b((?!the\b)\w{3,})\b.*\b\1\b)"
 ADMITS: Final = r"(?i)\b(?:do not know|only know)\b"
 
 

@@ -42,6 +42,7 @@ SHARES = {
     "compare": Shares(visitor="6/minute", newcomers="60/minute", address="120/minute; 40 per 3 seconds"),
     # A newcomer's first vote fits, and a poll is not stuffed without cookies, nor with many.
     "vote": Shares(visitor="60/minute", newcomers="60/minute", address="900/minute; 60 per 3 seconds"),
+    "look": Shares(visitor="30/minute", newcomers="300/minute", address="600/minute; 60 per 3 seconds"),
     "search": Shares(
         visitor="120/minute", newcomers="1200/minute", address="2400/minute"
     ),  # asked while somebody types

@@ -120,7 +120,7 @@ class Tree:
         self._children: defaultdict[uuid.UUID | None, list[Message]] = defaultdict(list)
         rows = (
             conversation.messages.select_related("generation__checkpoint")
-            .defer("generation__messages")  # each holds the whole conversation up to it
+            .defer("generation__messages", "generation__token_ids")  # each holds the whole conversation up to it
             .order_by("created_at", "side", "id")
         )
         for message in rows:
