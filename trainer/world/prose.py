@@ -160,7 +160,7 @@ class Prose:
         for _ in range(rng.randint(5, 8)):
             fact = self.deck.deal()
             if rng.random() < 0.12:
-                said, answer = pick(rng, (one_word, few_words))(rng, [fact])
+                said, answer = pick(rng, (one_word, few_words))(rng, FACTS)
                 lines.append(f"{punctuate(said)} {answer}")
                 continue
             question = punctuate(question_about(rng, fact))
