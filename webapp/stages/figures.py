@@ -5,7 +5,8 @@ sheet's `fig-*` and `stage-*` classes (the content policy allows no inline style
 escaped, and each figure carries a title and a description for readers who cannot see it. The page
 puts the same numbers in a table beside it.
 
-Simplification: linear axes only, ticks at round numbers, labels at the line's end.
+Simplification: linear axes only, ticks at round numbers. Names stand inside the drawing, at a line's end or above
+a row, because on a phone the style sheet makes letters half as large again, and a margin would cut them off.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 WIDTH, HEIGHT = 560, 270
-LEFT, RIGHT, TOP, BOTTOM = 52, 92, 14, 44
-"""Margins: tick labels on the left, series names on the right, axis title below."""
+LEFT, RIGHT, TOP, BOTTOM = 66, 24, 14, 44
+"""Margins: tick labels on the left, half of the last one on the right, axis title below."""
+LINE, NAME = 20, 130
+"""Room for one line of letters and for a series' name, at their largest."""
 
 Point = tuple[float, float]
 
@@ -152,6 +155,20 @@ def _dot(x: str, y: str, kind: str, radius: float = 3.5) -> SafeString:
     return format_html('<circle cx="{}" cy="{}" r="{}" class="{}"></circle>', x, y, f"{radius:g}", kind)
 
 
+def _name_y(points: Sequence[tuple[float, float]], taken: Sequence[float]) -> float:
+    """Where the name of a line that ends at the last of these pixels is written: above it or below it, away from
+    other names and from the line itself."""
+    end_x, end_y = points[-1]
+    near = [py for px, py in points if px > end_x - NAME]
+
+    def cost(base: float) -> int:
+        crossed = sum(base - LINE < py < base + 4 for py in near)
+        inside = TOP + LINE / 2 <= base <= HEIGHT - BOTTOM - 4
+        return crossed + 1000 * sum(abs(base - other) < LINE for other in taken) + 1000 * (not inside)
+
+    return min((end_y - 12, end_y + LINE + 2), key=cost)
+
+
 def _bounds(values: Sequence[float], *, floor: float | None, ceiling: float | None) -> tuple[float, float]:
     """The axis: the values with some air, or the fixed end that was asked for."""
     low, high = min(values), max(values)
@@ -181,17 +198,21 @@ def line_chart(
     x = _Scale(min(xs), max(xs), LEFT, WIDTH - RIGHT)
     y = _Scale(low, high, HEIGHT - BOTTOM, TOP)
     parts = [_axes(x, y, x_label=x_label, y_label=y_label, as_percent=as_percent)]
+    taken: list[float] = []
     for level in levels:
+        at = float(y(level.value))
+        taken.append(at - 6 if at > TOP + LINE else at + LINE - 2)
         parts.append(_line(f"{x.start:g}", y(level.value), f"{x.end:g}", y(level.value), "fig-level"))
-        parts.append(_text(f"{x.end + 8:g}", f"{float(y(level.value)) + 4:.1f}", level.name, "fig-name"))
+        parts.append(_text(f"{x.end:g}", f"{taken[-1]:.1f}", level.name, "fig-name", "end"))
     for line, points in drawn:
         weight = "fig-line fig-faint" if line.faint else "fig-line"
         parts.append(_polyline(points, x, y, f"{weight} stage-{line.stage}"))
         if not line.faint:
             end_x, end_y = points[-1]
             parts.append(_dot(x(end_x), y(end_y), f"fig-dot stage-{line.stage}"))
-            label_y = f"{float(y(end_y)) + 4:.1f}"
-            parts.append(_text(f"{float(x(end_x)) + 8:.1f}", label_y, line.name, f"fig-stage stage-{line.stage}"))
+            taken.append(_name_y([(float(x(px)), float(y(py))) for px, py in points], taken))
+            kind = f"fig-stage stage-{line.stage}"
+            parts.append(_text(x(end_x), f"{taken[-1]:.1f}", line.name, kind, "end" if len(points) > 1 else "start"))
     return _frame(title, description, _join(parts))
 
 
@@ -206,7 +227,8 @@ def path_chart(
     start_name: str,
     end_name: str,
 ) -> SafeString:
-    """A path through the plane in the order of the points (reward against KL, step by step)."""
+    """A path through the plane in the order of the points (reward against KL, step by step): every step faint, as
+    rounds of few answers are noisy, and their moving average bold. Both begin and end at the same points."""
     path = _finite(points)
     if not path:
         return SafeString("")
@@ -216,18 +238,39 @@ def path_chart(
     y = _Scale(y_low, y_high, HEIGHT - BOTTOM, TOP)
     parts = [
         _axes(x, y, x_label=x_label, y_label=y_label, as_percent=False),
-        _polyline(path, x, y, f"fig-line stage-{stage}"),
+        _polyline(path, x, y, f"fig-line fig-faint stage-{stage}"),
+        _polyline(_moving_average(path), x, y, f"fig-line fig-path stage-{stage}"),
     ]
-    for name, (px, py), kind in ((start_name, path[0], "fig-ring"), (end_name, path[-1], "fig-dot")):
+    ends = ((start_name, path[0], path[-1], "fig-ring"), (end_name, path[-1], path[0], "fig-dot"))
+    for name, (px, py), (_, other), kind in ends:
+        # Each on its own side of both, so that they never meet; towards the middle, so that neither leaves the drawing.
+        is_upper = py > other or (py == other and kind == "fig-dot")
+        at = float(y(py)) + (-12 if is_upper else LINE + 4)
+        anchor = "start" if float(x(px)) < (x.start + x.end) / 2 else "end"
         parts.append(_dot(x(px), y(py), f"{kind} stage-{stage}", 4))
-        parts.append(_text(f"{float(x(px)) + 9:.1f}", f"{float(y(py)) + 4:.1f}", name, f"fig-stage stage-{stage}"))
+        parts.append(_text(x(px), f"{at:.1f}", name, f"fig-stage stage-{stage}", anchor))
     return _frame(title, description, _join(parts))
 
 
-ROW = 34
-"""Height of one row of a bar or interval figure."""
-NAMES = 168
-"""Width kept for the row names."""
+def _moving_average(path: Sequence[Point]) -> list[Point]:
+    """Means over a quarter of the path, less towards its ends, which stay where they are."""
+    last, most = len(path) - 1, len(path) // 8
+    smoothed = []
+    for index in range(len(path)):
+        reach = min(most, index, last - index)
+        part = path[index - reach : index + reach + 1]
+        smoothed.append((sum(px for px, _ in part) / len(part), sum(py for _, py in part) / len(part)))
+    return smoothed
+
+
+ROW = 48
+"""Height of one row of a bar or interval figure: its name, and below it what is drawn."""
+DRAWN = 34
+"""Where in a row that is."""
+EDGE = 24
+"""Left of a scale: half of its first number."""
+VALUES = 92
+"""Width kept for the values on the right."""
 
 
 def bar_chart(bars: Sequence[Bar], *, title: str, description: str, levels: Sequence[Level] = ()) -> SafeString:
@@ -235,17 +278,17 @@ def bar_chart(bars: Sequence[Bar], *, title: str, description: str, levels: Sequ
     if not bars:
         return SafeString("")
     top = max([bar.value for bar in bars] + [level.value for level in levels]) or 1.0
-    x = _Scale(0.0, top, NAMES, WIDTH - RIGHT)
+    x = _Scale(0.0, top, 0.0, WIDTH - VALUES)
     bottom = ROW * len(bars) + 8
     parts = []
     for level in levels:
         parts.append(_line(x(level.value), "0", x(level.value), f"{bottom}", "fig-level"))
         parts.append(_text(x(level.value), f"{bottom + 14}", level.name, "fig-name", "middle"))
     for row, bar in enumerate(bars):
-        middle = ROW * row + ROW / 2
+        middle = ROW * row + DRAWN
         kind = f"fig-bar stage-{bar.stage}"
-        parts.append(_text(f"{NAMES - 12}", f"{middle + 4:g}", bar.name, f"fig-stage stage-{bar.stage}", "end"))
-        parts.append(_line(f"{NAMES}", f"{middle:g}", x(max(bar.value, 0.0)), f"{middle:g}", kind))
+        parts.append(_text(0, f"{middle - 14:g}", bar.name, f"fig-stage stage-{bar.stage}"))
+        parts.append(_line("0", f"{middle:g}", x(max(bar.value, 0.0)), f"{middle:g}", kind))
         parts.append(_text(f"{float(x(bar.value)) + 10:.1f}", f"{middle + 4:g}", bar.text))
     return _frame(title, description, _join(parts), bottom + (22 if levels else 2))
 
@@ -262,7 +305,7 @@ def interval_chart(
     """Estimates with their intervals on one percentage axis."""
     if not intervals:
         return SafeString("")
-    x = _Scale(low, high, NAMES, WIDTH - RIGHT)
+    x = _Scale(low, high, EDGE, WIDTH - VALUES)
     bottom = ROW * len(intervals) + 4
     parts = []
     for tick in ticks(low, high):
@@ -272,11 +315,11 @@ def interval_chart(
         parts.append(_line(x(level.value), "0", x(level.value), f"{bottom}", "fig-level"))
         parts.append(_text(x(level.value), f"{bottom + 34}", level.name, "fig-name", "middle"))
     for row, item in enumerate(intervals):
-        middle = f"{ROW * row + ROW / 2:g}"
-        base = f"{ROW * row + ROW / 2 + 4:g}"
-        parts.append(_text(f"{NAMES - 12}", base, item.name, f"fig-stage stage-{item.stage}", "end"))
+        middle = f"{ROW * row + DRAWN:g}"
+        base = f"{ROW * row + DRAWN + 4:g}"
+        parts.append(_text(EDGE, f"{ROW * row + DRAWN - 14:g}", item.name, f"fig-stage stage-{item.stage}"))
         if item.high > item.low:
             parts.append(_line(x(item.low), middle, x(item.high), middle, f"fig-whisker stage-{item.stage}"))
         parts.append(_dot(x(item.value), middle, f"fig-dot stage-{item.stage}", 5))
-        parts.append(_text(f"{WIDTH - RIGHT + 10}", base, item.text))
+        parts.append(_text(f"{WIDTH - VALUES + 10}", base, item.text))
     return _frame(title, description, _join(parts), bottom + (40 if levels else 22))
