@@ -50,7 +50,7 @@
 
   // -- scrolls sideways, and does not say so ---------------------------------------------------------
 
-  for (const element of own ? document.body.querySelectorAll("*") : []) {
+  for (const element of document.body.querySelectorAll("*")) {
     if (!seen(element) || !scrolls(element) || element.matches("textarea, input, select")) continue;
     if (element.scrollWidth <= element.clientWidth + 1) continue;
     if (getComputedStyle(element).backgroundAttachment.includes("local")) continue; // the shadow at its edge

@@ -116,3 +116,16 @@ async def test_a_choice_in_chat_on_a_phone_breaks_no_policy(follow: Callable[...
     await page.get_by_role("button", name="Who wrote which?").first.click()
     await expect(page.locator(".vote-made").first).to_contain_text("one model, asked twice")
     assert errors == []
+
+
+async def test_a_right_is_given_by_ticking_its_name(
+    follow: Callable[..., Any], visitor_client: Any, owner_client: Any, alice: User
+) -> None:
+    visitor_client.cookies["sessionid"] = owner_client.cookies["sessionid"].value
+    page, errors = await follow()
+    await page.goto(f"/admin/accounts/user/{alice.pk}/change/")
+    await page.get_by_label("Training | training run | Can add training run").check()
+    await page.get_by_role("button", name="Save", exact=True).click()
+    await page.wait_for_url("**/user/")
+    assert await alice.user_permissions.filter(codename="add_trainingrun").aexists()
+    assert errors == []

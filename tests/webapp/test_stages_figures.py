@@ -165,6 +165,13 @@ def test_a_noisy_path_is_drawn_faint_and_its_mean_bold_between_the_same_ends() -
     assert max(inner) - min(inner) < (max(noise) - min(noise)) / 3
 
 
+@pytest.mark.parametrize(("points", "is_whole"), [(10, False), (100, True)])
+def test_a_line_with_a_great_many_points_has_no_dashes(points: int, is_whole: bool) -> None:
+    drawn = parse(line([(float(step), float(step % 2)) for step in range(points)])).find("polyline")
+    assert drawn is not None
+    assert ("fig-path" in drawn.attrib["class"]) == is_whole
+
+
 @pytest.mark.parametrize("end", [(1.0, 1.0), (1.0, 0.9), (0.0, 0.0), (0.2, 1.1)])
 def test_the_names_of_a_paths_ends_never_meet(end: tuple[float, float]) -> None:
     first, last = (float(text.attrib["y"]) for text in parse(path([(1.0, 1.0), (0.0, 2.0), end])).iter("text")

@@ -22,7 +22,10 @@ WIDTH, HEIGHT = 560, 270
 LEFT, RIGHT, TOP, BOTTOM = 66, 24, 14, 44
 """Margins: tick labels on the left, half of the last one on the right, axis title below."""
 LINE, NAME = 20, 130
-"""Room for one line of letters and for a series' name, at their largest."""
+"""Room for a line of letters and for a series' name, at their largest."""
+
+DENSE = 40
+"""Points from which on a line is drawn whole: dashes on one that goes up and down all the time are a scribble."""
 
 Point = tuple[float, float]
 
@@ -205,7 +208,7 @@ def line_chart(
         parts.append(_line(f"{x.start:g}", y(level.value), f"{x.end:g}", y(level.value), "fig-level"))
         parts.append(_text(f"{x.end:g}", f"{taken[-1]:.1f}", level.name, "fig-name", "end"))
     for line, points in drawn:
-        weight = "fig-line fig-faint" if line.faint else "fig-line"
+        weight = "fig-line fig-faint" if line.faint else "fig-line fig-path" if len(points) > DENSE else "fig-line"
         parts.append(_polyline(points, x, y, f"{weight} stage-{line.stage}"))
         if not line.faint:
             end_x, end_y = points[-1]
