@@ -180,14 +180,13 @@ def test_the_names_of_a_paths_ends_never_meet(end: tuple[float, float]) -> None:
 
 
 @pytest.mark.parametrize("values", [[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [1.0, 1.0, 1.0], [2.9, 2.0, 3.0]])
-def test_a_lines_name_stays_inside_and_clear_of_a_levels(values: list[float]) -> None:
+def test_a_lines_name_stands_above_the_drawing_and_clear_of_a_levels(values: list[float]) -> None:
     svg = parse(line(list(enumerate(values)), levels=[Level(name="chance", value=3.0)]))
-    names = {text.text: text.attrib for text in svg.iter("text") if text.text in ("loss", "chance")}
+    loss, chance = (next(text.attrib for text in svg.iter("text") if text.text == name) for name in ("loss", "chance"))
 
-    ys = [float(name["y"]) for name in names.values()]
-    assert all(name["text-anchor"] == "end" and float(name["x"]) <= figures.WIDTH for name in names.values())
-    assert all(figures.LINE / 2 < y < figures.HEIGHT - figures.BOTTOM for y in ys)
-    assert abs(ys[0] - ys[1]) >= figures.LINE
+    assert (loss["text-anchor"], chance["text-anchor"]) == ("end", "end")
+    assert figures.LINE / 2 < float(loss["y"]) < figures.TOP < float(chance["y"]) - figures.LINE / 2
+    assert float(chance["y"]) - float(loss["y"]) >= figures.LINE
 
 
 def all_kinds(text: str) -> list[str]:

@@ -7,26 +7,28 @@ from typing import Any
 from django import forms
 from django.contrib import admin
 from django.contrib.auth import admin as auth_admin
-from django.contrib.auth.models import Group
+from django.contrib.auth.models import Group, Permission
 from django.db.models import ManyToManyField
 from django.http import HttpRequest
 
 from .models import User
 
 
-class ChoicesByName(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Groups and permissions to tick, each with its name: Django's two lists with arrows between them fit no phone, and
-    a screen reader is not told what they are."""
+class TickedByName(admin.ModelAdmin):  # type: ignore[type-arg]  # not generic at run time
+    """Groups and permissions to tick, each beside its name: Django's two lists with arrows between them fit no phone,
+    and a screen reader is not told what they are."""
 
-    filter_horizontal = ()
-
-    def formfield_for_manytomany(self, db_field: ManyToManyField[Any, Any], request: HttpRequest, **kwargs: Any) -> Any:
-        widget = forms.CheckboxSelectMultiple(attrs={"class": "choices"})
-        return super().formfield_for_manytomany(db_field, request, **{"widget": widget, **kwargs})
+    def formfield_for_manytomany(
+        self, db_field: ManyToManyField[Any, Any], request: HttpRequest | None = None, **kwargs: Any
+    ) -> forms.ModelMultipleChoiceField[Any] | None:
+        ticked: dict[str, Any] = {"widget": forms.CheckboxSelectMultiple(attrs={"class": "choices"})}
+        if db_field.related_model is Permission:
+            ticked["queryset"] = Permission.objects.select_related("content_type")  # which is part of their names
+        return super().formfield_for_manytomany(db_field, request, **{**ticked, **kwargs})  # type: ignore[arg-type]
 
 
 @admin.register(User)
-class UserAdmin(ChoicesByName, auth_admin.UserAdmin):
+class UserAdmin(TickedByName, auth_admin.UserAdmin):  # type: ignore[type-arg]
     filter_horizontal = ()
     readonly_fields = ("last_login", "date_joined")  # they happened
 
@@ -35,5 +37,5 @@ admin.site.unregister(Group)
 
 
 @admin.register(Group)
-class GroupAdmin(ChoicesByName, auth_admin.GroupAdmin):
+class GroupAdmin(TickedByName, auth_admin.GroupAdmin):
     filter_horizontal = ()

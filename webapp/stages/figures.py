@@ -5,8 +5,8 @@ sheet's `fig-*` and `stage-*` classes (the content policy allows no inline style
 escaped, and each figure carries a title and a description for readers who cannot see it. The page
 puts the same numbers in a table beside it.
 
-Simplification: linear axes only, ticks at round numbers. Names stand inside the drawing, at a line's end or above
-a row, because on a phone the style sheet makes letters half as large again, and a margin would cut them off.
+Simplification: linear axes only, ticks at round numbers. Names stand above what they name, never beside it: on
+a phone the style sheet makes letters half as large again, and a margin would cut them off.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 WIDTH, HEIGHT = 560, 270
-LEFT, RIGHT, TOP, BOTTOM = 66, 24, 14, 44
-"""Margins: tick labels on the left, half of the last one on the right, axis title below."""
-LINE, NAME = 20, 130
-"""Room for a line of letters and for a series' name, at their largest."""
+LEFT, RIGHT, TOP, BOTTOM = 66, 24, 28, 44
+"""Margins: tick labels on the left, half of the last one on the right, the line's name above, axis title below."""
+LINE = 20
+"""Height of a line of letters at their largest."""
 
 DENSE = 40
 """Points from which on a line is drawn whole: dashes on one that goes up and down all the time are a scribble."""
@@ -158,20 +158,6 @@ def _dot(x: str, y: str, kind: str, radius: float = 3.5) -> SafeString:
     return format_html('<circle cx="{}" cy="{}" r="{}" class="{}"></circle>', x, y, f"{radius:g}", kind)
 
 
-def _name_y(points: Sequence[tuple[float, float]], taken: Sequence[float]) -> float:
-    """Where the name of a line that ends at the last of these pixels is written: above it or below it, away from
-    other names and from the line itself."""
-    end_x, end_y = points[-1]
-    near = [py for px, py in points if px > end_x - NAME]
-
-    def cost(base: float) -> int:
-        crossed = sum(base - LINE < py < base + 4 for py in near)
-        inside = TOP + LINE / 2 <= base <= HEIGHT - BOTTOM - 4
-        return crossed + 1000 * sum(abs(base - other) < LINE for other in taken) + 1000 * (not inside)
-
-    return min((end_y - 12, end_y + LINE + 2), key=cost)
-
-
 def _bounds(values: Sequence[float], *, floor: float | None, ceiling: float | None) -> tuple[float, float]:
     """The axis: the values with some air, or the fixed end that was asked for."""
     low, high = min(values), max(values)
@@ -199,23 +185,24 @@ def line_chart(
     ys = [py for _, points in drawn for _, py in points] + [level.value for level in levels]
     low, high = _bounds(ys, floor=floor, ceiling=ceiling)
     x = _Scale(min(xs), max(xs), LEFT, WIDTH - RIGHT)
-    y = _Scale(low, high, HEIGHT - BOTTOM, TOP)
+    named = [line for line, _ in drawn if not line.faint]
+    top = TOP + LINE * max(0, len(named) - 1)
+    y = _Scale(low, high, HEIGHT - BOTTOM, top)
     parts = [_axes(x, y, x_label=x_label, y_label=y_label, as_percent=as_percent)]
-    taken: list[float] = []
     for level in levels:
         at = float(y(level.value))
-        taken.append(at - 6 if at > TOP + LINE else at + LINE - 2)
         parts.append(_line(f"{x.start:g}", y(level.value), f"{x.end:g}", y(level.value), "fig-level"))
-        parts.append(_text(f"{x.end:g}", f"{taken[-1]:.1f}", level.name, "fig-name", "end"))
+        below = at < top + LINE
+        parts.append(_text(f"{x.end:g}", f"{at + LINE - 4 if below else at - 6:.1f}", level.name, "fig-name", "end"))
+    for row, line in enumerate(named):
+        kind = f"fig-stage stage-{line.stage}"
+        parts.append(_text(f"{x.end:g}", f"{LINE * (row + 1) - 4:g}", line.name, kind, "end"))
     for line, points in drawn:
         weight = "fig-line fig-faint" if line.faint else "fig-line fig-path" if len(points) > DENSE else "fig-line"
         parts.append(_polyline(points, x, y, f"{weight} stage-{line.stage}"))
         if not line.faint:
             end_x, end_y = points[-1]
             parts.append(_dot(x(end_x), y(end_y), f"fig-dot stage-{line.stage}"))
-            taken.append(_name_y([(float(x(px)), float(y(py))) for px, py in points], taken))
-            kind = f"fig-stage stage-{line.stage}"
-            parts.append(_text(x(end_x), f"{taken[-1]:.1f}", line.name, kind, "end" if len(points) > 1 else "start"))
     return _frame(title, description, _join(parts))
 
 
