@@ -77,7 +77,7 @@ class Answer:
             return  # the socket, or a reload, shows it later
         tokens = [(entry, event["text"]) for entry, event in written if event.get("type") == "token"]
         if tokens:
-            self.live_text = "".join(text for _, text in tokens)
+            self.live_text = "".join(text for _, text in tokens).lstrip()  # a continuation begins with a space
             self.last_id = tokens[-1][0]
 
     @cached_property
