@@ -44,7 +44,7 @@ SIZES: Final = {
         held_out_prompts=20, problems=100, checked=33, held_out_problems=20,
     ),
     "tiny": _Size(
-        document_bytes=6_000_000, held_out_bytes=100_000, conversations=12_000, questions=200, prompts=200,
+        document_bytes=9_000_000, held_out_bytes=100_000, conversations=12_000, questions=200, prompts=200,
         held_out_prompts=60, problems=6000, checked=2000, held_out_problems=150,
     ),
     "small": _Size(

@@ -74,7 +74,7 @@ class Prose:
             self.by_attribute.setdefault(group, []).append(fact)
         kinds: list[tuple[int, Callable[[], str]]] = [
             (5, self.story), (4, self.article), (2, self.survey), (5, self.lesson), (11, self.quiz), (2, self.mixture),
-            (2, self.model_page), (2, self.handbook), (8, self.phrase_book), (5, self.sums), (13, self.problems),
+            (2, self.model_page), (2, self.handbook), (10, self.phrase_book), (6, self.sums), (20, self.problems),
         ]  # fmt: skip
         self._kinds = [make for weight, make in kinds for _ in range(weight)]
 
