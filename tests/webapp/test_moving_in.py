@@ -310,7 +310,7 @@ def test_the_prompts_of_a_site_of_its_own_are_of_its_own_world(make_checkpoint: 
 
 
 def test_the_questions_at_home_are_those_sampled_while_it_trains() -> None:
-    assert list(EVERYDAY) == plain().sample_prompts
+    assert list(EVERYDAY[:4]) == plain().sample_prompts
 
 
 def test_staff_are_offered_recipes_for_a_model_from_elsewhere_and_sizes_for_their_own(make_checkpoint: Any) -> None:

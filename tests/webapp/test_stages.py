@@ -23,6 +23,7 @@ from webapp.checkpoints.models import Checkpoint
 from webapp.stages.context import RailItem, build_rail
 from webapp.stages.models import SiteAnswer
 from webapp.stages.queries import home_answers, home_page
+from webapp.stages.questions import SHIPPED
 from webapp.stages.services import HOME_SAMPLING, ask_home_prompt
 from webapp.stages.stage_report import masked_conversation, measured, stage_report
 from webapp.training.curriculum import next_step
@@ -54,6 +55,12 @@ def site_answer(checkpoint: Checkpoint, *, prompt: str = PROMPT, **fields: Any) 
     generation = answer(checkpoint, prompt=prompt, **fields)
     SiteAnswer.objects.create(checkpoint=checkpoint, prompt=prompt, generation=generation)
     return generation
+
+
+def answer_all(checkpoint: Checkpoint, *texts: str) -> None:
+    """The site's own answers to all its questions: these, and the same for the rest."""
+    for place, prompt in enumerate(SHIPPED):
+        site_answer(checkpoint, prompt=prompt, **({"text": texts[place]} if place < len(texts) else {}))
 
 
 # -- the rail --------------------------------------------------------------------------------------
@@ -178,7 +185,8 @@ def test_it_asks_again_after_a_failure_but_not_at_once(
 
 
 def test_it_says_that_asking_again_comes_too_soon(client: Client, make_checkpoint: MakeCheckpoint) -> None:
-    site_answer(make_checkpoint("init"), state="failed")
+    answer_all(make_checkpoint("init"))
+    Generation.objects.update(state="failed")
     page = client.post(reverse("stages:ask_home"), {"q": 0}, follow=True).content.decode()
     assert "one that failed can be asked again after a minute" in page
     client.post(reverse("stages:ask_home"), {"q": 0}, headers={"HX-Request": "true"})
@@ -200,7 +208,8 @@ def test_it_is_asked_by_a_post(client: Client, make_checkpoint: MakeCheckpoint, 
     response = client.post(reverse("stages:ask_home"), {"q": 1})
 
     assert response.headers["Location"] == "/?q=1"
-    assert Generation.objects.get().prompt == SAMPLE_PROMPTS[1]
+    asked = [generation.prompt for generation in Generation.objects.order_by("created_at")]
+    assert asked == [SHIPPED[1], SHIPPED[0], *SHIPPED[2:]]  # all of them, the one that is shown first
     assert client.get(reverse("stages:ask_home")).status_code == 405
 
 
@@ -229,7 +238,7 @@ def test_it_looks_again_soon_only_while_something_happens(make_checkpoint: MakeC
     for stage in STAGES:
         checkpoint = make_checkpoint(stage)
         if stage in CHAT_STAGES:
-            site_answer(checkpoint)
+            answer_all(checkpoint)
     assert not home_page(0).is_changing
 
     TrainingRun.objects.create(stage="ppo", preset="smoke", state="running")

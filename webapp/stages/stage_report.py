@@ -301,7 +301,7 @@ def _last_sample(stage: str, **wanted: Any) -> Sample | None:
 def _last_answer(stage: str) -> Generation | None:
     """The first finished answer the site itself asked the stage's current checkpoint for (see services)."""
     answers = SiteAnswer.objects.filter(
-        checkpoint=Checkpoint.objects.current(stage), generation__state=Generation.State.DONE
+        checkpoint=Checkpoint.objects.current(stage), is_sampled=False, generation__state=Generation.State.DONE
     )
     first = answers.select_related("generation").order_by("generation__created_at").first()
     return first.generation if first else None

@@ -22,7 +22,7 @@ from webapp.stages.context import ask_all
 from webapp.stages.forms import CompareForm, HomeForm
 from webapp.stages.queries import comparison_columns, home_page
 from webapp.stages.questions import COUNT, home_questions
-from webapp.stages.services import ask_all_stages, ask_home_prompt
+from webapp.stages.services import ask_all_stages, ask_home_questions
 from webapp.stages.stage_report import stage_report
 
 
@@ -30,10 +30,10 @@ class HtmxRequest(HttpRequest):
     htmx: HtmxDetails
 
 
-def _question(form: HomeForm) -> int:
-    """The number of the fixed question a reader asks for; 404 when there is none."""
-    number = form.cleaned_data["q"] or 0 if form.is_valid() else -1
-    if not 0 <= number < COUNT:
+def _question(form: HomeForm) -> int | None:
+    """The number of the fixed question a reader asks for, if any; 404 when there is no such."""
+    number: int | None = form.cleaned_data["q"] if form.is_valid() else -1
+    if number is not None and not 0 <= number < COUNT:
         raise Http404("No such question.")
     return number
 
@@ -59,9 +59,9 @@ def home(request: HtmxRequest) -> HttpResponse:
 
 @require_POST
 def ask_home(request: HtmxRequest) -> HttpResponse:
-    """Have one of the fixed questions answered by every checkpoint that has not answered it yet."""
-    number = _question(HomeForm(request.POST))
-    asked = ask_home_prompt(prompt=home_questions(site_origin())[number])
+    """Have the fixed questions answered by every checkpoint that has not, the one that is shown first."""
+    number = _question(HomeForm(request.POST)) or 0
+    asked = ask_home_questions(shown=home_questions(site_origin())[number])
     if not asked and not request.htmx:  # by htmx the page asks by itself, and nobody waits for a reply
         messages.info(request, "Every stage has been asked; one that failed can be asked again after a minute.")
     return redirect(f"{reverse('stages:home')}?q={number}")
