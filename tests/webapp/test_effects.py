@@ -168,8 +168,8 @@ def test_where_greedy_answers_hide_a_taste_both_are_drawn_with_one_seed(
     assert ask_home_questions(shown=SHIPPED[0]) == []
     assert not home_page().needs_asking
     assert home_page().is_changing
-    for one, text in zip(asked, ("Grass.", "Grass. Have a good day!"), strict=True):
-        Generation.objects.filter(pk=one.pk).update(state="done", text=text)
+    for generation, text in zip(asked, ("Grass.", "Grass. Have a good day!"), strict=True):
+        Generation.objects.filter(pk=generation.pk).update(state="done", text=text)
     page = client.get(reverse("stages:home")).content.decode()
     assert "Word for word what stage 3 says." in page
     assert "Drawn at temperature 1 with one seed for both" in page

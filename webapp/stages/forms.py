@@ -11,6 +11,13 @@ class HomeForm(forms.Form):
     v = forms.CharField(max_length=64, required=False)
 
 
+class SuggestForm(forms.Form):
+    """Where a suggested question is to stand: in a new chat (with a checkpoint), or before every stage."""
+
+    to = forms.ChoiceField(choices=[("chat", "a new chat"), ("compare", "every stage")])
+    checkpoint = forms.IntegerField(min_value=1, max_value=2**62, required=False)
+
+
 class CompareForm(forms.Form):
     """One prompt for every stage."""
 

@@ -6,6 +6,7 @@ app_name = "stages"
 urlpatterns = [
     path("", views.home, name="home"),
     path("ask/", views.ask_home, name="ask_home"),
+    path("ask/<slug:kind>/", views.suggest, name="suggest"),
     path("compare/", views.compare, name="compare"),
     path("compare/<uuid:id>/", views.comparison, name="comparison"),
     path("stages/<slug:slug>/", views.stage, name="stage"),

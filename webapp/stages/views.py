@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from urllib.parse import urlencode
 
 from django.contrib import messages
 from django.http import Http404, HttpRequest, HttpResponse
@@ -19,11 +20,12 @@ from webapp.chat.models import Conversation
 from webapp.checkpoints.origin import site_origin
 from webapp.stages.catalog import CATALOG
 from webapp.stages.context import ask_all
-from webapp.stages.forms import CompareForm, HomeForm
+from webapp.stages.forms import CompareForm, HomeForm, SuggestForm
 from webapp.stages.queries import comparison_columns, home_page
 from webapp.stages.questions import COUNT, home_questions
 from webapp.stages.services import ask_all_stages, ask_home_questions
 from webapp.stages.stage_report import stage_report
+from webapp.stages.suggestions import a_problem, a_voted_question
 
 
 class HtmxRequest(HttpRequest):
@@ -65,6 +67,28 @@ def ask_home(request: HtmxRequest) -> HttpResponse:
     if not asked and not request.htmx:  # by htmx the page asks by itself, and nobody waits for a reply
         messages.info(request, "Every stage has been asked; one that failed can be asked again after a minute.")
     return redirect(f"{reverse('stages:home')}?q={number}")
+
+
+@never_cache
+@require_safe
+def suggest(request: HttpRequest, kind: str) -> HttpResponse:
+    """Something to ask, filled in where the reader came from; nothing is asked yet."""
+    form = SuggestForm(request.GET)
+    if kind not in ("problem", "voted") or not form.is_valid():
+        raise Http404("No such suggestion.")
+    if kind == "problem":
+        text = a_problem(site_origin())
+    else:
+        text, has_votes = a_voted_question()
+        if not text:
+            messages.info(request, "There are no questions for voters here yet.")
+        elif not has_votes:
+            messages.info(request, "Nobody has voted yet. This is a question that voters may be asked.")
+    query = {"text": text}
+    if checkpoint := form.cleaned_data["checkpoint"]:
+        query["checkpoint"] = str(checkpoint)
+    page = reverse("chat:new") if form.cleaned_data["to"] == "chat" else reverse("stages:compare")
+    return redirect(f"{page}?{urlencode(query)}")
 
 
 @require_safe
