@@ -1,5 +1,5 @@
-// Two small things to play with on the stage pages. Both compute what the formula above them says;
-// without this script they stay hidden and the formula stands for itself.
+// Small things to play with on the stage pages. What computes the formula above it stays hidden without this script,
+// and the formula stands for itself; sliders through a run are forms, which this only makes better to listen to.
 
 /** Reward: two scores in, the share of people expected to prefer A out (Bradley–Terry). */
 function playPreference(box) {
@@ -48,4 +48,15 @@ const PLAYS = { preference: playPreference, group: playGroup };
 for (const box of document.querySelectorAll("[data-play]")) {
   PLAYS[box.dataset.play](box);
   box.hidden = false;
+}
+
+/** A slider through a run says what it stands at, which the part it fetched knows. */
+function sayPlace(form) {
+  const shown = document.querySelector(form.dataset.scrub);
+  form.querySelector("input[type=range]").setAttribute("aria-valuetext", shown.dataset.said);
+}
+
+for (const form of document.querySelectorAll("[data-scrub]")) {
+  sayPlace(form);
+  document.addEventListener("htmx:afterSettle", () => sayPlace(form));
 }

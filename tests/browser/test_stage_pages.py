@@ -15,6 +15,7 @@ from webapp.answers.models import Generation
 from webapp.checkpoints.models import Checkpoint
 from webapp.stages.models import SiteAnswer
 from webapp.stages.services import HOME_SAMPLING
+from webapp.training.models import TrainingRun
 
 pytestmark = [pytest.mark.browser, pytest.mark.django_db(transaction=True)]
 
@@ -106,3 +107,32 @@ async def test_the_home_page_shows_an_answer_as_soon_as_it_is_there(
 
     await expect(row).to_contain_text("gibberish, as promised")
     await expect(row.locator(".ladder-name")).to_be_focused()  # the refresh gave it back
+
+
+@pytest.fixture
+def practised(transactional_db: None) -> None:
+    """A GRPO run with a group of each of three steps."""
+    run = TrainingRun.objects.create(stage="grpo", preset="smoke", state="done", total_steps=3)
+    for step in (1, 2, 3):
+        for correct in (True, False):
+            extra = {"correct": correct, "advantage": 0.71 if correct else -0.71, "practice": True}
+            run.samples.create(step=step, prompt=f"Problem {step}?", text="So it is.", extra=extra)
+
+
+async def test_a_slider_goes_through_every_steps_group_by_keyboard(
+    open_page: Callable[..., Any], practised: None
+) -> None:
+    page = await open_page()
+    await page.goto("/stages/grpo/")
+    slider, group = page.get_by_label("Through the run"), page.locator("#group")
+    await expect(group).to_contain_text("Problem 3?")
+    await expect(slider).to_have_attribute("aria-valuetext", "step 3, 1 of 2 right")
+
+    await slider.focus()
+    await slider.press("ArrowLeft")
+
+    await expect(group).to_contain_text("Problem 2?")
+    await expect(slider).to_have_attribute("aria-valuetext", "step 2, 1 of 2 right")
+    await expect(slider).to_be_focused()
+    await slider.press("Home")
+    await expect(group).to_contain_text("Problem 1?")

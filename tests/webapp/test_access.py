@@ -64,6 +64,7 @@ RULES: dict[str, tuple[Any, Any]] = {
     # name: (GET, POST)
     "stages:home": (EVERYONE, NEVER),
     "stages:ask_home": (NEVER, EVERYONE),
+    "stages:suggest": (EVERYONE, NEVER),
     "stages:compare": (EVERYONE, EVERYONE),
     "stages:comparison": (OWN, NEVER),
     "stages:stage": (EVERYONE, NEVER),

@@ -21,6 +21,7 @@ from webapp.arena.models import Pair, Prompt, Vote
 from webapp.chat.models import Conversation
 from webapp.checkpoints.models import Checkpoint
 from webapp.stages.context import RailItem, build_rail
+from webapp.stages.groups import practised_group
 from webapp.stages.models import SiteAnswer
 from webapp.stages.queries import home_answers, home_page
 from webapp.stages.questions import SHIPPED
@@ -652,15 +653,37 @@ def test_it_shows_one_group_with_verdicts_and_advantages(client: Client) -> None
             extra = {"correct": correct, "advantage": advantage, "expected": "9"}
             run.samples.create(step=step, prompt="7 + 5 − 3?", text=f"attempt at {step}", extra=extra)
 
-    group = stage_report("grpo").group
+    group = practised_group()
 
     assert group is not None
-    assert (group.step, group.expected) == (2, "9")
+    assert (group.step, group.expected, group.right) == (2, "9", 1)
     assert [(one.text, one.correct, one.advantage) for one in group.attempts] == [
         ("attempt at 2", True, "+1.73"),
         ("attempt at 2", False, "−0.58"),
     ]
     assert "✓ right" in read(client, "/stages/grpo/")
+
+
+def test_it_goes_through_the_groups_of_every_step(client: Client) -> None:
+    run = run_of("grpo", [], total_steps=3)
+    for step in (1, 2, 3):
+        for correct in (True, False):
+            extra = {"correct": correct, "advantage": 0.71 if correct else -0.71, "practice": step < 3}
+            run.samples.create(step=step, prompt=f"Problem {step}?", text=f"attempt at {step}", extra=extra)
+    discarded = TrainingRun.objects.create(stage="grpo", preset="smoke", state="discarded")
+    discarded.samples.create(step=9, prompt="Not this", text="", extra={"advantage": 1.0})
+
+    first, last, beyond = (client.get("/stages/grpo/", {"group": place}).content.decode() for place in (1, 3, 99))
+
+    assert "Problem 1?" in first
+    assert "1 of 2 right, at step 1 of 3 of run" in first
+    assert 'min="1" max="3" value="1"' in first
+    assert "Problem 3?" in last
+    assert "Problem 3?" in beyond
+    assert "Problem 3?" in client.get("/stages/grpo/", {"group": "x"}).content.decode()
+    part = client.get("/stages/grpo/", {"group": 2}, headers={"HX-Request": "true"}).content.decode()
+    assert "Problem 2?" in part
+    assert "<html" not in part
 
 
 def test_it_thins_a_long_timeline_and_keeps_both_ends() -> None:

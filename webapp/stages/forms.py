@@ -11,10 +11,17 @@ class HomeForm(forms.Form):
     v = forms.CharField(max_length=64, required=False)
 
 
-class SuggestForm(forms.Form):
-    """Where a suggested question is to stand: in a new chat (with a checkpoint), or before every stage."""
+class GroupForm(forms.Form):
+    """Which of a run's groups is shown, from 1."""
 
-    to = forms.ChoiceField(choices=[("chat", "a new chat"), ("compare", "every stage")])
+    group = forms.IntegerField(min_value=1, max_value=2**31 - 1, required=False)
+
+
+class SuggestForm(forms.Form):
+    """What to ask, and where it is to stand: before every stage, or in a new chat (with a checkpoint)."""
+
+    about = forms.ChoiceField(choices=[("problem", "a problem"), ("votes", "what was voted on")], required=False)
+    to = forms.ChoiceField(choices=[("compare", "every stage"), ("chat", "a new chat")], required=False)
     checkpoint = forms.IntegerField(min_value=1, max_value=2**62, required=False)
 
 

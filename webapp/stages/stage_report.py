@@ -123,26 +123,6 @@ class VotedPair:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attempt:
-    text: str
-    correct: bool
-    advantage: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Group:
-    """One problem of a GRPO run and the answers sampled for it."""
-
-    run: int
-    step: int
-    prompt: str
-    expected: str
-    attempts: Sequence[Attempt]
-    has_signal: bool
-    """False when all attempts were rewarded alike, so that there was nothing to compare."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class StageReport:
     stage: Stage
     previous: Stage | None
@@ -158,7 +138,6 @@ class StageReport:
     timeline: Timeline | None = None
     masked: MaskedConversation | None = None
     pair: VotedPair | None = None
-    group: Group | None = None
     vocabulary: str = ""
     chance_loss: str = ""
     first_loss: str = ""
@@ -539,17 +518,18 @@ def _scored_pair() -> VotedPair | None:
     return VotedPair(
         prompt=sample.prompt,
         answers=[
-            PairAnswer(text=sample.text, preferred=True, score=_score(sample.extra.get("reward"))),
+            PairAnswer(text=sample.text, preferred=True, score=score(sample.extra.get("reward"))),
             PairAnswer(
                 text=str(sample.extra.get("rejected")),
                 preferred=False,
-                score=_score(sample.extra.get("rejected_reward")),
+                score=score(sample.extra.get("rejected_reward")),
             ),
         ],
     )
 
 
-def _score(value: Any) -> str:
+def score(value: Any) -> str:
+    """A reward or an advantage as people read it; nothing for what is no number."""
     return signed(float(value)) if _is_number(value) else ""
 
 
@@ -655,31 +635,7 @@ def _grpo(stage: str, origin: Checkpoint | None) -> dict[str, Any]:
         about="The reward model’s opinion of its answers, not the voters’.",
         form=signed,
     )
-    return {"figures": [*held_out, *sampled, *taste], "group": _group(stage)}
-
-
-def _group(stage: str) -> Group | None:
-    """The newest problem whose attempts were kept with their verdicts and advantages."""
-    newest = _last_sample(stage, extra__has_key="advantage")
-    if newest is None:
-        return None
-    samples = Sample.objects.filter(run=newest.run_id, step=newest.step, extra__has_key="advantage").order_by("id")
-    attempts = [sample for sample in samples if sample.prompt == newest.prompt]
-    return Group(
-        run=newest.run_id,
-        step=newest.step,
-        prompt=newest.prompt,
-        expected=str(newest.extra.get("expected", "")),
-        attempts=[
-            Attempt(
-                text=attempt.text,
-                correct=bool(attempt.extra.get("correct")),
-                advantage=_score(attempt.extra["advantage"]),
-            )
-            for attempt in attempts
-        ],
-        has_signal=any(attempt.extra["advantage"] for attempt in attempts),
-    )
+    return {"figures": [*held_out, *sampled, *taste]}
 
 
 _PAGES: dict[str, Callable[[str, Checkpoint | None], dict[str, Any]]] = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from django.contrib import messages
@@ -13,6 +15,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 from django_htmx.middleware import HtmxDetails
 
+from trainer.config import GRPO
 from trainer.world.tastes import TASTES
 from webapp.accounts.limits import allow
 from webapp.accounts.services import visitor_for
@@ -20,7 +23,8 @@ from webapp.chat.models import Conversation
 from webapp.checkpoints.origin import site_origin
 from webapp.stages.catalog import CATALOG
 from webapp.stages.context import ask_all
-from webapp.stages.forms import CompareForm, HomeForm, SuggestForm
+from webapp.stages.forms import CompareForm, GroupForm, HomeForm, SuggestForm
+from webapp.stages.groups import practised_group
 from webapp.stages.queries import comparison_columns, home_page
 from webapp.stages.questions import COUNT, home_questions
 from webapp.stages.services import ask_all_stages, ask_home_questions
@@ -71,12 +75,12 @@ def ask_home(request: HtmxRequest) -> HttpResponse:
 
 @never_cache
 @require_safe
-def suggest(request: HttpRequest, kind: str) -> HttpResponse:
+def suggest(request: HttpRequest) -> HttpResponse:
     """Something to ask, filled in where the reader came from; nothing is asked yet."""
     form = SuggestForm(request.GET)
-    if kind not in ("problem", "voted") or not form.is_valid():
+    if not form.is_valid():
         raise Http404("No such suggestion.")
-    if kind == "problem":
+    if form.cleaned_data["about"] != "votes":
         text = a_problem(site_origin())
     else:
         text, has_votes = a_voted_question()
@@ -92,12 +96,26 @@ def suggest(request: HttpRequest, kind: str) -> HttpResponse:
 
 
 @require_safe
-def stage(request: HttpRequest, slug: str) -> HttpResponse:
+def stage(request: HtmxRequest, slug: str) -> HttpResponse:
     """What a stage does, shown with this site's own data."""
     if slug not in CATALOG:
         raise Http404("No such stage.")
+    toy = TOYS[slug](request) if slug in TOYS else {}
+    if request.htmx:
+        return render(request, f"stages/{slug}_toy.html", toy) if toy else HttpResponse(status=204)
     report = stage_report(slug)
-    return render(request, f"stages/{slug}.html", {"report": report, "stage": report.stage, "current_stage": slug})
+    context = {"report": report, "stage": report.stage, "current_stage": slug}
+    return render(request, f"stages/{slug}.html", {**context, **toy})
+
+
+def _group(request: HttpRequest) -> dict[str, Any]:
+    """Any group of the newest GRPO run."""
+    form = GroupForm(request.GET)
+    return {"group": practised_group(form.cleaned_data["group"] if form.is_valid() else None)}
+
+
+TOYS: Final[dict[str, Callable[[HttpRequest], dict[str, Any]]]] = {GRPO: _group}
+"""What a stage's page lets its reader try on this site's own data; by htmx it is answered with that part alone."""
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
