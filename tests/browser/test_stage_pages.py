@@ -119,6 +119,29 @@ def practised(transactional_db: None) -> None:
             run.samples.create(step=step, prompt=f"Problem {step}?", text="So it is.", extra=extra)
 
 
+@pytest.fixture
+def judged(transactional_db: None) -> None:
+    """Two answers of a PPO run: one scores more, and is further from the parent."""
+    run = TrainingRun.objects.create(stage="ppo", preset="smoke", state="done", total_steps=1)
+    run.metrics.create(step=1, values={"kl_weight": 0.5})
+    for text, score, kl in (("Short.", 1.0, 0.2), ("Long and odd.", 1.4, 3.0)):
+        run.samples.create(step=1, prompt="Hello?", text=text, extra={"score": score, "kl": kl, "practice": True})
+
+
+async def test_the_kl_weight_decides_which_answer_is_rewarded(open_page: Callable[..., Any], judged: None) -> None:
+    page = await open_page()
+    await page.goto("/stages/ppo/")
+    slider, rows = page.get_by_label("KL weight"), page.locator("#answers tbody tr")
+    await expect(rows.nth(0)).to_contain_text("+0.90 ▲ likelier")  # 1.0 − 0.5 · 0.2
+    await expect(rows.nth(1)).to_contain_text("−0.10 ▼ less likely")
+
+    await slider.focus()
+    await slider.press("Home")
+
+    await expect(rows.nth(1)).to_contain_text("+1.40 ▲ likelier")
+    await expect(page.locator("[data-result]")).to_contain_text("“Long and odd.”")
+
+
 async def test_a_slider_goes_through_every_steps_group_by_keyboard(
     open_page: Callable[..., Any], practised: None
 ) -> None:

@@ -21,8 +21,8 @@ from webapp.arena.models import Pair, Prompt, Vote
 from webapp.chat.models import Conversation
 from webapp.checkpoints.models import Checkpoint
 from webapp.stages.context import RailItem, build_rail
-from webapp.stages.groups import practised_group
 from webapp.stages.models import SiteAnswer
+from webapp.stages.practice import judge, practised_answers, practised_group
 from webapp.stages.queries import home_answers, home_page
 from webapp.stages.questions import SHIPPED
 from webapp.stages.services import HOME_SAMPLING, ask_home_prompt
@@ -656,7 +656,7 @@ def test_it_shows_one_group_with_verdicts_and_advantages(client: Client) -> None
     group = practised_group()
 
     assert group is not None
-    assert (group.step, group.expected, group.right) == (2, "9", 1)
+    assert (group.place.step, group.expected, group.right) == (2, "9", 1)
     assert [(one.text, one.correct, one.advantage) for one in group.attempts] == [
         ("attempt at 2", True, "+1.73"),
         ("attempt at 2", False, "−0.58"),
@@ -673,17 +673,41 @@ def test_it_goes_through_the_groups_of_every_step(client: Client) -> None:
     discarded = TrainingRun.objects.create(stage="grpo", preset="smoke", state="discarded")
     discarded.samples.create(step=9, prompt="Not this", text="", extra={"advantage": 1.0})
 
-    first, last, beyond = (client.get("/stages/grpo/", {"group": place}).content.decode() for place in (1, 3, 99))
+    first, last, beyond = (client.get("/stages/grpo/", {"place": place}).content.decode() for place in (1, 3, 99))
 
     assert "Problem 1?" in first
     assert "1 of 2 right, at step 1 of 3 of run" in first
     assert 'min="1" max="3" value="1"' in first
     assert "Problem 3?" in last
     assert "Problem 3?" in beyond
-    assert "Problem 3?" in client.get("/stages/grpo/", {"group": "x"}).content.decode()
-    part = client.get("/stages/grpo/", {"group": 2}, headers={"HX-Request": "true"}).content.decode()
+    assert "Problem 3?" in client.get("/stages/grpo/", {"place": "x"}).content.decode()
+    part = client.get("/stages/grpo/", {"place": 2}, headers={"HX-Request": "true"}).content.decode()
     assert "Problem 2?" in part
     assert "<html" not in part
+
+
+def test_it_shows_what_the_rewards_of_a_runs_answers_are_made_of(client: Client) -> None:
+    run = run_of("ppo", [{}, {}, {"kl_weight": 0.5}], total_steps=2)
+    for text, score, kl in (("Short.", 1.0, 0.2), ("Long and odd.", 1.4, 3.0)):
+        extra = {"score": score, "kl": kl, "practice": True}
+        run.samples.create(step=1, prompt="Hello?", text="Before that.", extra=extra)
+        run.samples.create(step=2, prompt="Hello?", text=text, extra=extra)
+
+    answers = practised_answers()
+
+    assert answers is not None
+    assert [(one.text, one.reward_text, one.is_above) for one in answers.judged] == [
+        ("Short.", "+0.90", True),
+        ("Long and odd.", "−0.10", False),
+    ]
+    freely = judge(answers.place.samples, weight=0.0)
+    assert [one.is_above for one in freely] == [False, True]
+    assert practised_answers(1) is None  # nobody recorded the weight it had
+    part = client.get("/stages/ppo/", {"place": 1}, headers={"HX-Request": "true"})
+    assert part.status_code == 204  # what is shown stays
+    page = read(client, "/stages/ppo/")
+    assert "2 answers of step 2 of 2" in page
+    assert 'data-score="1.4"' in page
 
 
 def test_it_thins_a_long_timeline_and_keeps_both_ends() -> None:

@@ -11,10 +11,10 @@ class HomeForm(forms.Form):
     v = forms.CharField(max_length=64, required=False)
 
 
-class GroupForm(forms.Form):
-    """Which of a run's groups is shown, from 1."""
+class PlaceForm(forms.Form):
+    """Which of the steps of a run is shown, from 1."""
 
-    group = forms.IntegerField(min_value=1, max_value=2**31 - 1, required=False)
+    place = forms.IntegerField(min_value=1, max_value=2**31 - 1, required=False)
 
 
 class SuggestForm(forms.Form):

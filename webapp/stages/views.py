@@ -15,7 +15,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 from django_htmx.middleware import HtmxDetails
 
-from trainer.config import GRPO
+from trainer.config import GRPO, PPO
 from trainer.world.tastes import TASTES
 from webapp.accounts.limits import allow
 from webapp.accounts.services import visitor_for
@@ -23,8 +23,8 @@ from webapp.chat.models import Conversation
 from webapp.checkpoints.origin import site_origin
 from webapp.stages.catalog import CATALOG
 from webapp.stages.context import ask_all
-from webapp.stages.forms import CompareForm, GroupForm, HomeForm, SuggestForm
-from webapp.stages.groups import practised_group
+from webapp.stages.forms import CompareForm, HomeForm, PlaceForm, SuggestForm
+from webapp.stages.practice import practised_answers, practised_group
 from webapp.stages.queries import comparison_columns, home_page
 from webapp.stages.questions import COUNT, home_questions
 from webapp.stages.services import ask_all_stages, ask_home_questions
@@ -102,19 +102,21 @@ def stage(request: HtmxRequest, slug: str) -> HttpResponse:
         raise Http404("No such stage.")
     toy = TOYS[slug](request) if slug in TOYS else {}
     if request.htmx:
-        return render(request, f"stages/{slug}_toy.html", toy) if toy else HttpResponse(status=204)
+        return render(request, f"stages/{slug}_toy.html", toy) if any(toy.values()) else HttpResponse(status=204)
     report = stage_report(slug)
     context = {"report": report, "stage": report.stage, "current_stage": slug}
     return render(request, f"stages/{slug}.html", {**context, **toy})
 
 
-def _group(request: HttpRequest) -> dict[str, Any]:
-    """Any group of the newest GRPO run."""
-    form = GroupForm(request.GET)
-    return {"group": practised_group(form.cleaned_data["group"] if form.is_valid() else None)}
+def _place(request: HttpRequest) -> int | None:
+    form = PlaceForm(request.GET)
+    return form.cleaned_data["place"] if form.is_valid() else None
 
 
-TOYS: Final[dict[str, Callable[[HttpRequest], dict[str, Any]]]] = {GRPO: _group}
+TOYS: Final[dict[str, Callable[[HttpRequest], dict[str, Any]]]] = {
+    PPO: lambda request: {"answers": practised_answers(_place(request))},
+    GRPO: lambda request: {"group": practised_group(_place(request))},
+}
 """What a stage's page lets its reader try on this site's own data; by htmx it is answered with that part alone."""
 
 
