@@ -159,3 +159,14 @@ async def test_a_slider_goes_through_every_steps_group_by_keyboard(
     await expect(slider).to_be_focused()
     await slider.press("Home")
     await expect(group).to_contain_text("Problem 1?")
+
+
+async def test_the_mask_follows_what_is_typed(open_page: Callable[..., Any], transactional_db: None) -> None:
+    page = await open_page()
+    await page.goto("/stages/sft/")
+    await page.get_by_label("A person asks").fill("Hi?")
+    await page.get_by_label("The assistant answers", exact=True).press_sequentially("Hello.")
+
+    await expect(page.locator("#mask mark")).to_have_text("Hello.<|im_end|>")
+    await expect(page.locator("#mask")).to_contain_text("Your conversation")
+    await expect(page.get_by_label("The assistant answers", exact=True)).to_be_focused()

@@ -83,7 +83,7 @@ def test_it_says_no_number_of_votes_that_nobody_recorded(make_checkpoint: MakeCh
     for one in (sft, ppo):
         say(one, *["Same."] * 8)
 
-    assert effects()["ppo"] == "After people’s votes (RLHF): 1 → 1 words an answer, 0 of 8 answers here changed."
+    assert effects()["ppo"] == "After votes (RLHF): 1 → 1 words an answer, 0 of 8 answers here changed."
 
 
 def test_of_few_answers_it_says_nothing(make_checkpoint: MakeCheckpoint) -> None:

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from django.test import Client
@@ -21,12 +22,13 @@ from webapp.arena.models import Pair, Prompt, Vote
 from webapp.chat.models import Conversation
 from webapp.checkpoints.models import Checkpoint
 from webapp.stages.context import RailItem, build_rail
+from webapp.stages.masks import masked_conversation
 from webapp.stages.models import SiteAnswer
 from webapp.stages.practice import judge, practised_answers, practised_group
 from webapp.stages.queries import home_answers, home_page
 from webapp.stages.questions import SHIPPED
 from webapp.stages.services import HOME_SAMPLING, ask_home_prompt
-from webapp.stages.stage_report import masked_conversation, measured, stage_report
+from webapp.stages.stage_report import measured, stage_report
 from webapp.training.curriculum import next_step
 from webapp.training.models import Metric, TrainingRun
 
@@ -723,12 +725,33 @@ def test_it_thins_a_long_timeline_and_keeps_both_ends() -> None:
 
 
 def test_the_loss_counts_the_answer_and_its_end_mark_only() -> None:
-    masked = masked_conversation("Hi?", "Hello.")
+    masked = masked_conversation(("Hi?", "Hello."))
 
     assert [part.text for part in masked.parts if part.counts] == ["Hello.<|im_end|>"]
     assert "".join(part.text for part in masked.parts) == (
         "<|im_start|>user\nHi?<|im_end|>\n<|im_start|>assistant\nHello.<|im_end|>\n"
     )
+
+
+def test_it_counts_every_answer_of_a_typed_conversation(client: Client) -> None:
+    typed = {"asked": "Hi?", "answered": "Hello.", "asked_then": "<b>And?", "answered_then": "Bye."}
+
+    page = read(client, f"/stages/sft/?{urlencode(typed)}")
+    part = client.get("/stages/sft/", typed, headers={"HX-Request": "true"}).content.decode()
+
+    for shown in (page, part):
+        assert "<mark>Hello.&lt;|im_end|&gt;</mark>" in shown
+        assert "<mark>Bye.&lt;|im_end|&gt;</mark>" in shown
+        assert "user\n&lt;b&gt;And?&lt;|im_end|&gt;" in shown
+    assert 'value="Hello."' in page
+    assert "<html" not in part
+
+
+def test_without_an_answer_nothing_counts(client: Client, make_checkpoint: MakeCheckpoint) -> None:
+    assert "<mark>" not in read(client, "/stages/sft/?asked=Hi")
+    site_answer(make_checkpoint("sft"), text="Of course.")
+    assert "<mark>Of course.&lt;|im_end|&gt;</mark>" in read(client, "/stages/sft/?asked=Hi")
+    assert "Of course." in read(client, f"/stages/sft/?asked=Hi&answered={'x' * 301}")
 
 
 def test_it_lists_checkpoints_with_their_figures(client: Client, make_checkpoint: MakeCheckpoint) -> None:

@@ -130,7 +130,7 @@ def _ppo(checkpoint: Checkpoint, before: Checkpoint | None, said: Said, records:
     changed = sum(distance(one.text, other.text) > 0 for one, other in pairs)
     run = records.run_of(checkpoint)
     judge = records.runs.get(run.reward_model_id) if run and run.reward_model_id else None
-    learnt = f"After {judge.votes_used} votes" if judge and judge.votes_used else "After people’s votes (RLHF)"
+    learnt = f"After {judge.votes_used} votes" if judge and judge.votes_used else "After votes (RLHF)"
     return f"{learnt}: {words[0]:.0f} → {words[1]:.0f} words an answer, {changed} of {len(pairs)} answers here changed."
 
 

@@ -17,6 +17,21 @@ class PlaceForm(forms.Form):
     place = forms.IntegerField(min_value=1, max_value=2**31 - 1, required=False)
 
 
+class MaskForm(forms.Form):
+    """A conversation of one or two turns, typed to see what of it would count in the loss."""
+
+    asked = forms.CharField(max_length=300, required=False, label="A person asks")
+    answered = forms.CharField(max_length=300, required=False, label="The assistant answers")
+    asked_then = forms.CharField(max_length=300, required=False, label="Then the person asks")
+    answered_then = forms.CharField(max_length=300, required=False, label="And the assistant answers")
+
+    def turns(self) -> list[tuple[str, str]]:
+        """Those with a question and an answer."""
+        said = self.cleaned_data
+        both = [(said["asked"], said["answered"]), (said["asked_then"], said["answered_then"])]
+        return [(asked, answered) for asked, answered in both if asked and answered]
+
+
 class SuggestForm(forms.Form):
     """What to ask, and where it is to stand: before every stage, or in a new chat (with a checkpoint)."""
 

@@ -15,7 +15,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 from django_htmx.middleware import HtmxDetails
 
-from trainer.config import GRPO, PPO
+from trainer.config import GRPO, PPO, SFT
 from trainer.world.tastes import TASTES
 from webapp.accounts.limits import allow
 from webapp.accounts.services import visitor_for
@@ -23,12 +23,13 @@ from webapp.chat.models import Conversation
 from webapp.checkpoints.origin import site_origin
 from webapp.stages.catalog import CATALOG
 from webapp.stages.context import ask_all
-from webapp.stages.forms import CompareForm, HomeForm, PlaceForm, SuggestForm
+from webapp.stages.forms import CompareForm, HomeForm, MaskForm, PlaceForm, SuggestForm
+from webapp.stages.masks import masked
 from webapp.stages.practice import practised_answers, practised_group
 from webapp.stages.queries import comparison_columns, home_page
 from webapp.stages.questions import COUNT, home_questions
 from webapp.stages.services import ask_all_stages, ask_home_questions
-from webapp.stages.stage_report import stage_report
+from webapp.stages.stage_report import an_exchange, stage_report
 from webapp.stages.suggestions import a_problem, a_voted_question
 
 
@@ -113,7 +114,22 @@ def _place(request: HttpRequest) -> int | None:
     return form.cleaned_data["place"] if form.is_valid() else None
 
 
+def _mask(request: HttpRequest) -> dict[str, Any]:
+    """What counts in the loss: of what the reader typed, else of an exchange on this site."""
+    typed = MaskForm(request.GET or None)
+    turns = typed.turns() if typed.is_valid() else []
+    own = an_exchange()
+    shown = turns or ([own] if own else [])
+    example = dict(zip(("asked", "answered"), own, strict=True)) if own else {}
+    return {
+        "mask_form": typed if turns else MaskForm(initial=example),
+        "masked": masked(shown, site_origin()) if shown else None,
+        "is_typed": bool(turns),
+    }
+
+
 TOYS: Final[dict[str, Callable[[HttpRequest], dict[str, Any]]]] = {
+    SFT: _mask,
     PPO: lambda request: {"answers": practised_answers(_place(request))},
     GRPO: lambda request: {"group": practised_group(_place(request))},
 }
