@@ -670,7 +670,9 @@ def test_it_goes_through_the_groups_of_every_step(client: Client) -> None:
     run = run_of("grpo", [], total_steps=3)
     for step in (1, 2, 3):
         for correct in (True, False):
-            extra = {"correct": correct, "advantage": 0.71 if correct else -0.71, "practice": step < 3}
+            extra = {"correct": correct, "advantage": 0.71 if correct else -0.71}
+            run.samples.create(step=step, prompt="As evaluated?", text="not this again", extra=extra)
+            extra["practice"] = True
             run.samples.create(step=step, prompt=f"Problem {step}?", text=f"attempt at {step}", extra=extra)
     discarded = TrainingRun.objects.create(stage="grpo", preset="smoke", state="discarded")
     discarded.samples.create(step=9, prompt="Not this", text="", extra={"advantage": 1.0})

@@ -624,6 +624,7 @@ def test_what_every_step_practised_on_stands_apart_from_evaluations(claimed: Tra
     assert sample_history(claimed) == []
     services.record_event(run=claimed, event=Sampled(step=1, samples=[{"prompt": "Hello?", "text": "Yes."}]))
     assert [history.prompt for history in sample_history(claimed)] == ["Hello?"]
+    assert list(Sample.objects.practice().values_list("step", "text")) == [(1, "4")]  # an evaluation leaves it alone
     services.record_event(run=claimed, event=Practised(step=2, samples=group("5").samples))
     assert [history.prompt for history in sample_history(claimed)] == ["Hello?"]
 

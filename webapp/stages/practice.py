@@ -39,6 +39,8 @@ def _place(stage: str, key: str, wanted: int | None) -> Place | None:
     if newest is None:
         return None
     of_run = kept.filter(run=newest.run_id)
+    if (of_every_step := of_run.filter(extra__has_key=Sample.PRACTICE)).exists():
+        of_run = of_every_step  # older runs kept some at their evaluations only
     steps = list(of_run.order_by("step").values_list("step", flat=True).distinct())
     chosen = min(wanted or len(steps), len(steps))
     return Place(

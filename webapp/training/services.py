@@ -425,7 +425,7 @@ def _record_samples(run: TrainingRun, event: Sampled) -> None:
     rows = _sample_rows(run, event.step, samples)
     with transaction.atomic():
         _update_held(run, step=event.step)
-        Sample.objects.filter(run=run, step=event.step).delete()
+        Sample.objects.evaluated().filter(run=run, step=event.step).delete()
         Sample.objects.bulk_create(rows)
     # The log only says that there are some: a page fetches itself again and shows what the database has.
     publish(run, {"type": "samples", "step": event.step})
