@@ -12,6 +12,7 @@ Simplification: no dropout anywhere (the data is seen once or a few times, and R
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final, Protocol
 
@@ -380,6 +381,11 @@ class LanguageModel(nn.Module):
     def head_weight(self) -> Tensor:
         """The matrix that turns hidden states into logits, [V, C]."""
         return self.decoder.embed_tokens.weight if self.lm_head is None else effective_weight(self.lm_head)
+
+    def read(self, ids: Sequence[int]) -> Tensor:
+        """Hidden states [T,C] of one text; ValueError when it is longer than the context."""
+        hidden: Tensor = self.decoder(torch.tensor([ids], device=self.head_weight.device))
+        return hidden.squeeze(0)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Float32 logits [..., V] of hidden states [..., C]."""

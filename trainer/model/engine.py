@@ -28,8 +28,10 @@ import math
 import queue
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -39,7 +41,10 @@ from trainer.model.decoder import Block, LanguageModel, Products
 from trainer.model.products import Matrix, Norm, give_up, is_joined, matrix, prepare
 from trainer.runtime import machine
 
+T = TypeVar("T")
+
 END, LENGTH, STOPPED = "end", "length", "stopped"
+CLOSED = "This engine is closed."
 CACHE_CHUNK = 64
 PREFILL_TOKENS = 16_384
 BACKGROUND_PREFILL_TOKENS = 2_048
@@ -221,6 +226,31 @@ class Engine:
         if not self.is_owner:
             self._products, self._head = [], None  # as much memory as the model
         return [row.completion for row in rows]
+
+    @torch.inference_mode()
+    def read(self, ids: Sequence[int]) -> Tensor:
+        """Hidden states [T,C] of a text that is there already, beside whatever is being written.
+
+        ValueError when it is longer than the context.
+        """
+        length = len(ids)
+        if length > self.config.context:
+            raise ValueError(f"{length} tokens do not fit this model's context of {self.config.context}.")
+        if not self._products:
+            self.refresh()
+        decoder = self.model.decoder
+        cos, sin = (table[:length].to(self._embedding.dtype) for table in decoder.rotations(length))  # (T, D)
+        near = decoder.within_window(length, None)
+        x = F.embedding(torch.tensor([ids], device=self._embedding.device), self._embedding)  # (1, T, C)
+        for block, products in zip(self._blocks, self._products, strict=True):
+            x = block(x, cos, sin, near if block.self_attn.window else None, products=products)
+        return self._norm(x).squeeze(0)
+
+    @torch.inference_mode()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Float32 logits [N,V] of hidden states [N,C]."""
+        assert self._head is not None
+        return self._head(hidden).float()
 
     # -- rows ------------------------------------------------------------------------------------
 
@@ -555,6 +585,7 @@ class EngineService:
         self._threads = threads
         self._condition = threading.Condition()
         self._inbox: deque[Request] = deque()
+        self._calls: deque[tuple[Callable[[Engine], Any], Future[Any]]] = deque()
         self._live: dict[int, Request] = {}
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -562,7 +593,20 @@ class EngineService:
 
     @property
     def busy(self) -> bool:
-        return bool(self._inbox or self._live)
+        return bool(self._inbox or self._live or self._calls)
+
+    def call(self, work: Callable[[Engine], T]) -> T:
+        """What `work` makes of the engine between two of its steps, on its thread; whoever calls waits for it.
+
+        What it raises is raised here, and the engine goes on. RuntimeError once closed.
+        """
+        future: Future[T] = Future()
+        with self._condition:
+            if self._closed:
+                raise RuntimeError(CLOSED)
+            self._calls.append((work, future))
+            self._condition.notify()
+        return future.result()
 
     def submit(self, prompt: Sequence[int], sampling: Sampling, *, background: bool = False) -> Request:
         """Queue a prompt, behind all others if `background`; its events come from the returned request.
@@ -572,7 +616,7 @@ class EngineService:
         request = Request(self, prompt, sampling, background=background)
         with self._condition:
             if self._closed:
-                raise RuntimeError("This engine is closed.")
+                raise RuntimeError(CLOSED)
             self._inbox.append(request)
             self._condition.notify()
         return request
@@ -592,12 +636,15 @@ class EngineService:
         try:
             while True:
                 with self._condition:
-                    while not (self._closed or self._inbox or self._live):
+                    while not (self._closed or self.busy):
                         self._condition.wait()
-                    arrivals, closed = list(self._inbox), self._closed
+                    arrivals, calls, closed = list(self._inbox), list(self._calls), self._closed
                     self._inbox.clear()
+                    self._calls.clear()
                 if closed:
                     self._end_all(arrivals)
+                    for _, future in calls:
+                        future.set_exception(RuntimeError(CLOSED))
                     return
                 self._accept(arrivals)
                 for request in self._live.values():
@@ -607,6 +654,8 @@ class EngineService:
                     torch.set_num_threads(
                         self._threads
                     )  # for one process there is one number: the last who steps sets it
+                for work, future in calls:
+                    self._do(work, future)
                 self._deliver(self._engine.step())
         except BaseException as error:  # a broken engine must not leave its readers waiting
             with self._condition:
@@ -614,7 +663,15 @@ class EngineService:
                 waiting = [*self._live.values(), *self._inbox]
             for request in waiting:
                 request._events.put(error)
+            for _, future in self._calls:
+                future.set_exception(error)
             raise
+
+    def _do(self, work: Callable[[Engine], T], future: Future[T]) -> None:
+        try:
+            future.set_result(work(self._engine))
+        except Exception as error:  # its caller's, who gets it; what is being written has nothing to do with it
+            future.set_exception(error)
 
     def _accept(self, arrivals: list[Request]) -> None:
         for request in arrivals:

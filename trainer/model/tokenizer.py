@@ -28,7 +28,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, processors, trainers
@@ -89,6 +89,14 @@ class _Place(NamedTuple):
     start: int
     stop: int
     id: int | None
+
+
+class Piece(NamedTuple):
+    """What one token says."""
+
+    text: str
+    kind: Literal["text", "bytes", "control"]
+    """Whether `text` is that, bytes in hexadecimal which make a letter only with others, or a control token's name."""
 
 
 class Tokenizer:
@@ -221,6 +229,19 @@ class Tokenizer:
         if self._spelling is None:
             return RereadStream(self.decode)
         return TextStream(self._token, self._spelling)
+
+    def piece(self, id: int) -> Piece:
+        """What one token says by itself: text, part of a letter, or nothing that is text."""
+        token = self._token(id)
+        if token is None:
+            return Piece(self._tokens.get(id, f"#{id}"), "control")
+        if self._spelling is None:
+            return Piece(self.decode([id]), "text")
+        data = self._spelling.bytes_of(token, is_first=False)
+        try:
+            return Piece(data.decode(), "text")
+        except UnicodeDecodeError:
+            return Piece(data.hex(" ").upper(), "bytes")
 
     def _token(self, id: int) -> str | None:
         """How a token is spelled; None for one that has no text, and for ids that no token has."""
