@@ -93,3 +93,8 @@ for (const form of document.querySelectorAll("[data-scrub]")) {
   sayPlace(form);
   document.addEventListener("htmx:afterSettle", () => sayPlace(form));
 }
+
+const temperature = document.getElementById("next-temperature");
+temperature?.addEventListener("input", () => {
+  temperature.nextElementSibling.value = temperature.valueAsNumber.toFixed(1);
+});

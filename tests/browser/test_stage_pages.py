@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -13,7 +14,8 @@ from playwright.async_api import expect
 from trainer.data.corpus import SAMPLE_PROMPTS
 from webapp.answers.models import Generation
 from webapp.checkpoints.models import Checkpoint
-from webapp.stages.models import SiteAnswer
+from webapp.stages.models import NextTokens, SiteAnswer
+from webapp.stages.next_tokens import TEMPERATURES
 from webapp.stages.services import HOME_SAMPLING
 from webapp.training.models import TrainingRun
 
@@ -170,3 +172,43 @@ async def test_the_mask_follows_what_is_typed(open_page: Callable[..., Any], tra
     await expect(page.locator("#mask mark")).to_have_text("Hello.<|im_end|>")
     await expect(page.locator("#mask")).to_contain_text("Your conversation")
     await expect(page.get_by_label("The assistant answers", exact=True)).to_be_focused()
+
+
+@pytest.fixture
+def foreseen(transactional_db: None, make_checkpoint: Callable[..., Checkpoint]) -> NextTokens:
+    """What comes after a text, as a worker would find it: of three tokens one is twice as likely as each other."""
+    below = [0.0, -math.log(2), -math.log(2)]
+    return NextTokens.objects.create(
+        checkpoint=make_checkpoint("pretrain"),
+        text="A fox eats",
+        found={
+            "tokens": [[" mice", "text", below[0]], [" bread", "text", below[1]]],
+            "log_sums": [math.log(sum(math.exp(one / t) for one in below)) for t in TEMPERATURES],
+            "vocabulary": 3,
+        },
+    )
+
+
+async def test_the_next_tokens_are_asked_for_while_one_types_and_follow_the_temperature(
+    open_page: Callable[..., Any], foreseen: NextTokens
+) -> None:
+    page = await open_page()
+    await page.goto("/stages/pretrain/")
+    shown, slider = page.locator("#next"), page.get_by_label("Temperature")
+
+    await page.get_by_label("After the text").fill("A fox eats")
+    await expect(shown).to_contain_text("50.0")  # 1 of 1 + 1/2 + 1/2
+
+    await slider.focus()
+    for _ in range(5):
+        await slider.press("ArrowLeft")
+    await expect(shown).to_contain_text("66.7")  # at 0.5: 1 of 1 + 1/4 + 1/4
+    await expect(page.locator("[data-temperature]")).to_have_text("0.5")
+    await expect(slider).to_be_focused()
+
+    await page.get_by_label("After the text").fill("A crow eats")
+    await expect(shown).to_contain_text("The model is reading")
+    row = await NextTokens.objects.aget(text="A crow eats")
+    row.found = foreseen.found
+    await row.asave()
+    await expect(shown).to_contain_text("“A crow eats”, at temperature 0.5")

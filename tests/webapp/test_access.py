@@ -65,6 +65,7 @@ RULES: dict[str, tuple[Any, Any]] = {
     "stages:home": (EVERYONE, NEVER),
     "stages:ask_home": (NEVER, EVERYONE),
     "stages:suggest": (EVERYONE, NEVER),
+    "stages:ask_next": (NEVER, EVERYONE),
     "stages:compare": (EVERYONE, EVERYONE),
     "stages:comparison": (OWN, NEVER),
     "stages:stage": (EVERYONE, NEVER),

@@ -3,6 +3,8 @@ from __future__ import annotations
 from django import forms
 from django.conf import settings
 
+from webapp.stages.next_tokens import TEMPERATURES
+
 
 class HomeForm(forms.Form):
     """Which of the fixed questions the home page shows, and what the reader already has of it."""
@@ -30,6 +32,18 @@ class MaskForm(forms.Form):
         said = self.cleaned_data
         both = [(said["asked"], said["answered"]), (said["asked_then"], said["answered_then"])]
         return [(asked, answered) for asked, answered in both if asked and answered]
+
+
+class NextForm(forms.Form):
+    """A text, and the temperature at which its next token would be drawn."""
+
+    text = forms.CharField(max_length=200, strip=False, label="After the text")
+    temperature = forms.FloatField(min_value=TEMPERATURES[0], max_value=TEMPERATURES[-1], required=False)
+
+    def clean_temperature(self) -> float:
+        """The nearest there is; 1 where none is named."""
+        wanted = self.cleaned_data["temperature"]
+        return min(TEMPERATURES, key=lambda one: abs(one - (1.0 if wanted is None else wanted)))
 
 
 class SuggestForm(forms.Form):

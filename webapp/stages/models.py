@@ -1,8 +1,9 @@
-"""The way to the site's own answers."""
+"""The way to the site's own answers, and what its pre-trained model thinks comes next."""
 
 from __future__ import annotations
 
 from django.db import models
+from django.utils import timezone
 
 
 class SiteAnswer(models.Model):
@@ -24,3 +25,19 @@ class SiteAnswer(models.Model):
 
     def __str__(self) -> str:
         return f"{self.checkpoint_id} on {self.prompt}"
+
+
+class NextTokens(models.Model):
+    """Which tokens a checkpoint thinks come after a text, from the moment somebody asks; kept for a day."""
+
+    checkpoint = models.ForeignKey("checkpoints.Checkpoint", models.CASCADE, related_name="+")
+    text = models.CharField(max_length=200)
+    asked_at = models.DateTimeField(default=timezone.now, db_index=True)
+    found = models.JSONField(null=True, blank=True, help_text="As next_tokens.Found has it; empty until it is there.")
+    problem = models.CharField(max_length=300, blank=True, help_text="Why nothing was found, in one sentence.")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["checkpoint", "text"], name="next_tokens_once_per_text")]
+
+    def __str__(self) -> str:
+        return f"{self.checkpoint_id} after {self.text}"

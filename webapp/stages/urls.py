@@ -9,5 +9,6 @@ urlpatterns = [
     path("ask/something/", views.suggest, name="suggest"),
     path("compare/", views.compare, name="compare"),
     path("compare/<uuid:id>/", views.comparison, name="comparison"),
+    path("stages/pretrain/next/", views.ask_next, name="ask_next"),
     path("stages/<slug:slug>/", views.stage, name="stage"),
 ]

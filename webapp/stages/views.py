@@ -15,16 +15,18 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods, require_POST, require_safe
 from django_htmx.middleware import HtmxDetails
 
-from trainer.config import GRPO, PPO, SFT
+from trainer.config import GRPO, PPO, PRETRAIN, SFT
 from trainer.world.tastes import TASTES
 from webapp.accounts.limits import allow
 from webapp.accounts.services import visitor_for
 from webapp.chat.models import Conversation
+from webapp.checkpoints.models import Checkpoint
 from webapp.checkpoints.origin import site_origin
 from webapp.stages.catalog import CATALOG
 from webapp.stages.context import ask_all
-from webapp.stages.forms import CompareForm, HomeForm, MaskForm, PlaceForm, SuggestForm
+from webapp.stages.forms import CompareForm, HomeForm, MaskForm, NextForm, PlaceForm, SuggestForm
 from webapp.stages.masks import masked
+from webapp.stages.next_tokens import ask_next_tokens, foresee
 from webapp.stages.practice import practised_answers, practised_group
 from webapp.stages.queries import comparison_columns, home_page
 from webapp.stages.questions import COUNT, home_questions
@@ -114,6 +116,39 @@ def _place(request: HttpRequest) -> int | None:
     return form.cleaned_data["place"] if form.is_valid() else None
 
 
+FIRST_TEXT: Final = "A rabbit likes to"
+
+
+def _next(request: HttpRequest) -> dict[str, Any]:
+    """What the pre-trained model here thinks comes after a text."""
+    checkpoint = Checkpoint.objects.current(PRETRAIN)
+    if checkpoint is None:
+        return {}
+    form = NextForm(request.GET if "text" in request.GET else {"text": FIRST_TEXT})
+    if not form.is_valid():
+        return {"next_form": form}
+    text, temperature = form.cleaned_data["text"], form.cleaned_data["temperature"]
+    foreseen = foresee(checkpoint=checkpoint, text=text, temperature=temperature)
+    return {"next_form": form, "text": text, "temperature": temperature, "foreseen": foreseen}
+
+
+@require_POST
+def ask_next(request: HtmxRequest) -> HttpResponse:
+    """Have the pre-trained model say what comes after a text."""
+    form = NextForm(request.POST)
+    checkpoint = Checkpoint.objects.current(PRETRAIN)
+    page = reverse("stages:stage", args=[PRETRAIN])
+    if checkpoint is None or not form.is_valid():
+        return HttpResponse(status=204) if request.htmx else redirect(page)
+    if not allow("next", request):
+        if request.htmx:
+            return HttpResponse(status=204)  # the slower typist's turn comes with the next letter
+        messages.info(request, "That was a lot of texts at once. Wait a minute, then ask again.")
+        return redirect(page)
+    ask_next_tokens(checkpoint=checkpoint, text=form.cleaned_data["text"])
+    return redirect(f"{page}?{urlencode(form.cleaned_data)}#next")
+
+
 def _mask(request: HttpRequest) -> dict[str, Any]:
     """What counts in the loss: of what the reader typed, else of an exchange on this site."""
     typed = MaskForm(request.GET or None)
@@ -129,6 +164,7 @@ def _mask(request: HttpRequest) -> dict[str, Any]:
 
 
 TOYS: Final[dict[str, Callable[[HttpRequest], dict[str, Any]]]] = {
+    PRETRAIN: _next,
     SFT: _mask,
     PPO: lambda request: {"answers": practised_answers(_place(request))},
     GRPO: lambda request: {"group": practised_group(_place(request))},
