@@ -15,7 +15,8 @@ from webapp.answers.models import Generation
 from webapp.arena.models import Pair, Prompt
 from webapp.chat.models import Conversation, Message
 from webapp.checkpoints.models import Checkpoint
-from webapp.stages.models import SiteAnswer
+from webapp.stages.models import NextTokens, SiteAnswer
+from webapp.stages.views import FIRST_TEXT
 from webapp.training.models import Curriculum, TrainingRun
 
 pytestmark = pytest.mark.browser
@@ -64,17 +65,23 @@ def paths(transactional_db: None, visitor: Any, make_checkpoint: Callable[..., C
                 "instruction_accuracy",
                 "reward",
                 "kl",
+                "kl_weight",
                 "held_out_win_rate",
                 "pass_at_1",
             }
             run.metrics.create(step=step, values=dict.fromkeys(figures, step / 4))
-            extra = {"advantage": 1.0, "correct": True} if stage == "grpo" else {}
+            extra = {
+                "grpo": {"advantage": 1.0, "correct": True, "practice": True},
+                "ppo": {"score": 1.0, "kl": 0.5, "practice": True},
+            }.get(stage, {})
             run.samples.create(step=step, prompt="What is an LLM?", text=LONG, extra=extra)
         run.log.create(text=LONG, level="alarm")
         if stage in CHAT_STAGES:
-            answer = _answer(checkpoints[stage], LONG)
+            answer = _answer(checkpoints[stage], f"{LONG} So says {stage}.")  # some of it is marked as new
             SiteAnswer.objects.create(checkpoint=checkpoints[stage], prompt=answer.prompt, generation=answer)
         parent = checkpoints[stage] if stage != "reward" else parent
+    likely = {"tokens": [["x" * 40, "text", 0.0], [" a", "text", -1.0]], "log_sums": [1.5] * 20, "vocabulary": 512}
+    NextTokens.objects.create(checkpoint=checkpoints["pretrain"], text=FIRST_TEXT, found=likely)
     prompt = Prompt.objects.create(text=LONG, source="shipped")
     a, b = (_answer(checkpoints["grpo"], text) for text in (LONG, "Short."))
     Pair.objects.create(prompt=prompt, kind="self", state="ready", a=a, b=b)
