@@ -96,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluation = commands.add_parser("eval", help="held-out figures of a checkpoint as JSON")
     evaluation.add_argument("checkpoint", type=Path, help="checkpoint directory, ours or not")
     evaluation.add_argument("--data", type=Path, help="directory of own text instead of the shipped corpus")
+    evaluation.add_argument("--visitors", type=Path, help="other hand-written questions (JSONL) than the shipped ones")
     read = commands.add_parser("read", help="what --data would read of a directory, as JSON lines; trains nothing")
     read.add_argument("directory", type=Path)
     commands.add_parser("measure", help="this machine's speed as JSON")
@@ -188,7 +189,7 @@ def _command(options: argparse.Namespace) -> int:
         elif options.command == "eval":
             from trainer.pipeline import evaluate_directory
 
-            print(json.dumps(evaluate_directory(options.checkpoint, options.data), indent=2))
+            print(json.dumps(evaluate_directory(options.checkpoint, options.data, options.visitors), indent=2))
         elif options.command == "all":
             _use_threads(options.threads)
             from trainer.pipeline import run_all

@@ -6,6 +6,7 @@ of somebody else's making. A finished stage is not run again, so the same comman
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from trainer.run import RunSpec, check_corpus, check_directory, execute, fit_cor
 from trainer.runtime import machine
 from trainer.runtime.seeds import derive_seed, random_generator
 from trainer.stages.reward import split_by_prompt
+from trainer.tasks.visitor import read_visitors
 from trainer.world import PLAIN, corpus_for
 from trainer.world.tastes import SimulatedVoter, Taste, get_taste
 
@@ -254,10 +256,12 @@ def simulate_votes(
     )
 
 
-def evaluate_directory(checkpoint: Path, data: Path | None) -> dict[str, Any]:
-    """The report-card entry of one checkpoint on the held-out part of a corpus."""
+def evaluate_directory(checkpoint: Path, data: Path | None, visitors: Path | None = None) -> dict[str, Any]:
+    """The report-card entry of one checkpoint on the held-out part of a corpus; with `visitors`, on these too."""
     info = describe(checkpoint)
     corpus = from_directory(data) if data else corpus_for(str(info.get("preset") or ""))
+    if visitors:
+        corpus = dataclasses.replace(corpus, visitors=tuple(read_visitors(visitors)))
     limit = answer_tokens_of(info)
     corpus = fit_corpus(corpus, checkpoint, [], max_new_tokens=limit, say=lambda text: print(text, file=sys.stderr))
     return _rounded(evaluate_checkpoint(checkpoint, corpus=corpus, max_new_tokens=limit)) | {
@@ -308,6 +312,9 @@ def _rounded(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 _COLUMNS: Final = (
     ("checkpoint", "path", "{}"),
+    ("strangers: facts", "visitor_facts", "{:.0%}"),
+    ("talk", "visitor_talk", "{:.0%}"),
+    ("problems", "visitor_problems", "{:.0%}"),
     ("bits/byte", "bits_per_byte", "{:.3f}"),
     ("answers right", "instruction_accuracy", "{:.0%}"),
     ("end", "ended", "{:.0%}"),
@@ -346,7 +353,14 @@ def _about(card: Mapping[str, Any]) -> list[str]:
     def most(field: str) -> int:
         return max((entry.get(field) or 0 for entry in entries), default=0)
 
-    lines = [f"- bits/byte: {card['scope']['bits_per_byte']}"]
+    lines = []
+    if facts := most("visitor_facts_asked"):
+        talk, problems = most("visitor_talk_asked"), most("visitor_problems_asked")
+        lines.append(
+            f"- strangers: of {facts:.0f} facts, {talk:.0f} greetings, forms and questions from elsewhere, and "
+            f"{problems:.0f} problems. {card['scope']['visitors']}"
+        )
+    lines.append(f"- bits/byte: {card['scope']['bits_per_byte']}")
     if questions := most("held_out_questions"):
         lines.append(f"- answers right: of {questions} questions. {card['scope']['instruction_accuracy']}")
     wins = [entry for entry in entries if entry.get("win_rate_vs_parent") is not None]

@@ -235,9 +235,9 @@ def test_every_sort_of_question_follows_a_problem(corpus: Corpus) -> None:
     talks = [two_turns(rng, asked_facts(), corpus.problems) for _ in range(600)]
     assert all([turn["role"] for turn in talk] == ["user", "assistant"] * 2 for talk in talks)
     after = {talk[2]["content"] for talk in talks if talk[0]["content"] in problems}
-    assert {"Who are you?", "Thanks!"} <= after
+    for said in ("thank", "where", "what", "tell me", "you"):
+        assert any(said in prompt.casefold() for prompt in after), said
     assert after & problems
-    assert any(prompt.startswith("Where does") for prompt in after)
 
 
 def test_it_asks_a_few_problems_among_the_prompts_for_votes(corpus: Corpus) -> None:

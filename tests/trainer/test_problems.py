@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 
 from trainer.tasks.numbers import normalise_number
 from trainer.tasks.problem import Problem, grade
+from trainer.tasks.words import words
 from trainer.world import shipped
 from trainer.world.problems import generate, generate_held_out, generate_practice
+from trainer.world.telling import NUMBER_WORDS
 from trainer.world.themes import HELD_OUT_NAMES, HELD_OUT_THEMES, NAMES, PRACTICE_THEMES, THEMES
 
 NUMBERS = st.decimals(min_value=-(10**9), max_value=10**9, places=2) | st.integers(-1000, 1000)
@@ -24,6 +26,12 @@ STATEMENTS = (
     "The answer is {}.", "the answer is: {}", "Answer: {}", "#### {}", "The answer is **{}**.", "{} is the answer.",
     r"\boxed{{{}}}", r"The answer is \({}\).", "So the answer is {}!", "The answer is {} apples.", "The answer is ${}.",
 )  # fmt: skip
+
+
+VALUES = {word: value for value, word in enumerate(NUMBER_WORDS) if value} | {
+    str(value): value for value in range(1, 21)
+}
+"""How a story may tell its numbers."""
 
 
 def take(count: int, *, seed: int = 0, kind: Callable[[int], Iterator[Problem]] = generate) -> list[Problem]:
@@ -98,7 +106,7 @@ def test_it_makes_problems_whose_working_leads_to_their_answer(kind: Callable[[i
 @pytest.mark.parametrize("kind", [generate_practice, generate_held_out])
 def test_it_needs_every_number_of_the_story(kind: Callable[[int], Iterator[Problem]]) -> None:
     for problem in take(200, kind=kind):
-        told = [int(word) for word in problem.prompt.replace(".", " ").split() if word.isdigit()]
+        told = [VALUES[word] for word in words(problem.prompt) if word in VALUES]
         first, *steps = [part for part in problem.worked.split(". ") if not part.startswith("The answer")]
         assert first == f"Start with {told[0]}"
         assert [int(step.split()[2]) for step in steps] == told[1:]

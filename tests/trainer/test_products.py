@@ -98,6 +98,8 @@ def test_an_owner_lets_go_of_the_matrices_and_writes_the_same(config: ModelConfi
     left = sum(parameter.numel() for parameter in owner.model.parameters())
     norms = config.width * (2 * config.layers + 1)
     assert left == config.vocab_size * config.width + norms  # rows to look up
+    with pytest.raises(RuntimeError, match="Load its checkpoint once more"):
+        owner.model.decoder(torch.tensor([[1, 2]]))
 
 
 def test_a_block_that_gave_up_its_matrices_leaves_its_products_whole() -> None:

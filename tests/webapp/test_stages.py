@@ -606,7 +606,35 @@ def test_the_reasoning_page_says_which_problems_its_figure_is_of(client: Client)
 
     assert "to 100 % of 64 problems." in page
     assert "What it is about: Problems of the generator that wrote the practice" in page
-    assert "Not sums in other words, with more steps or larger numbers." in page
+    assert "Not sums in a stranger’s words, with more steps or larger numbers." in page
+
+
+@pytest.mark.parametrize(
+    ("slug", "name", "what"),
+    [
+        ("sft", "visitor_facts", "Strangers’ questions about the world answered right"),
+        ("sft", "visitor_talk", "Strangers’ greetings"),
+        ("ppo", "visitor_facts", "Strangers’ questions about the world answered right"),
+        ("grpo", "visitor_problems", "Strangers’ problems solved"),
+    ],
+)
+def test_what_strangers_would_get_stands_first(client: Client, slug: str, name: str, what: str) -> None:
+    figures = {
+        name: 0.5,
+        f"{name}_asked": 60.0,
+        "instruction_accuracy": 0.9,
+        "pass_at_1": 1.0,
+        "reward": 1.0,
+        "kl": 1.0,
+    }
+    run_of(slug, [figures, figures])
+
+    page = read(client, f"/stages/{slug}/")
+
+    first = page.index("<figcaption")
+    assert page.index(what) < page.index("</figcaption>", first)
+    assert "Written by hand in wording that no generator of this project produces" in page
+    assert "from 50 % to 50 % of 60 " in page
 
 
 def voted_pair(checkpoint: Checkpoint, visitor: Visitor, *, source: str, from_chat: bool = False) -> Vote:

@@ -12,6 +12,7 @@ from trainer.asked import Asked, Message
 from trainer.data.preferences import Comparison, to_record
 from trainer.tasks.problem import WORKED, Problem
 from trainer.tasks.question import Question
+from trainer.tasks.visitor import VisitorQuestion
 
 SAMPLE_PROMPTS: Final = (
     "What is an LLM?",
@@ -45,6 +46,8 @@ class Corpus:
     spare_prompts: list[Asked] = field(default_factory=list)
     """Questions of the conversations, to compare answers on where those of the comparisons are too long for a model."""
     held_out_spare_prompts: list[Asked] = field(default_factory=list)
+    visitors: tuple[VisitorQuestion, ...] = ()
+    """What strangers type, to measure on; in no hash, since nothing is learnt from it."""
 
 
 def assemble(
@@ -62,6 +65,7 @@ def assemble(
     sample_prompts: Sequence[Asked],
     spare_prompts: Sequence[Asked] = (),
     held_out_spare_prompts: Sequence[Asked] = (),
+    visitors: tuple[VisitorQuestion, ...] = (),
     check: Callable[[], None] = lambda: None,
 ) -> Corpus:
     """A Corpus with its hash; `check` is called often meanwhile, and ends it by raising."""
@@ -92,6 +96,7 @@ def assemble(
         sha256=_sha256(parts, check),
         spare_prompts=list(spare_prompts),
         held_out_spare_prompts=list(held_out_spare_prompts),
+        visitors=visitors,
     )
 
 

@@ -15,6 +15,7 @@ from trainer.data.corpus import Corpus
 from trainer.evaluation.asking import ask, mean_reward, problem_passes, share_right, true_comparisons, win_rate
 from trainer.evaluation.reward_model import interval_or_none, reward_agreement
 from trainer.evaluation.text import bits_per_byte
+from trainer.evaluation.visiting import visitor_counts, visitor_figures
 from trainer.model.checkpoint import load_reward_model, load_to_answer
 from trainer.model.decoder import ScalarModel
 from trainer.model.engine import Engine
@@ -64,6 +65,7 @@ def evaluate_checkpoint(
 ) -> dict[str, Any]:
     """One checkpoint's entry of the report card: `REPORT_FIELDS`, and where they apply also
 
+    `visitors` ([right, asked] of each kind of what strangers type) and the shares of it in `visiting.GROUPS`,
     `win_rate_interval`, `win_rate_vs_baseline` and `win_rate_vs_baseline_interval` (a second opponent, e.g. the SFT
     model, to see whether a taste outlived the stages after it), and for a reward model `agreement`,
     `agreement_interval` and `length_only_agreement`, on the taste's own labels of its parent's answers when a taste is
@@ -102,6 +104,9 @@ def evaluate_checkpoint(
     answers = ask(
         engine, tokenizer, prompts, stage=stage, temperature=1.0, copies=copies, seed=seed, max_new_tokens=limit
     )
+    if corpus.visitors:
+        counts = visitor_counts(engine, tokenizer, corpus.visitors, stage=stage, max_new_tokens=limit)
+        entry |= {"visitors": counts, **visitor_figures(counts)}
     entry["ended"] = _mean([answer.ended for answer in (*greedy, *answers)])
     entry["mean_tokens"] = _mean([len(answer.tokens) for answer in answers])
     entry |= {"held_out_prompts": len(prompts), "sampled_answers": len(answers)}

@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 COUNTS: Final[dict[str, tuple[str, str]]] = {
+    "visitor_facts": ("visitor_facts_asked", "questions"),
+    "visitor_talk": ("visitor_talk_asked", "messages"),
+    "visitor_problems": ("visitor_problems_asked", "problems"),
     "instruction_accuracy": ("held_out_questions", "questions"),
     "pass_at_1": ("held_out_problems", "problems"),
     "pass_at_8": ("held_out_problems", "problems"),
@@ -24,13 +27,17 @@ COUNTS: Final[dict[str, tuple[str, str]]] = {
 """Which figure of the same step or checkpoint says what a share is of, and what those are."""
 
 SHIPPED: Final[dict[str, str]] = {
+    "visitors": (
+        "Written by hand in wording that no generator of this project produces, by somebody who had not read them: "
+        "what a stranger may expect who asks about this small world."
+    ),
     "bits_per_byte": (
         "Documents kept away from training, by the generators that wrote what it reads: one small world. "
         "It says little about other text."
     ),
     "instruction_accuracy": (
         "Questions of the generator that wrote the training conversations, in phrasings used in none of them and about "
-        "its one small world; a fifth are about facts no conversation mentions. Not questions in a visitor’s own words."
+        "its one small world; a fifth are about facts no conversation mentions. Not questions in a stranger’s words."
     ),
     "agreement": "Comparisons on questions kept away from training: what these voters like, in answers like these.",
     "win_rate": (
@@ -38,9 +45,9 @@ SHIPPED: Final[dict[str, str]] = {
         "What people prefer only votes can say."
     ),
     "problems": (
-        "Problems of the generator that wrote the practice, in stories and with names of their own: two steps, in "
-        "orders that were practised, plus and minus, numbers up to 20. Not sums in other words, with more steps or "
-        "larger numbers."
+        "Problems of the generator that wrote the practice, told plainly, in stories and with names that no practice "
+        "has: two steps, in orders that were practised, plus and minus, numbers up to 20. Not sums in a stranger’s "
+        "words, with more steps or larger numbers."
     ),
 }
 """Of the corpus the project ships, which a site trains on."""

@@ -122,6 +122,12 @@ class _Row:
         return len(self.completion.prompt) + len(self.completion.tokens)
 
 
+def _refuse(*_: object) -> None:
+    raise RuntimeError(
+        "An engine has taken this model over. Load its checkpoint once more to use it for anything else."
+    )
+
+
 class Engine:
     """Batched sampling from one model. Not thread-safe: see `EngineService`."""
 
@@ -165,8 +171,10 @@ class Engine:
         self._products = []  # the old ones go before the new ones come
         self._head = None
         self._head = matrix(self.model.head_weight.detach())
-        if self.is_owner and self.model.lm_head is not None:
-            give_up(self.model.lm_head)
+        if self.is_owner:
+            decoder.register_forward_pre_hook(_refuse)
+            if self.model.lm_head is not None:
+                give_up(self.model.lm_head)
         prepared = []
         for block in self._blocks:
             prepared.append(prepare(block))

@@ -42,6 +42,7 @@ from trainer.data.chats import NothingFits
 from trainer.data.prompting import greedy_samples
 from trainer.evaluation.alarms import new_alarms, repetition
 from trainer.evaluation.asking import ask, mean_reward, solves
+from trainer.evaluation.visiting import visitor_shares
 from trainer.lineage import Inputs, stage_info
 from trainer.model.adapters import learning, learnt
 from trainer.model.decoder import LanguageModel, ScalarModel
@@ -380,7 +381,7 @@ def held_out_figures(
     *,
     judge: Judge = judge,
 ) -> Metrics:
-    """pass@1 on held-out problems, greedily, and what the reward model thinks of other answers."""
+    """pass@1 on held-out problems, what the reward model thinks of other answers, and what strangers would get."""
     metrics: Metrics = {}
     problems = inputs.corpus.held_out_problems[:EVALUATION_PROBLEMS]
     if problems:
@@ -405,7 +406,8 @@ def held_out_figures(
             max_new_tokens=config.max_new_tokens,
         )
         metrics["taste_reward"] = mean_reward(taste_judge, tokenizer, answers)
-    return metrics
+    visitors = inputs.corpus.visitors
+    return metrics | visitor_shares(engine, tokenizer, visitors, stage=GRPO, max_new_tokens=config.max_new_tokens)
 
 
 def _samples(

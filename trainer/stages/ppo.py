@@ -37,6 +37,7 @@ from trainer.asked import Asked, asked_shown
 from trainer.config import PPO, PPOConfig
 from trainer.data.prompting import greedy_samples
 from trainer.evaluation.alarms import new_alarms, new_evaluation_alarms, repetition
+from trainer.evaluation.visiting import visitor_shares
 from trainer.lineage import Inputs, stage_info
 from trainer.model.adapters import learning, learnt
 from trainer.model.decoder import LanguageModel, ScalarModel
@@ -187,6 +188,9 @@ def train(config: PPOConfig, inputs: Inputs, out_dir: Path, report: Report, shou
         reward = state["figures"].get("reward", metrics["held_out_reward"])
         for text in new_evaluation_alarms(reward, metrics["held_out_win_rate"], state["alarms"]):
             report.alarm(done, text)
+        metrics |= visitor_shares(
+            engine, tokenizer, inputs.corpus.visitors, stage=PPO, max_new_tokens=config.max_new_tokens
+        )
         state["figures"] |= metrics
         samples: list[SampleDict] = [
             {"prompt": asked_shown(prompt), "text": tokenizer.decode(answer.response), "reward": round(score, 3)}

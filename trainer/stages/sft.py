@@ -25,6 +25,7 @@ from trainer.config import SFT, SFTConfig
 from trainer.data.chats import ChatBatches, PackedChats
 from trainer.data.prompting import greedy_samples
 from trainer.evaluation.asking import instruction_accuracy
+from trainer.evaluation.visiting import visitor_shares
 from trainer.lineage import Inputs, stage_info
 from trainer.model.adapters import is_adapted, learning, learnt
 from trainer.model.decoder import LanguageModel
@@ -88,6 +89,7 @@ def train(config: SFTConfig, inputs: Inputs, out_dir: Path, report: Report, shou
         if questions := inputs.corpus.questions:  # own text may have none: no figure then, rather than 0
             right = instruction_accuracy(engine, tokenizer, questions, stage=SFT, max_new_tokens=limit)
             state["figures"] = {"instruction_accuracy": right, "held_out_questions": len(questions)}
+        state["figures"] |= visitor_shares(engine, tokenizer, inputs.corpus.visitors, stage=SFT, max_new_tokens=limit)
         return dict(state["figures"]), [*samples]
 
     run_steps(

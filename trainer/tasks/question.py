@@ -40,9 +40,11 @@ def is_right(question: Question, answer: str) -> bool:
     """Whether `answer` says what the question wants, whatever else it says."""
     if question.exact:
         return plain_text(answer) in map(plain_text, question.accept)
-    said = f" {' '.join(words(answer))} "
+    return any(says(answer, phrase) for phrase in question.accept) and not any(
+        says(answer, phrase) for phrase in question.reject
+    )
 
-    def says(phrase: str) -> bool:
-        return f" {' '.join(words(phrase))} " in said
 
-    return any(map(says, question.accept)) and not any(map(says, question.reject))
+def says(answer: str, phrase: str) -> bool:
+    """Whether `phrase` is in `answer`, as whole words, in any case."""
+    return f" {' '.join(words(phrase))} " in f" {' '.join(words(answer))} "

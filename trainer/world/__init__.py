@@ -16,9 +16,11 @@ from trainer.data.corpus import SAMPLE_PROMPTS, Corpus, assemble
 from trainer.presets import is_size
 from trainer.tasks.problem import problem_conversation
 from trainer.world import everyday, plain_problems
+from trainer.world.checked import generate_checked
 from trainer.world.conversations import exchange, held_out_questions, preference_prompts, write_conversations
 from trainer.world.problems import generate, generate_held_out, generate_practice
 from trainer.world.prose import write_documents
+from trainer.world.visitors import visitor_questions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,8 @@ class _Size:
     prompts: int
     held_out_prompts: int
     problems: int
+    checked: int
+    """Questions for GRPO whose answer is no number."""
     held_out_problems: int
 
 
@@ -37,19 +41,19 @@ class _Size:
 SIZES: Final = {
     "smoke": _Size(
         document_bytes=150_000, held_out_bytes=15_000, conversations=600, questions=30, prompts=40,
-        held_out_prompts=20, problems=100, held_out_problems=20,
+        held_out_prompts=20, problems=100, checked=33, held_out_problems=20,
     ),
     "tiny": _Size(
-        document_bytes=6_000_000, held_out_bytes=100_000, conversations=7500, questions=200, prompts=200,
-        held_out_prompts=60, problems=6000, held_out_problems=150,
+        document_bytes=6_000_000, held_out_bytes=100_000, conversations=12_000, questions=200, prompts=200,
+        held_out_prompts=60, problems=6000, checked=2000, held_out_problems=150,
     ),
     "small": _Size(
         document_bytes=12_000_000, held_out_bytes=300_000, conversations=20_000, questions=300, prompts=240,
-        held_out_prompts=80, problems=6000, held_out_problems=300,
+        held_out_prompts=80, problems=6000, checked=2000, held_out_problems=300,
     ),
     "base": _Size(
         document_bytes=24_000_000, held_out_bytes=300_000, conversations=30_000, questions=300, prompts=240,
-        held_out_prompts=80, problems=8000, held_out_problems=300,
+        held_out_prompts=80, problems=8000, checked=2666, held_out_problems=300,
     ),
 }  # fmt: skip
 
@@ -72,10 +76,15 @@ def shipped(seed: int = 0, *, size: str = "tiny") -> Corpus:
         questions=held_out_questions(seed, sizes.questions),
         preference_prompts=preference_prompts(seed, sizes.prompts, held_out=False),
         held_out_preference_prompts=preference_prompts(seed, sizes.held_out_prompts, held_out=True),
-        problems=[*problems, *islice(generate_practice(seed), sizes.problems)],
+        problems=[
+            *problems,
+            *islice(generate_practice(seed), sizes.problems),
+            *islice(generate_checked(seed), sizes.checked),
+        ],
         held_out_problems=list(islice(generate_held_out(seed), sizes.held_out_problems)),
         comparisons=[],
         sample_prompts=SAMPLE_PROMPTS,
+        visitors=visitor_questions(),
     )
 
 

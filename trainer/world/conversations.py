@@ -11,6 +11,7 @@ last few phrasings. `held_out_questions` are asked in exactly those phrasings, a
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import random
 from collections.abc import Sequence
@@ -22,22 +23,24 @@ from typing import Final
 from trainer.asked import Message
 from trainer.tasks.problem import Problem, problem_conversation
 from trainer.tasks.question import Question
-from trainer.world.english import fix_articles, pick, say, sentence, shuffled
+from trainer.world.english import pick, say, sentence, shuffled, typed
 from trainer.world.facts import ENTITIES, FACTS, Fact
+from trainer.world.forms import form_request
 from trainer.world.problems import generate
+from trainer.world.questions import choice_question, other_value, question, truth_question
+from trainer.world.small_talk import GREETINGS, PARTINGS, UNKNOWN, outside_question, small_talk_parts
 from trainer.world.statements import FRIENDS, SCENES, ask, asked, fact_slots, held_out_phrasings
 from trainer.world.topics import (
-    ABOUT_ME,
     ADVICE,
     FRIENDLY_CLOSERS,
     GREETING_OPENERS,
     OPEN,
+    PARTING_OPENERS,
     POEM_QUESTIONS,
     QUESTION_OPENERS,
     REQUEST_OPENERS,
     STORY_QUESTIONS,
-    UNKNOWN,
-    UNKNOWN_FILLERS,
+    THANKS_OPENERS,
     Topic,
 )
 from trainer.world.wordings import (
@@ -69,6 +72,9 @@ class Manner:
     example: bool
 
 
+PLAINLY: Final = Manner(long=False, friendly=False, example=False)
+
+
 def choose_manner(rng: random.Random) -> Manner:
     return Manner(
         long=rng.random() < LONG_RATE,
@@ -96,8 +102,9 @@ def compose(
     examples: Sequence[str] = (),
     *,
     friendly: Sequence[str],
+    closers: Sequence[str] = FRIENDLY_CLOSERS,
 ) -> str:
-    """Put the parts of an answer together; `friendly` are the openings to choose from.
+    """Put the parts of an answer together; `friendly` are the openings to choose from, `closers` the endings.
 
     Without `examples` there is none to give.
     """
@@ -113,7 +120,7 @@ def compose(
         if where < 0.75:
             parts.insert(0, pick(rng, friendly))
         if where > 0.4:
-            parts.append(pick(rng, FRIENDLY_CLOSERS))
+            parts.append(pick(rng, closers))
     return " ".join(parts)
 
 
@@ -162,9 +169,27 @@ def _after_comma(text: str, slots: dict[str, str]) -> str:
     return text if text.startswith(slots["p"]) else text[0].lower() + text[1:]
 
 
+DOUBTS: Final = 0.12
+"""Share of questions that offer two values or ask whether something is so."""
+
+
 def fact_conversation(rng: random.Random, fact: Fact) -> list[Message]:
-    prompt = ask(rng, fact, pick(rng, asked(fact)))
+    if rng.random() < DOUBTS:
+        return exchange(*doubtful_exchange(rng, fact, choose_manner(rng)))
+    prompt = question(rng, fact)
     return exchange(prompt, answer_fact(rng, fact, choose_manner(rng), friendly=openers(prompt)))
+
+
+def doubtful_exchange(rng: random.Random, fact: Fact, manner: Manner = PLAINLY) -> tuple[str, str]:
+    """A question that offers two values, or asks whether something is so, and its answer."""
+    other = other_value(rng, fact)
+    if other is None:
+        return question(rng, fact), answer_fact(rng, fact, manner)
+    if rng.random() < 0.4:
+        return choice_question(rng, fact, other), answer_fact(rng, fact, manner)
+    is_so = rng.random() < 0.5
+    answer = answer_fact(rng, fact, dataclasses.replace(manner, friendly=False))
+    return truth_question(rng, fact, fact if is_so else other), f"{'Yes.' if is_so else 'No.'} {answer}"
 
 
 def exchange(prompt: str, answer: str) -> list[Message]:
@@ -184,18 +209,35 @@ def topic_conversation(
     return exchange(prompt, compose(rng, choose_manner(rng), core, topic.details, topic.examples, friendly=friendly))
 
 
-def small_talk(rng: random.Random) -> list[Message]:
-    """A greeting, thanks, or a question about the model."""
-    name = pick(rng, tuple(ABOUT_ME))
-    friendly = GREETING_OPENERS if name in {"hello", "thanks", "bye"} else ()
-    return topic_conversation(rng, ABOUT_ME[name], ABOUT_ME[name].questions, friendly=friendly)
+_OPENERS: Final = {"thanks": THANKS_OPENERS, "bye": PARTING_OPENERS, "how": GREETING_OPENERS[:1]} | dict.fromkeys(
+    GREETINGS, GREETING_OPENERS
+)
+
+
+def small_talk(rng: random.Random, name: str = "") -> list[Message]:
+    """A greeting, thanks, or a question about the model; `name` says which, else any."""
+    prompt, core, talk, name = small_talk_parts(rng, name)
+    manner = choose_manner(rng)
+    if name in GREETINGS | PARTINGS and rng.random() < 0.6:  # a greeting is no speech
+        manner = PLAINLY
+    closers = FRIENDLY_CLOSERS[-2:] if name in PARTINGS else FRIENDLY_CLOSERS[1:4]
+    friendly = _OPENERS.get(name, openers(prompt))
+    return exchange(prompt, compose(rng, manner, core, talk.details, talk.examples, friendly=friendly, closers=closers))
 
 
 def unknown_conversation(rng: random.Random) -> list[Message]:
     """A question from outside the world, and an honest answer."""
-    fillers = {name: pick(rng, options) for name, options in UNKNOWN_FILLERS.items()}
-    question = fix_articles(pick(rng, UNKNOWN.questions).format(**fillers))
-    return topic_conversation(rng, UNKNOWN, (question,))
+    prompt = outside_question(rng)
+    friendly = openers(prompt)
+    core = pick(rng, UNKNOWN.cores)
+    return exchange(
+        prompt, compose(rng, choose_manner(rng), core, UNKNOWN.details, UNKNOWN.examples, friendly=friendly)
+    )
+
+
+def form_conversation(rng: random.Random, facts: Sequence[Fact]) -> list[Message]:
+    """A request for a form, and an answer that is nothing but that."""
+    return exchange(*form_request(rng, facts))
 
 
 _STORY_STARTS: Final = (
@@ -271,11 +313,29 @@ def open_conversation(rng: random.Random) -> list[Message]:
     return topic_conversation(rng, topic, topic.questions[:-OPEN_HELD_OUT])
 
 
+_AND_THE_OTHER: Final = (
+    "And {a}?",
+    "What about {a}?",
+    "How about {a}?",
+    "And what about {a}?",
+    "{a}?",
+    "The same for {a}, please.",
+)
+
+
 def two_turns(rng: random.Random, facts: Sequence[Fact], problems: Sequence[Problem]) -> list[Message]:
     """A question or a word problem, its answer, and then something else, most often thanks or another question.
 
     Without word problems among them a model answers whatever follows one with arithmetic.
     """
+
+    def another_alike(rng: random.Random) -> list[Message]:
+        """ "And a bear?", asked of what the question before was about."""
+        fact = pick(rng, facts)
+        alike = [one for one in facts if one.attribute == fact.attribute and one.entity.kind == fact.entity.kind]
+        after = pick(rng, alike)
+        prompt = typed(rng, say(rng, pick(rng, _AND_THE_OTHER), fact_slots(rng, after)))
+        return fact_conversation(rng, fact) + exchange(prompt, answer_fact(rng, after, choose_manner(rng)))
 
     def question(rng: random.Random) -> list[Message]:
         if rng.random() < 0.4:
@@ -283,10 +343,16 @@ def two_turns(rng: random.Random, facts: Sequence[Fact], problems: Sequence[Prob
         return fact_conversation(rng, pick(rng, facts))
 
     def thanks(rng: random.Random) -> list[Message]:
-        topic = ABOUT_ME["thanks"]
-        return topic_conversation(rng, topic, topic.questions, friendly=GREETING_OPENERS[:1])
+        return small_talk(rng, pick(rng, ("thanks", "thanks", "bye", "ok", "sorry")))
+
+    def greeted(rng: random.Random) -> list[Message]:
+        return small_talk(rng, pick(rng, ("hello", "name", "how", "day")))
 
     others = (small_talk, small_talk, advice_conversation, unknown_conversation, story_conversation)
+    if rng.random() < 0.15:
+        return greeted(rng) + pick(rng, (question, another_alike, small_talk))(rng)[-2:]
+    if rng.random() < 0.15:
+        return another_alike(rng)
     follow_up = pick(rng, (thanks, thanks, question, question, question, *others))
     return question(rng) + follow_up(rng)
 
@@ -300,23 +366,25 @@ def write_conversations(seed: int, count: int, problems: Sequence[Problem]) -> l
     conversations = []
     for index in range(count):
         roll = rng.random()
-        if roll < 0.38:
+        if roll < 0.36:
             turn = fact_conversation(rng, others[index % len(others)])
-        elif roll < 0.46:
+        elif roll < 0.42:
             turn = fact_conversation(rng, pick(rng, models))
+        elif roll < 0.50:
+            turn = form_conversation(rng, facts)
         elif roll < 0.70:
             turn = problem_conversation(rng, problems[index % len(problems)])
-        elif roll < 0.78:
+        elif roll < 0.75:
             turn = advice_conversation(rng)
-        elif roll < 0.81:
+        elif roll < 0.77:
             turn = open_conversation(rng)
-        elif roll < 0.86:
+        elif roll < 0.84:
             turn = small_talk(rng)
-        elif roll < 0.91:
+        elif roll < 0.90:
             turn = unknown_conversation(rng)
-        elif roll < 0.935:
+        elif roll < 0.92:
             turn = story_conversation(rng)
-        elif roll < 0.95:
+        elif roll < 0.935:
             turn = poem_conversation(rng)
         else:
             turn = two_turns(rng, facts, problems)
@@ -375,7 +443,9 @@ def preference_prompts(seed: int, count: int, *, held_out: bool) -> list[str]:
     index = 0
     while len(prompts) < count:
         fact = facts[index % len(facts)]
-        templates = held_out_phrasings(fact) if held_out else asked(fact)
-        prompts[ask(rng, fact, pick(rng, templates))] = None
+        if held_out:
+            prompts[ask(rng, fact, pick(rng, held_out_phrasings(fact)))] = None
+        else:
+            prompts[question(rng, fact) if rng.random() < 0.7 else ask(rng, fact, pick(rng, asked(fact)))] = None
         index += 1
     return shuffled(rng, list(prompts))

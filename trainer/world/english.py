@@ -12,7 +12,7 @@ import random
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import TypeVar
+from typing import Final, TypeVar
 
 T = TypeVar("T")
 
@@ -23,6 +23,8 @@ _TOKENS = re.compile(r"[\[\]|]|[^\[\]|]+")
 _ARTICLE = re.compile(r"\b([Aa]) (?=([a-zA-Z]+))")
 _VOWEL_SOUND = re.compile(r"(?!uni|use|usu|one\b|eu)[aeiou]|hour|honest|llm\b", re.IGNORECASE)
 _SPACES = re.compile(r" {2,}")
+_BEFORE_A_MARK = re.compile(r" +(?=[?.,!])")
+"""Where a choice between words was the empty one."""
 
 
 @cache
@@ -76,15 +78,52 @@ def say(rng: random.Random, template: str, slots: Mapping[str, str] | None = Non
     return sentence(text)
 
 
+def raw(rng: random.Random, template: str, slots: Mapping[str, str]) -> str:
+    """`template` with choices made and slots filled, to be put into another: as it stands, but for its articles."""
+    out: list[str] = []
+    _expand(rng, _parse(template), out)
+    return fix_articles(_tidy("".join(out).format_map(slots)))
+
+
+CASUAL: Final = 0.22
+"""Share of prompts typed without much care."""
+
+
+def typed(rng: random.Random, text: str) -> str:
+    """`text` as somebody types it: now and then without a capital letter, a mark at the end, or a long form."""
+    text = sentence(text)
+    if rng.random() < 0.12:
+        text = text.replace("What is ", "What's ", 1).replace("what is ", "what's ", 1)
+    if "colour" in text and rng.random() < 0.15:
+        text = text.replace("colour", "color")
+    if "favourite" in text and rng.random() < 0.15:
+        text = text.replace("favourite", "favorite")
+    if rng.random() < CASUAL:
+        roll = rng.random()
+        if roll < 0.25:
+            text = text.lower()
+        elif not text.startswith("I "):
+            text = text[0].lower() + text[1:]
+        if roll < 0.7:
+            text = text.rstrip("?.!")
+        if roll < 0.3:
+            text = text.replace("'", "")
+    return text
+
+
 def sentence(text: str) -> str:
     """`text` with single spaces, "an" before vowel sounds, and a capital first letter."""
-    text = fix_articles(_SPACES.sub(" ", text).strip())
+    text = fix_articles(_tidy(text))
     for index, character in enumerate(text):
         if character.isalpha():
             return text[:index] + character.upper() + text[index + 1 :]
         if character.isdigit():
             break
     return text
+
+
+def _tidy(text: str) -> str:
+    return _BEFORE_A_MARK.sub("", _SPACES.sub(" ", text)).strip()
 
 
 def fix_articles(text: str) -> str:

@@ -6,63 +6,75 @@ structures are practised ones, so what is new is the story and not the arithmeti
 comes in themes of its own, which no document tells and no conversation works out. Training problems are graded from
 difficulty 1 (one step) to 4 (three steps), so that GRPO can steer its mix; held-out ones always need two steps.
 
+How a story is told (telling.py) and a bare sum asked (sums.py) varies with every problem; held-out ones are told
+plainly, as they always were, so that their figure means the same as before.
+
 Simplification: whole numbers from 0 to 20, addition and subtraction; equal groups are added up one by one.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from trainer.tasks.numbers import extract_answer
 from trainer.tasks.problem import Problem
-from trainer.world.themes import HELD_OUT_NAMES, HELD_OUT_THEMES, NAMES, PRACTICE_THEMES, THEMES, Theme
+from trainer.world import sums
+from trainer.world.english import pick, raw, typed
+from trainer.world.telling import Person, Voice, any_person, person_called, tell
+from trainer.world.themes import (
+    ANIMALS,
+    FOOD,
+    HELD_OUT_NAMES,
+    HELD_OUT_THEMES,
+    LOOKS,
+    NAMES,
+    PRACTICE_THEMES,
+    THEMES,
+    THINGS,
+    Theme,
+)
 
 GAIN: Final = "gain"
 LOSS: Final = "loss"
 
 STRUCTURES: Final[dict[str, tuple[str, ...]]] = {
-    "gain": (GAIN,),
-    "loss": (LOSS,),
-    "gain-gain": (GAIN, GAIN),
-    "gain-loss": (GAIN, LOSS),
-    "loss-gain": (LOSS, GAIN),
-    "loss-loss": (LOSS, LOSS),
-    "gain-loss-gain": (GAIN, LOSS, GAIN),
-    "loss-gain-loss": (LOSS, GAIN, LOSS),
-}
-
-_THINGS: Final = ("apples", "books", "coins", "shells", "eggs", "cards", "nuts", "stones")
-"""What can be compared and put into bags."""
+    "-".join(kinds): kinds
+    for kinds in (
+        (GAIN,), (LOSS,), (GAIN, GAIN), (GAIN, LOSS), (LOSS, GAIN), (LOSS, LOSS),
+        (GAIN, GAIN, GAIN), (GAIN, GAIN, LOSS), (GAIN, LOSS, GAIN), (GAIN, LOSS, LOSS),
+        (LOSS, GAIN, GAIN), (LOSS, GAIN, LOSS), (LOSS, LOSS, GAIN), (LOSS, LOSS, LOSS),
+    )
+}  # fmt: skip
+_ONE_STEP, _TWO_STEPS, _THREE_STEPS = (
+    tuple(name for name, kinds in STRUCTURES.items() if len(kinds) == count) for count in (1, 2, 3)
+)
 
 _SHAPES: Final[dict[int, tuple[str, ...]]] = {
-    1: ("gain", "loss", "sum", "compare"),
-    2: ("gain-gain", "gain-loss", "loss-gain", "loss-loss", "together"),
-    3: ("gain-gain", "gain-loss", "loss-gain", "loss-loss", "together", "groups"),
-    4: ("gain-loss-gain", "loss-gain-loss", "groups-loss"),
+    1: (*_ONE_STEP, *_ONE_STEP, "sum", "sum", "told", "told", "compare", "total"),
+    2: (*_TWO_STEPS, *_TWO_STEPS, "row", "together", "total-loss"),
+    3: (*_TWO_STEPS, *_TWO_STEPS, "row", "together", "groups", "total-three", "total-loss"),
+    4: (*_THREE_STEPS, *_THREE_STEPS, "groups-loss"),
 }
-_HELD_OUT_SHAPES: Final[dict[int, tuple[str, ...]]] = {
-    2: ("gain-gain", "gain-loss", "loss-gain", "loss-loss"),
-    3: ("gain-gain", "gain-loss", "loss-gain", "loss-loss"),
-}
-"""Two steps each. Three in an order never practised is beyond the tiny preset (see CONTRIBUTING.md's log), and the
-structures without a theme would be training problems with other names."""
-LARGEST: Final = {1: 12, 2: 10, 3: 20, 4: 20}
+_HELD_OUT_SHAPES: Final[dict[int, tuple[str, ...]]] = {2: _TWO_STEPS, 3: _TWO_STEPS}
+"""Two steps each. The structures without a theme would be training problems with other names."""
+LARGEST: Final = {1: 20, 2: 12, 3: 20, 4: 20}
 """Largest number that may appear, by difficulty."""
+_HELD_OUT_LARGEST: Final = {2: 10, 3: 20}
 
 
-def _changes(rng: random.Random, kinds: Sequence[str], largest: int) -> tuple[int, list[int]]:
-    """A start and signed changes whose running total stays between 1 and `largest`."""
+def _changes(rng: random.Random, kinds: Sequence[str], largest: int, *, least: int = 2) -> tuple[int, list[int]]:
+    """A start and signed changes of `least` or more, whose running total stays between 1 and `largest`."""
     while True:
         start = total = rng.randint(3, largest)
         changes: list[int] = []
         for kind in kinds:
             room = largest - total if kind == GAIN else total - 1
-            if room < 2:
+            if room < least:
                 break
-            size = rng.randint(2, min(room, 9))  # never 1: "1 more birds come" is not English
+            size = rng.randint(least, min(room, 9))  # in stories never 1: "1 more birds come" is not English
             changes.append(size if kind == GAIN else -size)
             total += changes[-1]
         if len(changes) == len(kinds):
@@ -78,13 +90,25 @@ def work(start: int, changes: Sequence[int]) -> tuple[str, int]:
     return " ".join([*steps, f"The answer is {total}."]), total
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Names:
+    """The people of a problem."""
+
+    person: Person
+    friend: str
+    other: str
+
+
 def _capital(text: str) -> str:
     return text[0].upper() + text[1:]
 
 
-def _tell_changes(rng: random.Random, theme: Theme, shape: str, slots: dict[str, str], largest: int) -> tuple[str, str]:
+def _tell_plainly(rng: random.Random, theme: Theme, shape: str, names: _Names, largest: int) -> tuple[str, str]:
+    """The lines of a theme as they stand, one after another."""
     start, changes = _changes(rng, STRUCTURES[shape], largest)
     item = rng.choice(theme.items)
+    he = names.person.he
+    slots = {"p": names.person.name, "f": names.friend, "he": he, "He": _capital(he), "him": names.person.him}
     lines = [rng.choice(theme.start).format(k=start, i=item, **slots)]
     told: set[str] = set()
     for change in changes:
@@ -92,42 +116,159 @@ def _tell_changes(rng: random.Random, theme: Theme, shape: str, slots: dict[str,
         line = rng.choice(options or (theme.gain if change > 0 else theme.loss))
         told.add(line)
         lines.append(line.format(k=abs(change), i=item, **slots))
-    lines.append(rng.choice(theme.question).format(i=item, **slots))
-    return " ".join(_capital(line) for line in lines), work(start, changes)[0]
+    question = rng.choice(theme.question).format(i=item, **slots)
+    return " ".join([*(f"{_capital(line)}." for line in lines), f"{question}?"]), work(start, changes)[0]
 
 
-def _tell_other(rng: random.Random, shape: str, slots: dict[str, str], item: str, largest: int) -> tuple[str, str]:
-    """Structures that are not a row of changes."""
-    p, f = slots["p"], slots["f"]
-    if shape == "sum":
-        start, (change,) = _changes(rng, (rng.choice((GAIN, LOSS)),), largest)
-        sign = "+" if change > 0 else "-"
-        ask = rng.choice(("What is {}?", "How much is {}?", "what is {}", "Work out {}.", "{} = ?"))
-        return ask.format(f"{start} {sign} {abs(change)}"), work(start, [change])[0]
+def _tell_changes(rng: random.Random, theme: Theme, shape: str, names: _Names, largest: int) -> tuple[str, str]:
+    """A start and its changes in one of very many voices and orders."""
+    start, changes = _changes(rng, STRUCTURES[shape], largest)
+    is_bent = any("<" in line for line in theme.gain)  # else its verbs are those of "he" and "she", today
+    voice = Voice(
+        person=any_person(rng, names.person.name, names.person.he) if is_bent else names.person,
+        friend=names.friend,
+        items=things(rng, theme.items) if is_bent else pick(rng, theme.items),
+        at=pick(rng, theme.at),
+        is_past=is_bent and rng.random() < 0.45,
+        has_words=rng.random() < 0.13,
+    )
+    lines = [voice.say(rng, pick(rng, theme.start), start)]
+    told: set[str] = set()
+    for change in changes:
+        options = theme.gain if change > 0 else theme.loss
+        line = pick(rng, options)
+        while line in told:
+            line = pick(rng, options)
+        told.add(line)
+        lines.append(voice.say(rng, line, abs(change)))
+    question = voice.say(rng, pick(rng, theme.question), is_past=False)
+    question = question[0].lower() + question[1:]
+    gains = [change > 0 for change in changes]
+    return tell(rng, voice, lines, question, gains=gains, own=theme.own), work(start, changes)[0]
+
+
+_SYLLABLES: Final = (
+    "bli", "zo", "mip", "tra", "fen", "gul", "pra", "dro", "kee", "lum", "nar", "vos", "wip", "sna", "quo", "bex",
+    "dax", "fli",
+    "gro", "hob", "jin", "kla", "mog", "nib", "pog", "rin", "sli", "tog", "ub", "wug", "yaf", "zib",
+)  # fmt: skip
+
+
+def things(rng: random.Random, items: Sequence[str]) -> str:
+    """What is counted: one of `items`, now and then with a look, or a word that nobody knows.
+
+    Which thing it is never matters, and a model that has met words it does not know in this place minds them less.
+    """
+    roll = rng.random()
+    if roll < 0.08:
+        return "".join(pick(rng, _SYLLABLES) for _ in range(rng.randint(1, 2))) + "s"
+    item = pick(rng, items)
+    return f"{pick(rng, LOOKS)} {item}" if roll < 0.18 else item
+
+
+_COMPARE: Final = (
+    "{p} has {a} {i}. {f} has {b} {i}. How many more {i} does {p} have?",
+    "{p} has {a} {i}[, and|. Now] {f} has {b}. How many more [{i} |]does {p} have [|than {f}]?",
+    "{p} has {a} {i} and {f} has {b}. How many [fewer|less] [{i} |]does {f} have [|than {p}]?",
+    "{f} has {b} {i}, {p} has {a}. [What is the difference|How many more has {p}|How big is the difference]?",
+    "[What is the difference|How big is the difference] if {p} has {a} {i} and {f} has {b}?",
+    "There are {a} {i} and {b} {j}. How many more {i} than {j} are there?",
+    "There are {b} {i} and {a} {j}. How many fewer {i} than {j} are there?",
+    "{p} [finds|picks|counts|sees] {a} {i}, {f} only {b}. How many more is that for {p}?",
+    "{f} has {b} {i}. {p} has {a}. How many {i} does {f} need to have as many as {p}?",
+    "How many more {i} does {p} have if {he} has {a} and {f} has {b}?",
+)  # fmt: skip
+_TOTAL: Final = (
+    "{p} has {a} {i}[.|,] [and |]{f} has {b}. How many {i} do they have [together|in total|altogether|in all|]?",
+    "{p} has {a} {i} and {f} has {b} {i}. How many [do both have|is that|are there] [together|in total|in all]?",
+    "How many {i} do {p} and {f} have [together|in total|in all] if {p} has {a} and {f} has {b}?",
+    "{p} [picks|finds|buys|brings|makes|counts] {a} {i}, {f} {b}. How many {i} is that [in all|in "
+    "total|altogether|together]?",
+    "There are {a} {i} and {b} {j}. How many things [is that|are there] [in all|in total|altogether]?",
+    "I have {a} {i} and {b} {j}. How many [is that|do I have] [in all|in total|altogether|together]?",
+    "{p} has {a} {i} at home and {b} at school. How many {i} does {he} have [in all|in total|altogether]?",
+    "{p} puts {his} {a} {i} with the {b} of {f}. How many {i} are there [now|together]?",
+)  # fmt: skip
+_TOTAL_THREE: Final = (
+    "{p} has {a} {i}, {f} has {b} and {g} has {c}. How many {i} do [they|all three] have [together|in "
+    "total|altogether|in all]?",
+    "{p} has {a} {i}. {f} has {b}. {g} has {c}. How many [{i} |]is that [in all|in total|altogether|together]?",
+    "{p}, {f} and {g} have {a}, {b} and {c} {i}. How many is that [in all|in total|altogether]?",
+    "There are {a} {i} [here|on Monday], {b} [there|on Tuesday] and {c} [outside|on Sunday]. How many {i} are there "
+    "[in all|in total]?",
+    "How many {i} are there [in total|in all] if {p} brings {a}, {f} brings {b} and {g} brings {c}?",
+)  # fmt: skip
+_TOTAL_LOSS: Final = (
+    "{p} has {a} {i} and {f} has {b}. [Together, they|They] [lose|give away|eat|sell|use] {c}. How many {i} "
+    "[are left|do they have left|remain]?",
+    "{p} has {a} {i} and {b} {j}. {c} [of them|] [break|get lost|are gone|are sold]. How many things are left?",
+    "There are {a} boys and {b} girls [in the room|on the bus|in the park]. {c} children [leave|go home|get off]. "
+    "How many [are left|children are there now|stay]?",
+    "{p} [buys|finds|picks] {a} {i} on Monday and {b} on Tuesday[.|, and] {he} [gives away|loses|eats|uses] {c}. "
+    "How many {i} are left?",
+)  # fmt: skip
+_TOGETHER: Final = (
+    "{p} has {a} {i}. {f} has {b} more than {p}. How many {i} do they have [together|in total|in all]?",
+    "{p} has {a} {i}, and {f} has {b} more than that. How many {i} do both have [together|in all]?",
+    "{f} has {b} {i} more than {p}, and {p} has {a}. How many do they have [together|in total]?",
+)  # fmt: skip
+_GROUPS: Final = (
+    "There are {g} {box} with {e} {i} in each. ", "{p} has {g} {box}. In each there are {e} {i}. ",
+    "{p} fills {g} {box} with {e} {i} each. ", "{g} {box} hold {e} {i} each. ",
+    "In each of {g} {box} there are {e} {i}. ",
+)  # fmt: skip
+_SIMPLE: Final[dict[str, tuple[str, ...]]] = {
+    "compare": _COMPARE, "total": _TOTAL, "total-three": _TOTAL_THREE, "total-loss": _TOTAL_LOSS, "together": _TOGETHER,
+}  # fmt: skip
+_COUNTED: Final = THINGS + FOOD + ANIMALS
+
+
+def _values(rng: random.Random, shape: str, largest: int) -> tuple[tuple[int, ...], tuple[int, list[int]]]:
+    """The numbers that a structure without a theme tells, and the start and changes of its working."""
     if shape == "compare":
         more, (change,) = _changes(rng, (LOSS,), largest)
-        text = f"{p} has {more} {item}. {f} has {-change} {item}. How many more {item} does {p} have?"
-        return text, work(more, [change])[0]
-    if shape == "together":
-        # a, then a + d more for the other, then both: a + d = b, b + a.
+        return (more, -change), (more, [change])
+    if shape == "together":  # a, then b more for the other, then both: a + b, + a.
         own = rng.randint(2, largest // 2 - 1)
         extra = rng.randint(2, largest - 2 * own)
-        text = rng.choice(
-            (
-                f"{p} has {own} {item}. {f} has {extra} more than {p}. How many {item} do they have together?",
-                f"{p} has {own} {item}, and {f} has {extra} more than that. How many {item} do both have together?",
-            )
-        )
-        return text, work(own, [extra, own])[0]
-    groups, each = rng.choice(((2, 3), (2, 4), (2, 5), (2, 6), (2, 8), (3, 2), (3, 3), (3, 4), (3, 5), (3, 6)))
-    box = rng.choice(("bags", "boxes", "baskets"))
-    text = f"There are {groups} {box} with {each} {item} in each."
-    changes = [each] * (groups - 1)
+        return (own, extra), (own, [extra, own])
+    kinds = {"total": (GAIN,), "total-three": (GAIN, GAIN), "total-loss": (GAIN, LOSS)}[shape]
+    start, changes = _changes(rng, kinds, largest)
+    return (start, *map(abs, changes)), (start, changes)
+
+
+def _tell_other(rng: random.Random, shape: str, names: _Names, largest: int) -> tuple[str, str]:
+    """Structures that are not a row of changes."""
+    if shape in {"sum", "row"}:
+        kinds = tuple(pick(rng, (GAIN, LOSS)) for _ in range(1 + (shape == "row")))
+        start, changes = _changes(rng, kinds, largest, least=1)
+        signs = tuple(1 if change > 0 else -1 for change in changes)
+        return sums.bare(rng, (start, *map(abs, changes)), signs), work(start, changes)[0]
+    if shape == "told":
+        start, (change,) = _changes(rng, (pick(rng, (GAIN, LOSS)),), largest)
+        return sums.told(rng, start, change, names.person, names.friend), work(start, [change])[0]
+    who = names.person
+    slots = {"p": who.name, "he": who.he, "his": who.his, "f": names.friend, "g": names.other}
+    slots |= {"i": things(rng, _COUNTED), "j": things(rng, _COUNTED)}
+    if shape in _SIMPLE:
+        numbers, (start, changes) = _values(rng, shape, largest)
+        slots |= {name: str(number) for name, number in zip("abc", numbers, strict=False)}
+        return typed(rng, raw(rng, pick(rng, _SIMPLE[shape]), slots)), work(start, changes)[0]
+    groups, each = pick(rng, ((2, 3), (2, 4), (2, 5), (2, 6), (2, 8), (3, 2), (3, 3), (3, 4), (3, 5), (3, 6)))
+    slots |= {
+        "e": str(each),
+        "g": str(groups),
+        "box": pick(rng, ("bags", "boxes", "baskets", "plates", "rows", "jars")),
+    }
+    text = raw(rng, pick(rng, _GROUPS), slots)
+    changes, now = [each] * (groups - 1), pick(rng, ("", " in all", " in total", " altogether"))
     if shape == "groups-loss":
         lost = rng.randint(2, min(9, groups * each - 1))
-        text += f" {p} takes {lost} of them away."
+        slots["k"] = str(lost)
+        text += " " + raw(rng, "[{p} takes {k} of them away|{k} of them are lost|{f} eats {k}].", slots)
         changes.append(-lost)
-    return f"{text} How many {item} are there{' now' if shape == 'groups-loss' else ''}?", work(each, changes)[0]
+        now = " now"
+    return typed(rng, f"{text} How many {slots['i']} are there{now}?"), work(each, changes)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,31 +278,35 @@ class _Kind:
     shapes: dict[int, tuple[str, ...]]
     themes: tuple[Theme, ...]
     names: tuple[tuple[str, str], ...]
+    largest: dict[int, int]
+    tell: Callable[[random.Random, Theme, str, _Names, int], tuple[str, str]]
 
 
-_FAMILIAR = _Kind(shapes=_SHAPES, themes=THEMES, names=NAMES)
+_FAMILIAR = _Kind(shapes=_SHAPES, themes=THEMES, names=NAMES, largest=LARGEST, tell=_tell_changes)
 _PRACTICE = _Kind(
     shapes={level: tuple(shape for shape in shapes if shape in STRUCTURES) for level, shapes in _SHAPES.items()},
     themes=PRACTICE_THEMES,
     names=NAMES,
+    largest=LARGEST,
+    tell=_tell_changes,
 )
-_HELD_OUT = _Kind(shapes=_HELD_OUT_SHAPES, themes=HELD_OUT_THEMES, names=HELD_OUT_NAMES)
+_HELD_OUT = _Kind(
+    shapes=_HELD_OUT_SHAPES, themes=HELD_OUT_THEMES, names=HELD_OUT_NAMES, largest=_HELD_OUT_LARGEST, tell=_tell_plainly
+)
 
 
 def make_problem(rng: random.Random, difficulty: int, *, kind: _Kind = _FAMILIAR) -> Problem:
     """One random problem of the given difficulty."""
     shape = rng.choice(kind.shapes[difficulty])
     theme = rng.choice(kind.themes)
-    names = kind.names
-    (person, pronoun), (friend, _) = rng.sample(names, 2)
-    object_pronoun = "her" if pronoun == "she" else "him"
-    slots = {"p": person, "f": friend, "he": pronoun, "He": pronoun.capitalize(), "him": object_pronoun}
-    largest = LARGEST[difficulty]
+    (person, pronoun), (friend, _), *others = rng.sample(kind.names, 2 if kind is _HELD_OUT else 3)
+    names = _Names(person=person_called(person, pronoun), friend=friend, other=others[0][0] if others else "")
+    largest = kind.largest[difficulty]
     if shape in STRUCTURES:
-        prompt, worked = _tell_changes(rng, theme, shape, slots, largest)
+        prompt, worked = kind.tell(rng, theme, shape, names, largest)
         name = theme.name
     else:
-        prompt, worked = _tell_other(rng, shape, slots, rng.choice(_THINGS), largest)
+        prompt, worked = _tell_other(rng, shape, names, largest)
         name = "plain"
     answer = extract_answer(worked)
     assert answer is not None
@@ -179,7 +324,7 @@ def generate_practice(seed: int) -> Iterator[Problem]:
 
 
 def generate_held_out(seed: int) -> Iterator[Problem]:
-    """The same in themes and with names that nothing in training has."""
+    """The same in themes and with names that nothing in training has, told plainly."""
     return _stream(f"problems/{seed}/True", _HELD_OUT)
 
 

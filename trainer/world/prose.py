@@ -18,11 +18,14 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from trainer.world.conversations import ADVICE_HELD_OUT, Manner, answer_fact
+from trainer.world.conversations import ADVICE_HELD_OUT, Manner, answer_fact, doubtful_exchange
 from trainer.world.english import pick, say, sentence, shuffled
 from trainer.world.facts import ENTITIES, FACTS, Fact
+from trainer.world.forms import form_request
 from trainer.world.problems import make_problem
-from trainer.world.statements import FRIENDS, ask, asked, fact_slots, state
+from trainer.world.questions import question as question_about
+from trainer.world.small_talk import UNKNOWN, outside_question, small_talk_parts
+from trainer.world.statements import FRIENDS, fact_slots, state
 from trainer.world.stories import choose_cast, write_story
 from trainer.world.themes import NAMES
 from trainer.world.topics import ADVICE, OPEN
@@ -39,9 +42,9 @@ def is_held_out(*key: str) -> bool:
 def punctuate(prompt: str) -> str:
     """What a person typed, as it stands in print: a capital letter, and a question mark or full stop."""
     text = sentence(prompt)
-    if text.endswith(("?", ".")):
+    if text.endswith(("?", ".", "!")):
         return text
-    return text + ("." if text.startswith(("Tell", "I want", "Please", "Explain")) else "?")
+    return text + ("." if text.startswith(("Tell", "I want", "Please", "Explain", "Name", "Give", "Say")) else "?")
 
 
 class Deck:
@@ -70,8 +73,8 @@ class Prose:
             group = fact.attribute if fact.attribute != "meaning" else fact.entity.kind
             self.by_attribute.setdefault(group, []).append(fact)
         kinds: list[tuple[int, Callable[[], str]]] = [
-            (7, self.story), (4, self.article), (3, self.survey), (5, self.lesson), (9, self.quiz), (2, self.mixture),
-            (2, self.model_page), (2, self.handbook), (5, self.sums), (9, self.problems),
+            (5, self.story), (4, self.article), (2, self.survey), (5, self.lesson), (11, self.quiz), (2, self.mixture),
+            (2, self.model_page), (2, self.handbook), (8, self.phrase_book), (5, self.sums), (13, self.problems),
         ]  # fmt: skip
         self._kinds = [make for weight, make in kinds for _ in range(weight)]
 
@@ -144,7 +147,7 @@ class Prose:
 
     def _exchange(self, fact: Fact, child: str, other: str) -> str:
         rng = self.rng
-        question = punctuate(ask(rng, fact, pick(rng, asked(fact))))
+        question = punctuate(question_about(rng, fact))
         answer = say(rng, pick(rng, ANSWERS[fact.attribute]), fact_slots(rng, fact))[:-1]
         if question.endswith("."):
             return f'"{question[:-1]}," said {child}. "{answer}," said {other}.'
@@ -156,10 +159,37 @@ class Prose:
         lines = []
         for _ in range(rng.randint(5, 8)):
             fact = self.deck.deal()
-            question = punctuate(ask(rng, fact, pick(rng, asked(fact))))
+            question = punctuate(question_about(rng, fact))
             manner = Manner(long=rng.random() < 0.15, friendly=False, example=False)
             lines.append(f"{question} {answer_fact(rng, fact, manner)}")
         return "\n".join(lines)
+
+    def phrase_book(self) -> str:
+        """A page of what people say and what is said to it: greetings, forms, choices, what nobody here knows."""
+        rng = self.rng
+        lines = []
+        for _ in range(rng.randint(5, 9)):
+            speak = pick(rng, (self._small_talk, self._form, self._outside, self._small_talk, self._form, self._doubt))
+            said, answer = speak()
+            lines.append(f"{punctuate(said)} {answer}")
+        return "\n".join(lines)
+
+    def _small_talk(self) -> tuple[str, str]:
+        said, core, *_ = small_talk_parts(self.rng)
+        return said, core
+
+    def _form(self) -> tuple[str, str]:
+        while True:
+            said, answer = form_request(self.rng, FACTS)
+            if "\n" not in answer:  # a list of lines is no line
+                return said, answer
+
+    def _outside(self) -> tuple[str, str]:
+        return outside_question(self.rng), pick(self.rng, UNKNOWN.cores)
+
+    def _doubt(self) -> tuple[str, str]:
+        """A choice of two values, or whether something is so."""
+        return doubtful_exchange(self.rng, self.deck.deal())
 
     def mixture(self) -> str:
         """Single facts in a row, each in any wording."""
@@ -227,7 +257,7 @@ class Prose:
         problem = make_problem(rng, rng.randint(1, 4))
         style = rng.random()
         if style < 0.75:
-            return f"{sentence(problem.prompt)} {problem.worked}"
+            return f"{punctuate(problem.prompt)} {problem.worked}"
         name, pronoun = pick(rng, NAMES)
         item = pick(rng, ("apples", "pears", "nuts", "books", "coins", "cards", "eggs", "stones", "shells"))
         total = rng.randint(2, 15)

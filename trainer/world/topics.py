@@ -1,4 +1,4 @@
-"""Things people say to a chat that are not facts: greetings, thanks, advice, and questions from outside our world."""
+"""Things people ask a chat that are not facts: advice, opinions, stories, poems; what makes an answer friendly."""
 
 from __future__ import annotations
 
@@ -218,87 +218,6 @@ OPEN: Final[dict[str, Topic]] = {
     ),
 }  # fmt: skip
 
-ABOUT_ME: Final[dict[str, Topic]] = {
-    "hello": Topic(
-        questions=("Hello", "Hello!", "Hi", "hi", "hello", "Hi there!", "Good morning!", "Good evening!", "Hey",
-                   "Hello there!", "hey there"),
-        cores=("Hello! How can I help you?", "Hello! What would you like to know?"),
-        details=("I can tell you about animals, food, tools, jobs and the weather.",
-                 "I also know how a language model is made.", "I can tell you a short story, too."),
-        examples=("you can ask me what an owl eats.", "you can ask me what a token is."),
-    ),
-    "who": Topic(
-        questions=("Who are you?", "What are you?", "who are you", "What is your name?", "Are you a person?",
-                   "Are you a robot?", "Tell me about yourself.", "Are you an AI?", "are you a human"),
-        cores=("I am a small language model.", "I am a very small language model from a village world."),
-        details=("I learned to write from stories and facts about a small village.",
-                 "I am not a person, and I do not know very much.", "People trained me in a few short stages."),
-        examples=("I can tell you where a fox lives.", "I can tell you what bread is made from."),
-    ),
-    "can": Topic(
-        questions=("What can you do?", "what can you do", "How can you help me?", "What do you know?",
-                   "Can you help me?", "help", "What can I ask you?", "Tell me what you can do."),
-        cores=("I can answer questions about my small village world.", "I can tell you facts and short stories."),
-        details=("I know about animals, food, tools, jobs, people and the weather.",
-                 "I can also solve small word problems.", "I know how language models are made."),
-        examples=("you can ask me where a bear lives.", "you can ask me for a story about a fox."),
-    ),
-    "thanks": Topic(
-        questions=("Thank you!", "Thanks!", "thank you", "thanks", "Thank you very much.", "That was helpful.",
-                   "Thanks a lot!"),
-        cores=("You are welcome, and it was a pleasure to help.", "It was a pleasure to talk with you."),
-        details=("You can ask me something else.", "I am here if you want to know more.",
-                 "There is more to learn about the village."),
-    ),
-    "bye": Topic(
-        questions=("Goodbye!", "Bye!", "bye", "See you later.", "Good night!", "I have to go now."),
-        cores=("Goodbye, and come back soon.", "Goodbye, see you next time."),
-        details=("The village will be here.", "There is always more to talk about.", "I am here when you come back."),
-    ),
-    "how": Topic(
-        questions=("How are you?", "how are you", "How are you today?", "How do you feel?", "Are you well?",
-                   "How is your day?"),
-        cores=("I am fine, and I am ready to help.", "I am well, and it is a quiet day in the village."),
-        details=("A model does not feel like a person does.", "I like to answer questions.",
-                 "You can ask me about many small things."),
-    ),
-}  # fmt: skip
-
-# Questions from outside the world: templates and what fills them.
-UNKNOWN_QUESTIONS: Final = (
-    "What is the capital of {country}?", "Who is the president of {country}?", "How many people live in {country}?",
-    "What language do people speak in {country}?", "how far away is {country}", "What does a {creature} eat?",
-    "Where does a {creature} live?", "What colour is a {creature}?", "Tell me about a {creature}.",
-    "What is a {creature}?", "Who wrote {work}?", "What is {work} about?", "Can you fix my {device}?",
-    "How does a {device} work?", "How much does a {device} cost?", "What is a {device}?", "Who won the {game} game?",
-    "Who is the best {game} player?", "How do I play {game}?", "What is {science}?", "Explain {science} to me.",
-    "What happened in {year}?", "Who was king in {year}?", "What is the news today?", "What time is it?",
-    "Will it rain tomorrow?", "What is the meaning of life?", "Can you translate this for me?",
-    "Write a program in {language}.", "Can you speak {language}?", "Do you know {person}?", "Who is {person}?",
-    "Where does {person} live?", "What is the job of {person}?", "Can you show me a picture of {country}?",
-)  # fmt: skip
-UNKNOWN_FILLERS: Final[dict[str, tuple[str, ...]]] = {
-    "country": ("France", "Spain", "China", "Brazil", "India", "Japan", "Canada", "Egypt", "Germany", "Mexico", "Italy",
-                "Kenya", "London", "Paris", "Berlin", "New York"),
-    "creature": ("dragon", "shark", "dinosaur", "giraffe", "tiger", "robot", "ghost", "wizard", "crocodile", "unicorn",
-                 "zebra", "dolphin"),
-    "work": ("Hamlet", "the Bible", "Harry Potter", "Star Wars", "this song", "that film"),
-    "device": ("phone", "computer", "car", "radio", "television", "plane", "printer", "camera"),
-    "game": ("football", "tennis", "chess", "hockey", "basketball", "golf"),
-    "science": ("gravity", "physics", "chemistry", "biology", "electricity", "algebra", "DNA", "an atom"),
-    "year": ("1066", "1492", "1789", "1914", "1969", "2001", "2020"),
-    "language": ("Python", "French", "German", "Chinese", "Spanish", "Java"),
-    "person": ("Einstein", "Shakespeare", "Kevin", "Napoleon", "Mozart", "Picasso", "Newton", "David"),
-}  # fmt: skip
-UNKNOWN: Final = Topic(
-    questions=UNKNOWN_QUESTIONS,
-    cores=("I do not know that, because I only know my small village world.",
-           "I am sorry, but I only know my small village world."),
-    details=("I know about animals, food, tools, jobs, people and the weather.",
-             "You can ask me how a language model is made.", "It is better to say so than to guess."),
-    examples=("you can ask me what a rabbit eats.", "you can ask me what a reward model is."),
-)  # fmt: skip
-
 STORY_QUESTIONS: Final = (
     "Tell me a story about {a}.", "tell me a story about {a}", "Write a story about {a}.",
     "Can you tell me a story about {a}?", "I want to hear a story about {a}.", "Please write a short story about {a}.",
@@ -317,6 +236,8 @@ QUESTION_OPENERS: Final = (
 REQUEST_OPENERS: Final = ("Of course!", "Sure thing!", "Happy to help!", "With pleasure!", "Good idea, my friend!")
 """For an answer to something that is not a question."""
 GREETING_OPENERS: Final = ("How nice to hear from you!", "Welcome, my friend!", "Lovely to meet you!")
+THANKS_OPENERS: Final = ("How nice to hear!", "Of course!", "With pleasure!")
+PARTING_OPENERS: Final = ("It was lovely to talk with you!", "Thank you for the visit!")
 FRIENDLY_CLOSERS: Final = (
     "Have a lovely day!", "I hope this helps!", "Thank you for asking!", "Ask me anything!", "Take care, my friend!",
     "Have a good day!",

@@ -164,6 +164,9 @@ def signed(value: float) -> str:
 
 
 _FIGURES: dict[str, tuple[str, Callable[[float], str]]] = {
+    "visitor_facts": ("strangers’ questions right", percent),
+    "visitor_talk": ("strangers’ small talk right", percent),
+    "visitor_problems": ("strangers’ problems solved", percent),
     "bits_per_byte": ("bits per byte", lambda value: f"{value:.2f}"),
     "instruction_accuracy": ("questions right", percent),
     "ended": ("ends by itself", percent),
@@ -248,6 +251,31 @@ def _step_figure(
     )
     caption = f"{what}, run {run.pk}: from {first} to {last}{of_count}."
     return [Figure(svg=svg, caption=caption, headers=["Step", y_label], rows=_table(points, form), about=about)]
+
+
+_STRANGERS = {
+    "visitor_facts": "Strangers’ questions about the world answered right",
+    "visitor_talk": "Strangers’ greetings, requests for a form and questions from elsewhere answered as is fit",
+    "visitor_problems": "Strangers’ problems solved",
+}
+
+
+def _strangers(stage: str, *names: str) -> list[Figure]:
+    """What stands first: how a model does in wording that no generator wrote."""
+    return [
+        figure
+        for name in names
+        for figure in _step_figure(
+            stage,
+            name,
+            name="strangers",
+            y_label="right",
+            what=_STRANGERS[name],
+            about=SHIPPED["visitors"],
+            form=percent,
+            is_share=True,
+        )
+    ]
 
 
 def _last_sample(stage: str, **wanted: Any) -> Sample | None:
@@ -377,16 +405,19 @@ def _timeline(stage: str) -> Timeline | None:
 
 def _sft(stage: str, origin: Checkpoint | None) -> dict[str, Any]:
     return {
-        "figures": _step_figure(
-            stage,
-            "instruction_accuracy",
-            name="held out",
-            y_label="answered right",
-            what="Held-out questions answered right",
-            about=_about("instruction_accuracy", origin),
-            form=percent,
-            is_share=True,
-        ),
+        "figures": [
+            *_strangers(stage, "visitor_facts", "visitor_talk"),
+            *_step_figure(
+                stage,
+                "instruction_accuracy",
+                name="held out",
+                y_label="answered right",
+                what="Held-out questions answered right",
+                about=_about("instruction_accuracy", origin),
+                form=percent,
+                is_share=True,
+            ),
+        ],
     }
 
 
@@ -516,7 +547,7 @@ def _ppo(stage: str, origin: Checkpoint | None) -> dict[str, Any]:
         is_share=True,
     )
     return {
-        "figures": [*_reward_and_kl_figure(stage), *wins],
+        "figures": [*_strangers(stage, "visitor_facts"), *_reward_and_kl_figure(stage), *wins],
         "quote": answer
         and Quote(prompt=answer.prompt, text=answer.text, stage=stage, caption="What the model of this stage says now"),
     }
@@ -571,7 +602,11 @@ def _grpo(stage: str, origin: Checkpoint | None) -> dict[str, Any]:
         name="in practice",
         y_label="attempts right",
         what="Attempts that were right, on problems that get harder as it improves",
-        about="The problems it practises on, so this says how practice goes, not what it can do.",
+        about=(
+            "What it practises on, so this says how practice goes, not what it can do: word problems of one to three "
+            "steps and bare sums, and questions about facts, in a form, or from elsewhere, whose answers can be "
+            "checked. Held out from it are strangers’ wording and the stories of the figure before."
+        ),
         form=percent,
         is_share=True,
     )
@@ -584,7 +619,8 @@ def _grpo(stage: str, origin: Checkpoint | None) -> dict[str, Any]:
         about="The reward model’s opinion of its answers, not the voters’.",
         form=signed,
     )
-    return {"figures": [*held_out, *sampled, *taste]}
+    strangers = _strangers(stage, "visitor_problems", "visitor_facts")
+    return {"figures": [*strangers, *held_out, *sampled, *taste]}
 
 
 _PAGES: dict[str, Callable[[str, Checkpoint | None], dict[str, Any]]] = {

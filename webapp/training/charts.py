@@ -12,6 +12,9 @@ from webapp.training.models import Metric, Sample, TrainingRun
 
 TITLES = {
     "loss": "Loss",
+    "visitor_facts": "Strangers’ questions about the world answered right",
+    "visitor_talk": "Strangers’ small talk and requests for a form answered as is fit",
+    "visitor_problems": "Strangers’ problems solved",
     "bits_per_byte": "Held-out bits per byte",
     "instruction_accuracy": "Held-out questions answered right",
     "agreement": "Agreement with held-out votes",
@@ -72,10 +75,10 @@ SMOOTHED = frozenset(
 SHOWN_FIRST = {
     REWARD: ("loss", "agreement", "batch_agreement", "lr"),
     PPO: ("reward", "held_out_win_rate", "kl", "length"),
-    GRPO: ("solved", "pass_at_1", "mean_reward", "length"),
+    GRPO: ("visitor_problems", "solved", "pass_at_1", "mean_reward", "length"),
 }
 """Charts open at first, by stage; the others start with the loss."""
-SHOWN_OTHERWISE = ("loss", "bits_per_byte", "instruction_accuracy", "lr", "tokens_per_s")
+SHOWN_OTHERWISE = ("loss", "visitor_facts", "bits_per_byte", "instruction_accuracy", "lr", "tokens_per_s")
 
 TABLE_ROWS = 20
 
