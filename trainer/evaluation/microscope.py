@@ -72,8 +72,8 @@ def look(
     hidden = model.read(ids)[start - 1 : -1]  # (N, C): a token is drawn from what the one before it ends in
     rows = max(1, MOST_LOGITS // model.logits(hidden[:1]).shape[-1])
     views: list[TokenView] = []
-    for part in hidden.split(rows):
-        here = slice(len(views), len(views) + len(part))
+    for first in range(0, len(hidden), rows):
+        part, here = hidden[first : first + rows], slice(first, first + rows)
         wanted = [()] * len(part) if asked is None else asked[here]
         views += _views(model.logits(part), ids[start:][here], top, wanted)
     return views
