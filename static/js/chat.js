@@ -4,7 +4,7 @@
 // HTML the server sends with its end. Everything else on the page is forms.
 
 import { keyOf } from "./keys.js";
-import { announce, hideAndFocus, showErrorIn } from "./site.js";
+import { announce, appendText, hideAndFocus, showErrorIn } from "./site.js";
 import { openStream } from "./stream.js";
 
 const KEYS_STORED = "stagecraft.chat.keys";
@@ -28,7 +28,10 @@ const unshown = new Map(); // answer id -> text that came since the last frame w
 function showText() {
   if (!unshown.size) return;
   keepingPlace(() => {
-    for (const [message, text] of unshown) turnOf(message)?.querySelector("[data-answer]").append(text);
+    for (const [message, text] of unshown) {
+      const answer = turnOf(message)?.querySelector("[data-answer]");
+      if (answer) appendText(answer, text);
+    }
     unshown.clear();
   });
 }
@@ -120,6 +123,7 @@ function showThread({ stays = false } = {}) {
 
 function showWhetherLive() {
   const live = liveTurns().length > 0;
+  if (!live) jump.hidden = true; // it would lie over what there is to read and to press
   const [shown, hidden] = live ? [stopButton, sendButton] : [sendButton, stopButton];
   shown.hidden = false;
   hideAndFocus(hidden, draft);

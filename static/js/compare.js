@@ -1,7 +1,7 @@
 // "Ask all five": fills the columns of one comparison while their answers are written.
 // Without this script the page shows the same answers on reload.
 
-import { announce, hideAndFocus, showErrorIn } from "./site.js";
+import { announce, appendText, hideAndFocus, showErrorIn } from "./site.js";
 import { openStream } from "./stream.js";
 
 const NOTES = { length: "Cut off at the longest length.", stopped: "Stopped." };
@@ -31,7 +31,7 @@ function showError(text) {
 if (unfinished.size > 0) {
   announce("The answers are being written.");
   const stream = openStream(columns.dataset.conversation, {
-    onToken: (frame) => unfinished.get(frame.message).append(frame.text),
+    onToken: (frame) => appendText(unfinished.get(frame.message), frame.text),
     onEnd: finish,
     onError: showError,
     onReconnect() {

@@ -18,6 +18,11 @@ export function showErrorIn(id, text) {
   if (text) announce(text);
 }
 
+/** More of an answer. The space a continuation begins with is not shown, as it is not once the answer is complete. */
+export function appendText(element, text) {
+  element.append(element.textContent ? text : text.trimStart());
+}
+
 /** Hide an element; had it the focus, which would be lost with it, `next` gets it. */
 export function hideAndFocus(element, next) {
   const hadFocus = element.contains(document.activeElement);
@@ -64,8 +69,8 @@ for (const form of document.querySelectorAll("[data-theme-form]")) {
   });
 }
 
-// On a phone the site's links and the stage rail scroll sideways: begin where the reader is.
-for (const here of document.querySelectorAll(".site-nav [aria-current], .rail [aria-current], .rail .is-running, .tabs [aria-current]")) {
-  const strip = here.closest(".site-nav, .rail ol, .tabs");
+// Tabs that do not fit scroll sideways: begin where the reader is.
+for (const here of document.querySelectorAll(".tabs [aria-current]")) {
+  const strip = here.closest(".tabs");
   strip.scrollLeft = here.offsetLeft - (strip.clientWidth - here.offsetWidth) / 2;
 }

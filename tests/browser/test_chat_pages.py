@@ -145,3 +145,29 @@ async def test_a_page_that_is_one_too_many_says_so(open_page: Callable[..., Any]
     await page.route_web_socket(re.compile("/ws/chat/"), lambda socket: socket.close(code=4429))
     await page.goto(f"/chat/{chat.pk}/")
     await expect(page.locator("#composer-error")).to_contain_text("Close some of them, then reload this one.")
+
+
+async def test_new_text_is_offered_only_while_it_comes(open_page: Callable[..., Any], chat: Conversation) -> None:
+    """The server's end of the socket is played here; the reader is further up."""
+
+    def fill() -> Message:
+        for number in range(12):
+            ask(chat, f"And in month {number}?")
+        return services.send_message(conversation=chat, text="And now?", offer_two=False).children.get()
+
+    message = await sync_to_async(fill)()
+    sockets: list[Any] = []
+    page = await open_page("light", 390)
+    await page.route_web_socket(re.compile("/ws/chat/"), lambda socket: sockets.append(socket))
+    await page.goto(f"/chat/{chat.pk}/")
+    answer, jump = page.locator("[data-answer]").last, page.get_by_role("button", name="↓ new text")
+    await page.evaluate("window.scrollTo(0, 0)")
+    for number, text in enumerate((" ", " It sleeps")):  # a continuation begins with a space
+        token = {"type": "token", "message": str(message.pk), "after": str(number), "id": str(number + 1)}
+        sockets[0].send(json.dumps({**token, "text": text}))
+    await expect(jump).to_be_visible()
+    assert await answer.evaluate("(answer) => answer.textContent") == "It sleeps"
+    end = {"type": "end", "message": str(message.pk), "state": "done", "finish_reason": "end", "error": ""}
+    sockets[0].send(json.dumps({**end, "text": "It sleeps.", "html": "<p>It sleeps.</p>"}))
+    await expect(answer).to_have_text("It sleeps.")
+    await expect(jump).to_be_hidden()

@@ -56,7 +56,7 @@ async def test_a_chat_says_to_reload_and_keeps_the_text(
             await message.fill("What does a fox eat?")
             await page.get_by_role("button", name="Send").click()
         else:
-            await page.get_by_text("How answers are drawn").click()
+            await page.get_by_text("How the words are chosen").click()
             await page.get_by_label("Top-k").fill("5")
             await page.get_by_label("Top-k").blur()
         await expect(error).to_have_text("This page is out of date. Copy your text, reload the page, then send it.")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
 
 import pytest
 import torch
@@ -134,7 +138,7 @@ def test_a_look_between_two_steps_changes_no_answer(model: LanguageModel) -> Non
     service = EngineService(Engine(model, end_ids=[]))
     events = service.submit(IDS, sampling).events()
     written = [next(events)[0]]
-    views = service.call(lambda engine: look(engine, IDS, 3))
+    views = look(service, IDS, 3)
     written += [token for token, _ in events]
     service.close()
     assert written == expected.tokens
@@ -149,6 +153,32 @@ def test_a_call_that_fails_is_its_callers_alone(model: LanguageModel) -> None:
     service.close()
     with pytest.raises(RuntimeError, match="closed"):
         service.call(lambda engine: engine.read([5]))
+
+
+def test_an_engine_that_breaks_lets_nobody_wait(model: LanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Engine(model, end_ids=[])
+    service = EngineService(engine)
+    broken, asked = threading.Event(), threading.Event()
+
+    def step() -> list[Any]:
+        asked.wait(20)
+        raise KeyError("broken")
+
+    monkeypatch.setattr(engine, "step", step)
+    monkeypatch.setattr(threading, "excepthook", lambda _: broken.set())
+    request = service.submit([5], Sampling())
+    with ThreadPoolExecutor(1) as executor:
+        waiting = executor.submit(service.call, lambda engine: 0)
+        while not service._calls and not waiting.done():
+            pass
+        asked.set()
+        with suppress(KeyError):  # it may have come before the step
+            assert waiting.result(20) == 0
+    with pytest.raises(KeyError):
+        list(request.events())
+    assert broken.wait(20)
+    with pytest.raises(RuntimeError, match="closed"):
+        service.call(lambda engine: 0)
 
 
 # -- what a token says -----------------------------------------------------------------------------

@@ -37,6 +37,21 @@ def test_switching_a_prompt_off_keeps_where_it_came_from(staff_client: Client) -
     assert (prompt.active, prompt.source) == (False, Prompt.Source.SHIPPED)
 
 
+def test_each_checkbox_of_the_list_says_which_prompt_it_switches(staff_client: Client) -> None:
+    prompts = make_prompts(2)
+    page = staff_client.get(reverse("admin:arena_prompt_changelist")).content.decode()
+    for prompt in prompts:
+        assert f'aria-label="Active: {prompt.text}"' in page
+
+
+def test_prompts_are_switched_off_from_the_list(staff_client: Client) -> None:
+    prompt = make_prompts(1)[0]
+    management = {"form-TOTAL_FORMS": 1, "form-INITIAL_FORMS": 1, "form-0-id": prompt.pk, "_save": "Save"}
+    staff_client.post(reverse("admin:arena_prompt_changelist"), management)
+    prompt.refresh_from_db()
+    assert not prompt.active
+
+
 def test_votes_and_pairs_cannot_be_added_changed_or_deleted(make_checkpoint: Any, owner_client: Client) -> None:
     vote = make_vote(make_pair(make_checkpoint("sft")))
     for model, pk in (("vote", vote.pk), ("pair", vote.pair_id)):

@@ -396,7 +396,8 @@ def test_a_running_answer_is_shown_as_far_as_it_has_come(chat: Conversation) -> 
     message = question.children.get()
     assert message.generation is not None
     message.generation.state = Generation.State.RUNNING
-    streams.append(message.generation.stream_key, {"type": "token", "text": "A "})
+    for text in (" ", " A "):  # a continuation begins with a space
+        streams.append(message.generation.stream_key, {"type": "token", "text": text})
     last = streams.append(message.generation.stream_key, {"type": "token", "text": "fox"})
     answer = Answer(message)
     assert (answer.live_text, answer.last_id) == ("A fox", last)

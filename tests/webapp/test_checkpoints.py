@@ -343,6 +343,15 @@ def test_staff_archive_from_the_list(owner_client: Client, make_checkpoint: Call
     assert checkpoint.archived
 
 
+def test_the_list_can_be_narrowed_to_checkpoints_without_a_preset(
+    owner_client: Client, make_checkpoint: Callable[..., Any]
+) -> None:
+    for preset in ("tiny", ""):
+        make_checkpoint("sft", preset=preset)
+    page = owner_client.get(reverse("admin:checkpoints_checkpoint_changelist")).content.decode()
+    assert '<a href="?preset=">none</a>' in " ".join(page.split())
+
+
 def test_visitors_have_no_staff_pages(client: Client, alice_client: Client) -> None:
     address = reverse("admin:checkpoints_checkpoint_changelist")
     assert client.get(address).status_code == 302

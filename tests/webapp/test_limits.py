@@ -101,6 +101,12 @@ def test_it_counts_people_and_kinds_apart(visitor: Visitor) -> None:
     assert limits.allow("vote", request_from(visitor=visitor))
 
 
+def test_whoever_trains_the_models_may_ask_them_all_more_often(visitor: Visitor, owner: Any) -> None:
+    request = request_from(visitor=visitor)
+    request.user = owner
+    assert count(lambda: limits.allow("compare", request), at_most=20) == 20
+
+
 def test_looking_counts_nothing(visitor: Visitor) -> None:
     request = request_from(visitor=visitor)
     assert all(limits.has_room("compare", request) for _ in range(50))

@@ -352,6 +352,17 @@ def test_it_marks_answers_that_are_still_being_written(client: Client, five: lis
         assert f'id="{part}" hidden' in page
 
 
+def test_without_scripts_it_says_that_answers_are_not_complete(
+    client: Client, five: list[Checkpoint], enqueued: Any
+) -> None:
+    url = client.post("/compare/", {"text": "Hello"}).headers["Location"]
+    partial = "These answers are still being written."
+
+    assert partial in read(client, url)
+    Generation.objects.update(state="done", text="Hello.", finish_reason="end")
+    assert partial not in read(client, url)
+
+
 def test_it_says_which_stages_are_still_to_come(client: Client, make_checkpoint: MakeCheckpoint, enqueued: Any) -> None:
     make_checkpoint("init")
     run = TrainingRun.objects.create(stage="pretrain", preset="smoke", state="running", step=1, total_steps=4)
@@ -500,6 +511,13 @@ def test_in_the_second_round_it_shows_the_second_round(make_checkpoint: MakeChec
     assert timeline.prompt == "Round 2"
     assert quote is not None
     assert quote.text == "What round 2 says"
+
+
+def test_no_page_shows_the_space_a_continuation_begins_with(client: Client, make_checkpoint: MakeCheckpoint) -> None:
+    site_answer(make_checkpoint("init"), text=" begins with a space")
+
+    for path in ("/", "/stages/init/"):
+        assert ">begins with a space<" in read(client, path)
 
 
 def test_it_quotes_no_archived_checkpoint(make_checkpoint: MakeCheckpoint) -> None:

@@ -29,6 +29,13 @@ def line(points: list[tuple[float, float]], **options: object) -> str:
     )
 
 
+def path(points: list[tuple[float, float]]) -> str:
+    return figures.path_chart(
+        points, stage="ppo", title="Path", description="On.", x_label="KL", y_label="score",
+        start_name="start", end_name="end",
+    )  # fmt: skip
+
+
 def polyline(svg: str) -> list[tuple[float, float]]:
     found = parse(svg).find("polyline")
     assert found is not None
@@ -144,6 +151,42 @@ def test_a_path_follows_its_points_in_order_and_marks_both_ends() -> None:
     xs = [x for x, _ in polyline(svg)]
     assert xs[0] < xs[2] < xs[1]
     assert len(list(parse(svg).iter("circle"))) == 2
+
+
+def test_a_noisy_path_is_drawn_faint_and_its_mean_bold_between_the_same_ends() -> None:
+    points = [(float(step), float(step % 2)) for step in range(40)]
+    faint, bold = parse(path(points)).iter("polyline")
+
+    assert ("fig-faint" in faint.attrib["class"], "fig-path" in bold.attrib["class"]) == (True, True)
+    raw, mean = (one.attrib["points"].split() for one in (faint, bold))
+    assert (raw[0], raw[-1]) == (mean[0], mean[-1])
+    inner = [float(point.split(",")[1]) for point in mean[5:-5]]
+    noise = [float(point.split(",")[1]) for point in raw[5:-5]]
+    assert max(inner) - min(inner) < (max(noise) - min(noise)) / 3
+
+
+@pytest.mark.parametrize(("points", "is_whole"), [(10, False), (100, True)])
+def test_a_line_with_a_great_many_points_has_no_dashes(points: int, is_whole: bool) -> None:
+    drawn = parse(line([(float(step), float(step % 2)) for step in range(points)])).find("polyline")
+    assert drawn is not None
+    assert ("fig-path" in drawn.attrib["class"]) == is_whole
+
+
+@pytest.mark.parametrize("end", [(1.0, 1.0), (1.0, 0.9), (0.0, 0.0), (0.2, 1.1)])
+def test_the_names_of_a_paths_ends_never_meet(end: tuple[float, float]) -> None:
+    first, last = (float(text.attrib["y"]) for text in parse(path([(1.0, 1.0), (0.0, 2.0), end])).iter("text")
+                   if "fig-stage" in text.attrib["class"])  # fmt: skip
+    assert abs(first - last) > figures.LINE
+
+
+@pytest.mark.parametrize("values", [[3.0, 2.0, 1.0], [1.0, 2.0, 3.0], [1.0, 1.0, 1.0], [2.9, 2.0, 3.0]])
+def test_a_lines_name_stands_above_the_drawing_and_clear_of_a_levels(values: list[float]) -> None:
+    svg = parse(line(list(enumerate(values)), levels=[Level(name="chance", value=3.0)]))
+    loss, chance = (next(text.attrib for text in svg.iter("text") if text.text == name) for name in ("loss", "chance"))
+
+    assert (loss["text-anchor"], chance["text-anchor"]) == ("end", "end")
+    assert figures.LINE / 2 < float(loss["y"]) < figures.TOP < float(chance["y"]) - figures.LINE / 2
+    assert float(chance["y"]) - float(loss["y"]) >= figures.LINE
 
 
 def all_kinds(text: str) -> list[str]:

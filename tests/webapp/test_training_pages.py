@@ -115,6 +115,12 @@ def test_a_grpo_run_says_who_measures_the_taste(client: Any, make_checkpoint: An
     assert "First judge" in page
 
 
+def test_attempts_are_counted_from_the_second_on(client: Any, run: TrainingRun) -> None:
+    assert "<dt>Attempt</dt>" not in client.get(run.get_absolute_url()).content.decode()
+    TrainingRun.objects.filter(pk=run.pk).update(attempt=2)
+    assert "<dt>Attempt</dt><dd>2</dd>" in client.get(run.get_absolute_url()).content.decode()
+
+
 def test_the_table_is_a_fragment_that_can_be_fetched_again(client: Any, run: TrainingRun) -> None:
     assert 'id="run-table" data-version="1/2"' in client.get(run.get_absolute_url()).content.decode()
     services.record_event(run=run, event=Measured(step=3, values={"loss": 2.5}))

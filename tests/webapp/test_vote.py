@@ -149,6 +149,13 @@ def test_a_revealed_vote_cannot_be_undone(pair: Pair, visitor: Visitor) -> None:
     assert Vote.objects.count() == 1
 
 
+def test_the_reveal_says_when_one_model_wrote_both(pair: Pair, visitor: Visitor, visitor_client: Client) -> None:
+    record_vote(pair=pair, visitor=visitor, choice="a")
+    page = visitor_client.post(reverse("arena:reveal", args=[pair.pk]), headers=HTMX).content.decode()
+    assert "one model, asked twice:" in page
+    assert page.count("Instruction fine-tuning") == 1
+
+
 def test_the_next_vote_ends_the_time_to_undo_the_last(pair: Pair, visitor: Visitor) -> None:
     record_vote(pair=pair, visitor=visitor, choice="a")
     record_vote(pair=make_pair(pair.a.checkpoint), visitor=visitor, choice="tie")

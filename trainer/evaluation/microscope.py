@@ -31,7 +31,7 @@ MOST_LOGITS = 2**22
 
 
 class Reads(Protocol):
-    """A model that reads a text: a LanguageModel, or the sampler that holds one."""
+    """A model that reads a text: a LanguageModel, the sampler that holds one, or the service that steps that."""
 
     def read(self, ids: Sequence[int]) -> Tensor:
         """Hidden states [T,C]."""

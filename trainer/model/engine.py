@@ -629,6 +629,14 @@ class EngineService:
             self._condition.notify()
         return request
 
+    def read(self, ids: Sequence[int]) -> Tensor:
+        """`Engine.read`, between two steps."""
+        return self.call(lambda engine: engine.read(ids))
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """`Engine.logits`, between two steps: of a large vocabulary for few tokens at a time, so that nobody waits."""
+        return self.call(lambda engine: engine.logits(hidden))
+
     def wake(self) -> None:
         with self._condition:
             self._condition.notify()
@@ -646,13 +654,11 @@ class EngineService:
                 with self._condition:
                     while not (self._closed or self.busy):
                         self._condition.wait()
-                    arrivals, calls, closed = list(self._inbox), list(self._calls), self._closed
+                    arrivals, closed = list(self._inbox), self._closed
                     self._inbox.clear()
-                    self._calls.clear()
                 if closed:
                     self._end_all(arrivals)
-                    for _, future in calls:
-                        future.set_exception(RuntimeError(CLOSED))
+                    self._refuse_calls(RuntimeError(CLOSED))
                     return
                 self._accept(arrivals)
                 for request in self._live.values():
@@ -662,8 +668,8 @@ class EngineService:
                     torch.set_num_threads(
                         self._threads
                     )  # for one process there is one number: the last who steps sets it
-                for work, future in calls:
-                    self._do(work, future)
+                for _ in range(len(self._calls)):  # those that come meanwhile wait for the next step
+                    self._do(*self._calls.popleft())
                 self._deliver(self._engine.step())
         except BaseException as error:  # a broken engine must not leave its readers waiting
             with self._condition:
@@ -671,9 +677,12 @@ class EngineService:
                 waiting = [*self._live.values(), *self._inbox]
             for request in waiting:
                 request._events.put(error)
-            for _, future in self._calls:
-                future.set_exception(error)
+            self._refuse_calls(error)
             raise
+
+    def _refuse_calls(self, error: BaseException) -> None:
+        while self._calls:
+            self._calls.popleft()[1].set_exception(error)
 
     def _do(self, work: Callable[[Engine], T], future: Future[T]) -> None:
         try:

@@ -21,6 +21,7 @@ from trainer.world.questions import question
 from trainer.world.small_talk import UNKNOWN as OUTSIDE
 from trainer.world.small_talk import outside_question
 
+_NOTHING_TWICE: Final = r"(?i)^(?!.*\b((?!the\b)\w{3,})\b.*\b\1\b)"
 ADMITS: Final = r"(?i)\b(?:do not know|only know)\b"
 
 
@@ -59,7 +60,7 @@ def generate_checked(seed: int) -> Iterator[Problem]:
             problem = _problem(prompt, answer.rstrip("."), "form:one-word", answer, kind=TEXT)
         elif roll < 0.9:
             prompt, answer, count = list_request(rng)
-            pattern = r"^[^,.]+" + r", [^,.]+" * (count - 2) + r" and [^,.]+\.?$"
+            pattern = _NOTHING_TWICE + r"[^,.]+" + r", [^,.]+" * (count - 2) + r" and [^,.]+\.?$"
             problem = _problem(prompt, pattern, "form:list", answer)
         else:
             problem = _problem(outside_question(rng), ADMITS, "outside", pick(rng, OUTSIDE.cores))

@@ -53,7 +53,7 @@ _ONE_STEP, _TWO_STEPS, _THREE_STEPS = (
 )
 
 _SHAPES: Final[dict[int, tuple[str, ...]]] = {
-    1: (*_ONE_STEP, *_ONE_STEP, "sum", "sum", "told", "told", "compare", "total"),
+    1: (*_ONE_STEP, *_ONE_STEP, "sum", "sum", "sum", "sum", "told", "told", "compare", "total"),
     2: (*_TWO_STEPS, *_TWO_STEPS, "row", "together", "total-loss"),
     3: (*_TWO_STEPS, *_TWO_STEPS, "row", "together", "groups", "total-three", "total-loss"),
     4: (*_THREE_STEPS, *_THREE_STEPS, "groups-loss"),

@@ -21,7 +21,7 @@ from typing import Final
 from trainer.world.conversations import ADVICE_HELD_OUT, Manner, answer_fact, doubtful_exchange
 from trainer.world.english import pick, say, sentence, shuffled
 from trainer.world.facts import ENTITIES, FACTS, Fact
-from trainer.world.forms import form_request
+from trainer.world.forms import few_words, form_request, one_word
 from trainer.world.problems import make_problem
 from trainer.world.questions import question as question_about
 from trainer.world.small_talk import UNKNOWN, outside_question, small_talk_parts
@@ -159,6 +159,10 @@ class Prose:
         lines = []
         for _ in range(rng.randint(5, 8)):
             fact = self.deck.deal()
+            if rng.random() < 0.12:
+                said, answer = pick(rng, (one_word, few_words))(rng, FACTS)
+                lines.append(f"{punctuate(said)} {answer}")
+                continue
             question = punctuate(question_about(rng, fact))
             manner = Manner(long=rng.random() < 0.15, friendly=False, example=False)
             lines.append(f"{question} {answer_fact(rng, fact, manner)}")

@@ -655,7 +655,7 @@ TRUTH_FRAMES: Final = (
     "I [think|believe] that {f}. [Is that right|Am I right|True]?", "Somebody told me that {f}. Is that true?",
 )  # fmt: skip
 
-REVERSED: Final = 0.14
+REVERSED: Final = 0.2
 WITH_SCENE: Final = 0.12
 FAMILIAR: Final = 0.2
 """Share of questions in one of the first phrasings of `wordings.QUESTIONS`."""

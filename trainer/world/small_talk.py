@@ -313,6 +313,10 @@ GREETINGS: Final = frozenset({"hello", "day", "name"})
 PARTINGS: Final = frozenset({"bye"})
 
 
+PLAIN: Final = 0.4
+"""Share of messages in the first, and shortest, way to say them: most people who greet say "hi"."""
+
+
 def small_talk_parts(rng: random.Random, name: str = "") -> tuple[str, str, Talk, str]:
     """(what somebody says, the core of an answer, the talk, its name); of the kind `name`, or any."""
     name = name or pick(rng, _KINDS)
@@ -320,7 +324,8 @@ def small_talk_parts(rng: random.Random, name: str = "") -> tuple[str, str, Talk
     day = pick(rng, _DAY)
     slots = {"me": pick(rng, NAMES), "day": day, "dayl": day[0].lower() + day[1:]}
     slots |= {"asks": pick(rng, _ASKS), "back": pick(rng, _BACK)}
-    return typed(rng, say(rng, pick(rng, talk.says), slots)), say(rng, pick(rng, talk.cores), slots), talk, name
+    words = talk.says[0] if rng.random() < PLAIN else pick(rng, talk.says)
+    return typed(rng, say(rng, words, slots)), say(rng, pick(rng, talk.cores), slots), talk, name
 
 
 # --- Outside of the world ----------------------------------------------------------------------------
@@ -358,7 +363,7 @@ OUTSIDE: Final = (
     "[Do you know {person}|Who is {person}|Who was {person}|When was {person} born|Where was {person} born|What did "
     "{person} do]?",
     "[Where does|What is the job of|How old is|Who is married to|How tall is] {person}[| live| now]?",
-    "[What is|How much is|Can you work out] {big} [times|divided by|x|*] {big}?",
+    "[What is|How much is|Can you work out] {big} [times|divided by] {big}?",
     "[How much is|What is the price of|What do I pay for] [a house|gold|bitcoin|a ticket|petrol|a {device}][| in "
     "{country}]?",
     "[Should I|Can I|Must I] [buy a {device}|invest in gold|see a lawyer|vote for him|take this pill|learn "

@@ -34,14 +34,19 @@ class Shares:
     """Of everybody without a cookie behind one address."""
     address: str
     """Of everybody behind one address."""
+    staff: str = ""
+    """Of somebody who may sign in to the admin, where it is more than a visitor's."""
 
 
 SHARES = {
     "chat": Shares(visitor="20/minute", newcomers="200/minute", address="400/minute; 60 per 3 seconds"),
-    # Each asks every checkpoint.
-    "compare": Shares(visitor="6/minute", newcomers="60/minute", address="120/minute; 40 per 3 seconds"),
+    # Each asks every checkpoint. Whoever trains them compares them all the time.
+    "compare": Shares(
+        visitor="6/minute", newcomers="60/minute", address="120/minute; 40 per 3 seconds", staff="60/minute"
+    ),
     # A newcomer's first vote fits, and a poll is not stuffed without cookies, nor with many.
     "vote": Shares(visitor="60/minute", newcomers="60/minute", address="900/minute; 60 per 3 seconds"),
+    "look": Shares(visitor="30/minute", newcomers="300/minute", address="600/minute; 60 per 3 seconds"),
     "search": Shares(
         visitor="120/minute", newcomers="1200/minute", address="2400/minute"
     ),  # asked while somebody types
@@ -78,8 +83,13 @@ def _windows(kind: str, request: HttpRequest) -> list[tuple[limits.RateLimitItem
     """(window, whom it counts), the narrower first: what is refused there takes nothing from the neighbours' share."""
     shares = SHARES[kind]
     visitor, address = visitor_for(request, create=False), address_of(request)
-    own = (shares.visitor, f"visitor:{visitor.pk}") if visitor else (shares.newcomers, f"newcomers:{address}")
+    share = shares.staff if shares.staff and _is_staff(request) else shares.visitor
+    own = (share, f"visitor:{visitor.pk}") if visitor else (shares.newcomers, f"newcomers:{address}")
     return [(window, who) for text, who in (own, (shares.address, address)) for window in limits.parse_many(text)]
+
+
+def _is_staff(request: HttpRequest) -> bool:
+    return request.user.is_authenticated and request.user.is_staff
 
 
 def address_of(request: HttpRequest) -> str:

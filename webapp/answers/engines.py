@@ -142,12 +142,20 @@ class LoadedEngine:
         ValueError when even the last message is too long, or nothing more fits after a continued turn.
         """
         how = Sampling(**sampling)
-        context = min(self.config.context, self.cache_tokens)
-        room = answer_room(context, how.max_new_tokens)
-        prompt = render_prompt(self.tokenizer, messages, stage=self.stage, room=room)
-        if len(prompt) >= context:
-            raise ValueError(f"This answer fills all the {context} tokens the model can take in.")
+        prompt = self.prompt(messages, how.max_new_tokens)
+        if len(prompt) >= self.context:
+            raise ValueError(f"This answer fills all the {self.context} tokens the model can take in.")
         return self.service.submit(prompt, how, background=background)
+
+    @property
+    def context(self) -> int:
+        """How many tokens one conversation and its answer may have."""
+        return min(self.config.context, self.cache_tokens)
+
+    def prompt(self, messages: list[dict[str, str]], max_new_tokens: int) -> list[int]:
+        """Ids of what the model is given to read, without the oldest turns where those do not fit."""
+        room = answer_room(self.context, max_new_tokens)
+        return render_prompt(self.tokenizer, messages, stage=self.stage, room=room)
 
 
 def render_prompt(tokenizer: Tokenizer, messages: list[dict[str, str]], *, stage: str, room: int) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 
 from django.db import models
+from django.db.models.functions import Now
 
 from webapp.checkpoints.models import Checkpoint
 
@@ -42,6 +43,11 @@ class Generation(models.Model):
     finish_reason = models.CharField(max_length=16, blank=True, help_text="end, length, stopped or error.")
     error = models.CharField(max_length=300, blank=True)
     tokens = models.PositiveIntegerField(default=0)
+    token_ids = models.JSONField(
+        null=True,
+        blank=True,
+        help_text="What it wrote, as ids, the end included; of a continued answer what was added.",
+    )
     background = models.BooleanField(
         default=False, help_text="Nobody sits waiting for it: it comes after those people wait for, without a live log."
     )
@@ -81,3 +87,15 @@ class Generation(models.Model):
     def prompt(self) -> str:
         """The last user message."""
         return next((str(m["content"]) for m in reversed(self.messages) if m["role"] == "user"), "")
+
+
+class Look(models.Model):
+    """What the token microscope finds in an answer, from the moment somebody opens it: an answer does not change."""
+
+    generation = models.OneToOneField(Generation, models.CASCADE, primary_key=True, related_name="look")
+    asked_at = models.DateTimeField(db_default=Now(), help_text="When a worker was last told of it.")
+    found = models.JSONField(null=True, blank=True, help_text="As `looks.Found` has it; empty until it is there.")
+    problem = models.CharField(max_length=300, blank=True, help_text="Why nothing was found, in one sentence.")
+
+    def __str__(self) -> str:
+        return f"look into {self.generation_id}"

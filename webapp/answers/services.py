@@ -136,7 +136,7 @@ def finish_generation(
     text: str,
     finish_reason: str,
     error: str = "",
-    tokens: int = 0,
+    token_ids: Sequence[int] = (),
     first_token_at: Any = None,
 ) -> bool:
     """Write the final text, then the end of the live log; False if someone else ended it before.
@@ -150,7 +150,8 @@ def finish_generation(
         text=text,
         finish_reason=finish_reason,
         error=error[:300],
-        tokens=tokens,
+        tokens=len(token_ids),
+        token_ids=None if generation.background else list(token_ids),  # nobody looks into one with a microscope
         first_token_at=first_token_at,
     )
 

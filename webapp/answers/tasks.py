@@ -1,4 +1,4 @@
-"""The `chat` and `background` queues: one short task per answer. Ids only; the row is the truth."""
+"""The `chat` and `background` queues: one short task per answer or look into one. Ids only; the row is the truth."""
 
 from __future__ import annotations
 
@@ -17,6 +17,14 @@ def generate_answer(generation_id: str) -> None:
     from webapp.answers.writing import write_answer
 
     write_answer(generation_id=generation_id)
+
+
+@shared_task
+def look_into_answer(generation_id: str) -> None:
+    """Find what the token microscope shows of an answer."""
+    from webapp.answers.looking import look_into
+
+    look_into(generation_id=generation_id)
 
 
 @shared_task

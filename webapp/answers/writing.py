@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
@@ -163,7 +163,7 @@ class Draft:
 
     key: str | None
     text: str = ""
-    tokens: int = 0
+    token_ids: list[int] = field(default_factory=list)
     first_token_at: datetime | None = None
     _unsent: str = ""
     _sent_at: float = 0.0
@@ -238,7 +238,7 @@ def _drain(events: Iterable[tuple[int, float]], decoder: TextDecoder, draft: Dra
     for token, _ in events:
         if draft.first_token_at is None:
             draft.first_token_at = timezone.now()
-        draft.tokens += 1
+        draft.token_ids.append(token)
         draft.add(decoder.push(token))
     draft.add(decoder.finish())
 
@@ -250,7 +250,7 @@ def _finish(generation: Generation, draft: Draft, finish_reason: str, *, error: 
         text=draft.text,
         finish_reason=finish_reason,
         error=error,
-        tokens=draft.tokens,
+        token_ids=draft.token_ids,
         first_token_at=draft.first_token_at,
     )
     if not ended:

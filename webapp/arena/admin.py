@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from django import forms
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
@@ -27,6 +28,16 @@ from webapp.checkpoints.admin import ReadOnlyAdmin
 from webapp.files import send_file
 
 
+class PromptRowForm(forms.ModelForm[Prompt]):
+    """A row of the list of prompts: its checkbox says which prompt it switches."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if "active" in self.fields:
+            label = f"Active: {Truncator(self.instance.text).chars(80)}"
+            self.fields["active"].widget.attrs["aria-label"] = label
+
+
 @admin.register(Prompt)
 class PromptAdmin(admin.ModelAdmin[Prompt]):
     list_display = ("text", "source", "active", "pairs_made")
@@ -34,6 +45,9 @@ class PromptAdmin(admin.ModelAdmin[Prompt]):
     list_filter = ("source", "active")
     search_fields = ("text",)
     fields = ("text", "active")
+
+    def get_changelist_form(self, request: HttpRequest, **kwargs: Any) -> type[ModelForm[Prompt]]:
+        return super().get_changelist_form(request, **{"form": PromptRowForm, **kwargs})
 
     def save_model(self, request: HttpRequest, obj: Prompt, form: ModelForm[Prompt], change: bool) -> None:
         if not change:

@@ -174,8 +174,8 @@ def interval_plot(rows: Sequence[LeaderboardRow], *, row_height: int = 52) -> In
     start, end = step * math.floor(lowest / step), step * (math.floor(highest / step) + 1)
 
     def x(score: float) -> float:
-        # 3 % at either end keeps the outermost marks' numbers inside.
-        return round(3 + 94 * (score - start) / (end - start), 2)
+        # 6 % at either end keep the outermost marks' numbers inside, on the narrowest phone too.
+        return round(6 + 88 * (score - start) / (end - start), 2)
 
     axis_y = row_height * len(rows) + 4
     return IntervalPlot(

@@ -12,7 +12,7 @@ from webapp.chat.models import Conversation, Message
 from webapp.checkpoints.admin import ReadOnlyAdmin
 
 
-class MessageInline(admin.TabularInline):  # type: ignore[type-arg]  # not generic at run time
+class MessageInline(admin.StackedInline):  # type: ignore[type-arg]  # not generic at run time
     model = Message
     readonly_fields = ["created_at", "role", "content", "side", "chosen"]
     fields = [*readonly_fields]

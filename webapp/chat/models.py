@@ -56,6 +56,12 @@ class MessageQuerySet(models.QuerySet["Message"]):
         chats = Conversation.objects.chats().filter(visitor_id=visitor_id, deleted_at=None)
         return self.filter(conversation__in=chats).select_related("conversation", "generation__checkpoint")
 
+    def answers_of(self, visitor_id: uuid.UUID) -> MessageQuerySet:
+        """The models' turns of all that a visitor may read, comparisons included."""
+        own = Conversation.objects.filter(visitor_id=visitor_id, deleted_at=None)
+        answers = self.filter(conversation__in=own, generation__isnull=False)
+        return answers.select_related("conversation", "parent", "generation__checkpoint")
+
 
 class Message(models.Model):
     """A turn. Siblings (same parent) are alternatives; `Conversation.leaf` says which branch is read.

@@ -77,7 +77,7 @@ class Answer:
             return  # the socket, or a reload, shows it later
         tokens = [(entry, event["text"]) for entry, event in written if event.get("type") == "token"]
         if tokens:
-            self.live_text = "".join(text for _, text in tokens)
+            self.live_text = "".join(text for _, text in tokens).lstrip()  # a continuation begins with a space
             self.last_id = tokens[-1][0]
 
     @cached_property
@@ -120,7 +120,7 @@ class Tree:
         self._children: defaultdict[uuid.UUID | None, list[Message]] = defaultdict(list)
         rows = (
             conversation.messages.select_related("generation__checkpoint")
-            .defer("generation__messages")  # each holds the whole conversation up to it
+            .defer("generation__messages", "generation__token_ids")  # each holds the whole conversation up to it
             .order_by("created_at", "side", "id")
         )
         for message in rows:

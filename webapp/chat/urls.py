@@ -19,4 +19,5 @@ urlpatterns = [
     path("message/<uuid:message_id>/edit/", views.edit, name="edit"),
     path("message/<uuid:message_id>/switch/", views.switch, name="switch"),
     path("message/<uuid:message_id>/stop/", views.stop, name="stop"),
+    path("message/<uuid:message_id>/tokens/", views.tokens, name="tokens"),
 ]

@@ -21,8 +21,9 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from webapp.accounts import limits
 from webapp.accounts.services import visitor_for
+from webapp.answers.looks import LookRefused
 from webapp.answers.services import stop_generation
-from webapp.chat import services
+from webapp.chat import microscope, services
 from webapp.chat.forms import ComposerForm, EditForm, SettingsForm, ShownForm, TitleForm
 from webapp.chat.models import Conversation, Message
 from webapp.chat.threads import Answer
@@ -30,6 +31,7 @@ from webapp.checkpoints.models import Checkpoint
 from webapp.htmx import is_htmx
 
 TOO_FAST = "That was a lot of messages at once. Wait a minute, then send again."
+TOO_MANY_LOOKS = "That was a lot of answers to look into at once. Wait a minute, then open the tokens again."
 TOO_MANY_SEARCHES = "That was a lot of searching at once. Wait a minute, then search again."
 CHATS_PER_PAGE = 60
 
@@ -285,6 +287,30 @@ def stop(request: HttpRequest, message_id: uuid.UUID) -> HttpResponse:
         raise Http404("There is no such answer.")
     stop_generation(message.generation)
     return redirect("chat:conversation", message.conversation_id)
+
+
+@never_cache
+@require_GET
+def tokens(request: HttpRequest, message_id: uuid.UUID) -> HttpResponse:
+    """The token microscope of an answer. With `?waiting` the page that waits for it asks again, and begins nothing."""
+    visitor = visitor_for(request, create=False)
+    if visitor is None:
+        raise Http404("There is no such answer.")
+    message = get_object_or_404(Message.objects.answers_of(visitor.pk), pk=message_id)
+    status, shown = 200, microscope.Shown(message)
+    try:
+        shown.look = microscope.open_look(
+            message=message, is_waiting="waiting" in request.GET, may_ask=lambda: limits.allow("look", request)
+        )
+    except microscope.TooManyLooks:
+        status, shown.problem = 429, TOO_MANY_LOOKS
+    except LookRefused as error:
+        status, shown.problem = 422, str(error)
+    template = "chat/microscope.html" if is_htmx(request) else "chat/tokens.html"
+    response = render(request, template, {"shown": shown, "conversation": message.conversation}, status=status)
+    if shown.is_waiting and not is_htmx(request):
+        response["Refresh"] = f"1; url={request.path}?waiting=1"
+    return response
 
 
 # -- the conversation itself ----------------------------------------------------------------------

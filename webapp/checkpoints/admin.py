@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 from django.contrib import admin, messages
@@ -47,12 +48,20 @@ class ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]  # not generic 
         return False
 
 
+class NamedValuesFilter(admin.AllValuesFieldListFilter):
+    """Every value there is; a row that has none is found by a word, where Django writes a link without a text."""
+
+    def choices(self, changelist: Any) -> Iterator[Any]:
+        for choice in super().choices(changelist):
+            yield {**choice, "display": choice["display"] or "none"}
+
+
 @admin.register(Checkpoint)
 class CheckpointAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Weights come from runs and imports; people name and archive them."""
 
     list_display = ["name", "stage", "preset", "size", "parent", "archived", "created_at"]
-    list_filter = ["stage", "preset", "archived"]
+    list_filter = ["stage", ("preset", NamedValuesFilter), "archived"]
     list_select_related = ["parent"]
     search_fields = ["name", "weights_sha256", "source"]
     actions = ["archive", "unarchive"]

@@ -1,9 +1,9 @@
 """Work is handed to the workers by name, so that who asks for it need not import who does it.
 
-The idea: four queues by how long somebody may wait. `chat` is answers a person sits before, `background`
-whatever nobody sits before, `chores` what comes round and must not wait behind either, `train` one
-run at a time. Which task goes where stands in CELERY_TASK_ROUTES; only an answer is sent to either of
-the first two. Every queue has threads of its own (webapp/ops/worker.py), so none waits behind another.
+The idea: four queues by how long somebody may wait. `chat` is answers a person sits before (and looks into
+one), `background` whatever nobody sits before, `chores` what comes round and must not wait behind either,
+`train` one run at a time. Which task goes where stands in CELERY_TASK_ROUTES; only these are sent to `chat`, and
+only answers to either. Every queue has threads of its own (webapp/ops/worker.py), so none waits behind another.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ sheet's `fig-*` and `stage-*` classes (the content policy allows no inline style
 escaped, and each figure carries a title and a description for readers who cannot see it. The page
 puts the same numbers in a table beside it.
 
-Simplification: linear axes only, ticks at round numbers, labels at the line's end.
+Simplification: linear axes only, ticks at round numbers. Names stand above what they name, never beside it: on
+a phone the style sheet makes letters half as large again, and a margin would cut them off.
 """
 
 from __future__ import annotations
@@ -18,8 +19,13 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 WIDTH, HEIGHT = 560, 270
-LEFT, RIGHT, TOP, BOTTOM = 52, 92, 14, 44
-"""Margins: tick labels on the left, series names on the right, axis title below."""
+LEFT, RIGHT, TOP, BOTTOM = 66, 24, 28, 44
+"""Margins: tick labels on the left, half of the last one on the right, the line's name above, axis title below."""
+LINE = 20
+"""Height of a line of letters at their largest."""
+
+DENSE = 40
+"""Points from which on a line is drawn whole: dashes on one that goes up and down all the time are a scribble."""
 
 Point = tuple[float, float]
 
@@ -179,19 +185,24 @@ def line_chart(
     ys = [py for _, points in drawn for _, py in points] + [level.value for level in levels]
     low, high = _bounds(ys, floor=floor, ceiling=ceiling)
     x = _Scale(min(xs), max(xs), LEFT, WIDTH - RIGHT)
-    y = _Scale(low, high, HEIGHT - BOTTOM, TOP)
+    named = [line for line, _ in drawn if not line.faint]
+    top = TOP + LINE * max(0, len(named) - 1)
+    y = _Scale(low, high, HEIGHT - BOTTOM, top)
     parts = [_axes(x, y, x_label=x_label, y_label=y_label, as_percent=as_percent)]
     for level in levels:
+        at = float(y(level.value))
         parts.append(_line(f"{x.start:g}", y(level.value), f"{x.end:g}", y(level.value), "fig-level"))
-        parts.append(_text(f"{x.end + 8:g}", f"{float(y(level.value)) + 4:.1f}", level.name, "fig-name"))
+        below = at < top + LINE
+        parts.append(_text(f"{x.end:g}", f"{at + LINE - 4 if below else at - 6:.1f}", level.name, "fig-name", "end"))
+    for row, line in enumerate(named):
+        kind = f"fig-stage stage-{line.stage}"
+        parts.append(_text(f"{x.end:g}", f"{LINE * (row + 1) - 4:g}", line.name, kind, "end"))
     for line, points in drawn:
-        weight = "fig-line fig-faint" if line.faint else "fig-line"
+        weight = "fig-line fig-faint" if line.faint else "fig-line fig-path" if len(points) > DENSE else "fig-line"
         parts.append(_polyline(points, x, y, f"{weight} stage-{line.stage}"))
         if not line.faint:
             end_x, end_y = points[-1]
             parts.append(_dot(x(end_x), y(end_y), f"fig-dot stage-{line.stage}"))
-            label_y = f"{float(y(end_y)) + 4:.1f}"
-            parts.append(_text(f"{float(x(end_x)) + 8:.1f}", label_y, line.name, f"fig-stage stage-{line.stage}"))
     return _frame(title, description, _join(parts))
 
 
@@ -206,7 +217,8 @@ def path_chart(
     start_name: str,
     end_name: str,
 ) -> SafeString:
-    """A path through the plane in the order of the points (reward against KL, step by step)."""
+    """A path through the plane in the order of the points (reward against KL, step by step): every step faint, as
+    rounds of few answers are noisy, and their moving average bold. Both begin and end at the same points."""
     path = _finite(points)
     if not path:
         return SafeString("")
@@ -216,18 +228,39 @@ def path_chart(
     y = _Scale(y_low, y_high, HEIGHT - BOTTOM, TOP)
     parts = [
         _axes(x, y, x_label=x_label, y_label=y_label, as_percent=False),
-        _polyline(path, x, y, f"fig-line stage-{stage}"),
+        _polyline(path, x, y, f"fig-line fig-faint stage-{stage}"),
+        _polyline(_moving_average(path), x, y, f"fig-line fig-path stage-{stage}"),
     ]
-    for name, (px, py), kind in ((start_name, path[0], "fig-ring"), (end_name, path[-1], "fig-dot")):
+    ends = ((start_name, path[0], path[-1], "fig-ring"), (end_name, path[-1], path[0], "fig-dot"))
+    for name, (px, py), (_, other), kind in ends:
+        # Each on its own side of both, so that they never meet; towards the middle, so that neither leaves the drawing.
+        is_upper = py > other or (py == other and kind == "fig-dot")
+        at = float(y(py)) + (-12 if is_upper else LINE + 4)
+        anchor = "start" if float(x(px)) < (x.start + x.end) / 2 else "end"
         parts.append(_dot(x(px), y(py), f"{kind} stage-{stage}", 4))
-        parts.append(_text(f"{float(x(px)) + 9:.1f}", f"{float(y(py)) + 4:.1f}", name, f"fig-stage stage-{stage}"))
+        parts.append(_text(x(px), f"{at:.1f}", name, f"fig-stage stage-{stage}", anchor))
     return _frame(title, description, _join(parts))
 
 
-ROW = 34
-"""Height of one row of a bar or interval figure."""
-NAMES = 168
-"""Width kept for the row names."""
+def _moving_average(path: Sequence[Point]) -> list[Point]:
+    """Means over a quarter of the path, less towards its ends, which stay where they are."""
+    last, most = len(path) - 1, len(path) // 8
+    smoothed = []
+    for index in range(len(path)):
+        reach = min(most, index, last - index)
+        part = path[index - reach : index + reach + 1]
+        smoothed.append((sum(px for px, _ in part) / len(part), sum(py for _, py in part) / len(part)))
+    return smoothed
+
+
+ROW = 48
+"""Height of one row of a bar or interval figure: its name, and below it what is drawn."""
+DRAWN = 34
+"""Where in a row that is."""
+EDGE = 24
+"""Left of a scale: half of its first number."""
+VALUES = 92
+"""Width kept for the values on the right."""
 
 
 def bar_chart(bars: Sequence[Bar], *, title: str, description: str, levels: Sequence[Level] = ()) -> SafeString:
@@ -235,17 +268,17 @@ def bar_chart(bars: Sequence[Bar], *, title: str, description: str, levels: Sequ
     if not bars:
         return SafeString("")
     top = max([bar.value for bar in bars] + [level.value for level in levels]) or 1.0
-    x = _Scale(0.0, top, NAMES, WIDTH - RIGHT)
+    x = _Scale(0.0, top, 0.0, WIDTH - VALUES)
     bottom = ROW * len(bars) + 8
     parts = []
     for level in levels:
         parts.append(_line(x(level.value), "0", x(level.value), f"{bottom}", "fig-level"))
         parts.append(_text(x(level.value), f"{bottom + 14}", level.name, "fig-name", "middle"))
     for row, bar in enumerate(bars):
-        middle = ROW * row + ROW / 2
+        middle = ROW * row + DRAWN
         kind = f"fig-bar stage-{bar.stage}"
-        parts.append(_text(f"{NAMES - 12}", f"{middle + 4:g}", bar.name, f"fig-stage stage-{bar.stage}", "end"))
-        parts.append(_line(f"{NAMES}", f"{middle:g}", x(max(bar.value, 0.0)), f"{middle:g}", kind))
+        parts.append(_text(0, f"{middle - 14:g}", bar.name, f"fig-stage stage-{bar.stage}"))
+        parts.append(_line("0", f"{middle:g}", x(max(bar.value, 0.0)), f"{middle:g}", kind))
         parts.append(_text(f"{float(x(bar.value)) + 10:.1f}", f"{middle + 4:g}", bar.text))
     return _frame(title, description, _join(parts), bottom + (22 if levels else 2))
 
@@ -262,7 +295,7 @@ def interval_chart(
     """Estimates with their intervals on one percentage axis."""
     if not intervals:
         return SafeString("")
-    x = _Scale(low, high, NAMES, WIDTH - RIGHT)
+    x = _Scale(low, high, EDGE, WIDTH - VALUES)
     bottom = ROW * len(intervals) + 4
     parts = []
     for tick in ticks(low, high):
@@ -272,11 +305,11 @@ def interval_chart(
         parts.append(_line(x(level.value), "0", x(level.value), f"{bottom}", "fig-level"))
         parts.append(_text(x(level.value), f"{bottom + 34}", level.name, "fig-name", "middle"))
     for row, item in enumerate(intervals):
-        middle = f"{ROW * row + ROW / 2:g}"
-        base = f"{ROW * row + ROW / 2 + 4:g}"
-        parts.append(_text(f"{NAMES - 12}", base, item.name, f"fig-stage stage-{item.stage}", "end"))
+        middle = f"{ROW * row + DRAWN:g}"
+        base = f"{ROW * row + DRAWN + 4:g}"
+        parts.append(_text(EDGE, f"{ROW * row + DRAWN - 14:g}", item.name, f"fig-stage stage-{item.stage}"))
         if item.high > item.low:
             parts.append(_line(x(item.low), middle, x(item.high), middle, f"fig-whisker stage-{item.stage}"))
         parts.append(_dot(x(item.value), middle, f"fig-dot stage-{item.stage}", 5))
-        parts.append(_text(f"{WIDTH - RIGHT + 10}", base, item.text))
+        parts.append(_text(f"{WIDTH - VALUES + 10}", base, item.text))
     return _frame(title, description, _join(parts), bottom + (40 if levels else 22))

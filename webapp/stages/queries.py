@@ -60,9 +60,9 @@ class HomeAnswer:
 
     @property
     def text(self) -> str:
-        if self.generation:
-            return self.generation.text
-        return self.sample.text if self.sample else ""
+        """Without the spaces around it: a continuation begins with one."""
+        said = self.generation or self.sample
+        return said.text.strip() if said else ""
 
 
 @dataclass(frozen=True, kw_only=True)

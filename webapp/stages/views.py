@@ -207,10 +207,12 @@ def comparison(request: HttpRequest, id: uuid.UUID) -> HttpResponse:
     visitor = visitor_for(request, create=False)
     own = Conversation.objects.of(visitor.pk) if visitor else Conversation.objects.none()
     conversation = get_object_or_404(own, pk=id, kind=Conversation.Kind.COMPARE)
+    columns = comparison_columns(conversation)
     context = {
         "form": CompareForm(initial={**conversation.sampling, "text": ""}),
         "conversation": conversation,
         "question": conversation.messages.filter(role="user").first(),
-        "columns": comparison_columns(conversation),
+        "columns": columns,
+        "is_unfinished": any(column.answer and not column.answer.generation.is_final for column in columns),
     }
     return render(request, "stages/compare.html", context)
