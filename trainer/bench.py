@@ -152,6 +152,9 @@ class _StepTimes:
     def start(self, step: int, total_steps: int) -> None:
         pass
 
+    def practice(self, step: int, samples: list[SampleDict]) -> None:
+        pass
+
     def log(self, step: int, text: str) -> None:
         pass
 

@@ -50,6 +50,9 @@ class ProgressBar:
         line = f"{self._title:<9} {bar} {step:>5}/{self._total}  {_clock(elapsed)} (+{_clock(left)})  {shown}"
         self._write(line, keep=step >= self._total or not self._live)
 
+    def practice(self, step: int, samples: list[SampleDict]) -> None:
+        """No place in one line."""
+
     def log(self, step: int, text: str) -> None:
         self._write(f"{self._title:<9} {text}", keep=True)
 
@@ -76,6 +79,9 @@ class JsonLines:
         self.send(type="metrics", step=step, values=values)
         if samples:
             self.send(type="samples", step=step, samples=samples)
+
+    def practice(self, step: int, samples: list[SampleDict]) -> None:
+        self.send(type="practice", step=step, samples=samples)
 
     def log(self, step: int, text: str) -> None:
         self.send(type="log", step=step, text=text)

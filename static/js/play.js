@@ -1,5 +1,5 @@
-// Two small things to play with on the stage pages. Both compute what the formula above them says;
-// without this script they stay hidden and the formula stands for itself.
+// Small things to play with on the stage pages. What computes the formula above it stays hidden without this script,
+// and the formula stands for itself; sliders through a run are forms, which this only makes better to listen to.
 
 /** Reward: two scores in, the share of people expected to prefer A out (Bradley–Terry). */
 function playPreference(box) {
@@ -39,13 +39,62 @@ function playGroup(box) {
   show();
 }
 
+/** PPO: answers with their score and KL, and what the reward makes of them at another weight. */
+function playWeight(box) {
+  const figure = box.closest("figure");
+  const slider = box.querySelector("input");
+  const rows = [...figure.querySelectorAll("[data-score]")];
+  const show = () => {
+    const weight = slider.valueAsNumber;
+    const rewards = rows.map((row) => Number(row.dataset.score) - weight * Number(row.dataset.kl));
+    const mean = rewards.reduce((sum, reward) => sum + reward, 0) / rewards.length;
+    rows.forEach((row, index) => {
+      const isAbove = rewards[index] > mean;
+      const cell = row.querySelector("[data-reward]");
+      const arrow = cell.querySelector("span");
+      arrow.className = isAbove ? "good" : "bad";
+      arrow.firstChild.data = isAbove ? "▲" : "▼";
+      arrow.querySelector("span").textContent = isAbove ? " likelier" : " less likely";
+      cell.firstChild.data = `${signed(rewards[index], 2)} `;
+    });
+    slider.nextElementSibling.value = weight.toFixed(2);
+    const best = rows[rewards.indexOf(Math.max(...rewards))].querySelector(".answer").textContent;
+    const short = best.length > 60 ? `${best.slice(0, 60)}…` : best;
+    box.querySelector("[data-result]").value = `Rewarded most at this weight: “${short}”`;
+  };
+  slider.addEventListener("input", show);
+  show();
+}
+
 function signed(value, digits) {
   return (value < 0 ? "−" : "+") + Math.abs(value).toFixed(digits);
 }
 
-const PLAYS = { preference: playPreference, group: playGroup };
+const PLAYS = { preference: playPreference, group: playGroup, weight: playWeight };
 
-for (const box of document.querySelectorAll("[data-play]")) {
-  PLAYS[box.dataset.play](box);
-  box.hidden = false;
+function start(within) {
+  for (const box of within.querySelectorAll("[data-play][hidden]")) {
+    PLAYS[box.dataset.play](box);
+    box.hidden = false;
+  }
 }
+
+start(document);
+// What a slider through a run has fetched is new.
+document.addEventListener("htmx:afterSettle", () => start(document));
+
+/** A slider through a run says what it stands at, which the part it fetched knows. */
+function sayPlace(form) {
+  const shown = document.querySelector(form.dataset.scrub);
+  form.querySelector("input[type=range]").setAttribute("aria-valuetext", shown.dataset.said);
+}
+
+for (const form of document.querySelectorAll("[data-scrub]")) {
+  sayPlace(form);
+  document.addEventListener("htmx:afterSettle", () => sayPlace(form));
+}
+
+const temperature = document.getElementById("next-temperature");
+temperature?.addEventListener("input", () => {
+  temperature.nextElementSibling.value = temperature.valueAsNumber.toFixed(1);
+});

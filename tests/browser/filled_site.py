@@ -15,14 +15,15 @@ from django.utils import timezone
 
 from tests.webapp.arena_factory import make_answer, make_pair, make_vote
 from trainer.config import CHAT_STAGES, GRPO, INIT, PPO, PRETRAIN, REWARD, SFT, STAGES
-from trainer.data.corpus import SAMPLE_PROMPTS
 from webapp.accounts.models import User, Visitor
 from webapp.arena.models import Pair, Prompt, VoteExport
 from webapp.chat.models import Conversation, Message
 from webapp.chat.services import DEFAULT_SAMPLING
 from webapp.checkpoints.models import Checkpoint
-from webapp.stages.models import SiteAnswer
+from webapp.stages.models import NextTokens, SiteAnswer
+from webapp.stages.questions import SHIPPED
 from webapp.stages.services import HOME_SAMPLING
+from webapp.stages.views import FIRST_TEXT
 from webapp.training.models import TrainingRun
 
 LONG = "A long unbroken word such as " + "x" * 120 + " must not widen the page."
@@ -119,10 +120,13 @@ def fill_site(visitor: Visitor, owner: User, make_checkpoint: Callable[..., Chec
     checkpoints, runs = _checkpoints_and_runs(make_checkpoint)
     speakers = [checkpoints[stage] for stage in CHAT_STAGES]
     for checkpoint in speakers:
-        for prompt in SAMPLE_PROMPTS:
+        for prompt in SHIPPED:
             asked = [{"role": "user", "content": prompt}]
-            answer = make_answer(checkpoint, LONG, messages=asked, sampling=HOME_SAMPLING)
+            said = f"{LONG} So says {checkpoint.stage}."  # some of it is marked as new
+            answer = make_answer(checkpoint, said, messages=asked, sampling=HOME_SAMPLING)
             SiteAnswer.objects.create(checkpoint=checkpoint, prompt=prompt, generation=answer)
+    likely = {"tokens": [["x" * 40, "text", 0.0], [" a", "text", -1.0]], "log_sums": [1.5] * 20, "vocabulary": 512}
+    NextTokens.objects.create(checkpoint=checkpoints[PRETRAIN], text=FIRST_TEXT, found=likely)
     _votes(visitor, checkpoints)
     running = TrainingRun.objects.create(
         stage=GRPO, preset="tiny", parent=checkpoints[PPO], reward_model=checkpoints[REWARD], state="running",
@@ -168,7 +172,11 @@ def _measure(run: TrainingRun, steps: int) -> None:
         values = {name: round(math.sqrt(share) + noise.gauss(0, 0.15), 4) for name in FIGURES[run.stage]}
         run.metrics.create(step=step, values=values)
     for step in (1, steps):
-        extra: dict[str, Any] = {"advantage": 1.0, "correct": True} if run.stage == GRPO else {}
+        practised: dict[str, dict[str, Any]] = {
+            PPO: {"score": 1.0, "kl": 0.5, "practice": True},
+            GRPO: {"advantage": 1.0, "correct": True, "practice": True},
+        }
+        extra = practised.get(run.stage, {})
         run.samples.create(step=step, prompt="What is an LLM?", text=LONG, extra=extra)
     run.log.create(text=LONG, level="alarm", step=steps)
 

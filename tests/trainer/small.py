@@ -89,6 +89,7 @@ class Recorder:
     def __init__(self) -> None:
         self.metrics: dict[int, Metrics] = {}
         self.samples: dict[int, list[SampleDict]] = {}
+        self.practised: dict[int, list[SampleDict]] = {}
         self.logs: list[str] = []
         self.alarms: list[str] = []
         self.started: tuple[int, int] | None = None
@@ -100,6 +101,9 @@ class Recorder:
 
     def start(self, step: int, total_steps: int) -> None:
         self.started = (step, total_steps)
+
+    def practice(self, step: int, samples: list[SampleDict]) -> None:
+        self.practised[step] = list(samples)
 
     def log(self, step: int, text: str) -> None:
         self.logs.append(text)

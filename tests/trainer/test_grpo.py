@@ -85,6 +85,8 @@ def test_it_reports_what_a_person_watches(tmp_path: Path, inputs: Inputs) -> Non
     assert len(group) == 4
     assert len({sample["prompt"] for sample in group}) == 1
     assert sum(sample["advantage"] for sample in group) == pytest.approx(0.0, abs=0.01)
+    assert [len(report.practised[step]) for step in range(1, 5)] == [4] * 4  # a group of every step
+    assert report.practised[4] == group
     assert read_info(out)["metrics"]["solved"] == report.metrics[4]["solved"]
     assert not (out / "resume").exists()
 

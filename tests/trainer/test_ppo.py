@@ -91,6 +91,8 @@ def test_it_reports_what_a_person_watches(tmp_path: Path, inputs: Inputs) -> Non
         "What is a berry?",
         "What is a grass?",
     ]
+    assert all(set(answer) == {"prompt", "text", "score", "kl"} for answer in report.practised[4])
+    assert [answer["kl"] for answer in report.practised[1]] == pytest.approx([0] * len(report.practised[1]), abs=1e-3)
     info = read_info(out)
     assert info["stage"] == "ppo"
     assert info["metrics"]["kl"] == report.metrics[4]["kl"]

@@ -64,6 +64,8 @@ RULES: dict[str, tuple[Any, Any]] = {
     # name: (GET, POST)
     "stages:home": (EVERYONE, NEVER),
     "stages:ask_home": (NEVER, EVERYONE),
+    "stages:suggest": (EVERYONE, NEVER),
+    "stages:ask_next": (NEVER, EVERYONE),
     "stages:compare": (EVERYONE, EVERYONE),
     "stages:comparison": (OWN, NEVER),
     "stages:stage": (EVERYONE, NEVER),

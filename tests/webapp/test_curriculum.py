@@ -391,3 +391,46 @@ def test_an_unknown_preset_is_one_clear_line(settings: Any) -> None:
     settings.CURRICULUM_PRESET = "enormous"
     with pytest.raises(CommandError, match="Unknown preset 'enormous'"):
         call_command("first_start", "--no-curriculum")
+
+
+@pytest.fixture
+def walked(make_checkpoint: Any) -> dict[str, Checkpoint]:
+    """A site with every stage."""
+    line: dict[str, Checkpoint] = {}
+    parents = {"pretrain": "init", "sft": "pretrain", "reward": "sft", "ppo": "sft", "grpo": "ppo"}
+    for stage in STAGES:
+        line[stage] = make_checkpoint(stage, parent=line.get(parents.get(stage, "")))
+    return line
+
+
+def test_after_the_last_stage_it_waits_for_votes(walked: Any) -> None:
+    step = curriculum.next_step()
+    assert (step.state, step.is_action) == ("done", False)
+    assert "So far there are none." in step.text
+
+
+def test_new_votes_make_the_next_round(walked: Any, collect_votes: Any, owner: Any, make_checkpoint: Any) -> None:
+    collect_votes(3)
+    step = curriculum.next_step()
+    assert (step.state, step.stage, step.is_action) == ("round", "reward", True)
+    assert "3 votes are new since the last reward model" in step.text
+    take_step(requested_by=owner)
+    run = TrainingRun.objects.get()
+    assert (run.stage, run.parent, run.votes_used) == ("reward", walked["sft"], 3)
+
+
+def test_a_round_goes_on_with_ppo_and_grpo(walked: Any, make_checkpoint: Any) -> None:
+    make_checkpoint("reward", parent=walked["sft"], metrics={"beats_chance": True, "beats_length": True})
+    assert (curriculum.next_step().state, curriculum.next_step().stage) == ("ready", "ppo")
+    ppo = make_checkpoint("ppo", parent=walked["sft"])
+    assert (curriculum.next_step().state, curriculum.next_step().stage) == ("ready", "grpo")
+    make_checkpoint("grpo", parent=ppo)
+    assert curriculum.next_step().state == "done"
+
+
+@pytest.mark.parametrize("automatic", ["start", "demo"])
+def test_no_round_begins_by_itself(walked: Any, collect_votes: Any, automatic: str) -> None:
+    Curriculum.objects.update_or_create(pk=1, defaults={"automatic": automatic})
+    collect_votes(2)
+    curriculum.advance()
+    assert not TrainingRun.objects.exists()

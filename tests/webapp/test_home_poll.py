@@ -12,11 +12,11 @@ from django.core.asgi import get_asgi_application
 from django.test import Client
 from django.urls import reverse
 
-from trainer.data.corpus import SAMPLE_PROMPTS
 from webapp.answers.models import Generation
 from webapp.stages import poll
 from webapp.stages.models import SiteAnswer
 from webapp.stages.poll import HomePoll
+from webapp.stages.questions import SHIPPED
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -53,7 +53,7 @@ def get(application: Any, query: str, *, path: str = "/", method: str = "GET", *
 def answered(make_checkpoint: Any) -> Generation:
     """Every question answered by the one checkpoint there is."""
     checkpoint = make_checkpoint("sft")
-    for prompt in SAMPLE_PROMPTS:
+    for prompt in SHIPPED:
         generation = Generation.objects.create(checkpoint=checkpoint, messages=[], state="done", text="Mice & worms.")
         SiteAnswer.objects.create(checkpoint=checkpoint, prompt=prompt, generation=generation)
     return generation

@@ -27,10 +27,11 @@ from webapp.checkpoints.origin import site_origin
 from webapp.checkpoints.services import import_checkpoint
 from webapp.ops.management.commands import up
 from webapp.stages.context import ask_all, build_rail
+from webapp.stages.masks import masked
 from webapp.stages.models import SiteAnswer
 from webapp.stages.queries import comparison_columns, home_page
 from webapp.stages.questions import EVERYDAY
-from webapp.stages.stage_report import stage_report
+from webapp.stages.stage_report import an_exchange
 from webapp.training import curriculum, moving_in
 from webapp.training.forms import RunForm
 from webapp.training.models import Curriculum, TrainingRun
@@ -310,7 +311,7 @@ def test_the_prompts_of_a_site_of_its_own_are_of_its_own_world(make_checkpoint: 
 
 
 def test_the_questions_at_home_are_those_sampled_while_it_trains() -> None:
-    assert list(EVERYDAY) == plain().sample_prompts
+    assert list(EVERYDAY[:4]) == plain().sample_prompts
 
 
 def test_staff_are_offered_recipes_for_a_model_from_elsewhere_and_sizes_for_their_own(make_checkpoint: Any) -> None:
@@ -427,9 +428,11 @@ def test_the_loss_mask_is_shown_in_the_models_own_template(make_checkpoint: Any)
     generation.messages = [{"role": "user", "content": "What do foxes eat?"}]
     generation.save()
     SiteAnswer.objects.create(checkpoint=origin, prompt="What do foxes eat?", generation=generation)
-    masked = stage_report("sft").masked
-    assert masked is not None
-    assert [(part.text, part.counts) for part in masked.parts] == [
+    exchange = an_exchange()
+    assert exchange is not None
+    shown = masked([exchange], origin)
+    assert shown is not None
+    assert [(part.text, part.counts) for part in shown.parts] == [
         ("[INST] What do foxes eat? [/INST]", False),
         ("Mice.</s>", True),
         ("\n", False),
@@ -442,7 +445,9 @@ def test_a_template_that_fails_costs_a_figure_and_not_the_page(make_checkpoint: 
     question = [{"role": "user", "content": "Why?"}]
     generation = Generation.objects.create(checkpoint=origin, messages=question, state="done", text="So.")
     SiteAnswer.objects.create(checkpoint=origin, prompt="Why?", generation=generation)
-    assert stage_report("sft").masked is None
+    exchange = an_exchange()
+    assert exchange is not None
+    assert masked([exchange], origin) is None
     assert visitor_client.get(reverse("stages:stage", args=["sft"])).status_code == 200
 
 

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from django.test import Client
@@ -21,10 +22,13 @@ from webapp.arena.models import Pair, Prompt, Vote
 from webapp.chat.models import Conversation
 from webapp.checkpoints.models import Checkpoint
 from webapp.stages.context import RailItem, build_rail
+from webapp.stages.masks import masked_conversation
 from webapp.stages.models import SiteAnswer
+from webapp.stages.practice import judge, practised_answers, practised_group
 from webapp.stages.queries import home_answers, home_page
+from webapp.stages.questions import SHIPPED
 from webapp.stages.services import HOME_SAMPLING, ask_home_prompt
-from webapp.stages.stage_report import masked_conversation, measured, stage_report
+from webapp.stages.stage_report import measured, stage_report
 from webapp.training.curriculum import next_step
 from webapp.training.models import Metric, TrainingRun
 
@@ -54,6 +58,12 @@ def site_answer(checkpoint: Checkpoint, *, prompt: str = PROMPT, **fields: Any) 
     generation = answer(checkpoint, prompt=prompt, **fields)
     SiteAnswer.objects.create(checkpoint=checkpoint, prompt=prompt, generation=generation)
     return generation
+
+
+def answer_all(checkpoint: Checkpoint, *texts: str) -> None:
+    """The site's own answers to all its questions: these, and the same for the rest."""
+    for place, prompt in enumerate(SHIPPED):
+        site_answer(checkpoint, prompt=prompt, **({"text": texts[place]} if place < len(texts) else {}))
 
 
 # -- the rail --------------------------------------------------------------------------------------
@@ -178,7 +188,8 @@ def test_it_asks_again_after_a_failure_but_not_at_once(
 
 
 def test_it_says_that_asking_again_comes_too_soon(client: Client, make_checkpoint: MakeCheckpoint) -> None:
-    site_answer(make_checkpoint("init"), state="failed")
+    answer_all(make_checkpoint("init"))
+    Generation.objects.update(state="failed")
     page = client.post(reverse("stages:ask_home"), {"q": 0}, follow=True).content.decode()
     assert "one that failed can be asked again after a minute" in page
     client.post(reverse("stages:ask_home"), {"q": 0}, headers={"HX-Request": "true"})
@@ -200,7 +211,8 @@ def test_it_is_asked_by_a_post(client: Client, make_checkpoint: MakeCheckpoint, 
     response = client.post(reverse("stages:ask_home"), {"q": 1})
 
     assert response.headers["Location"] == "/?q=1"
-    assert Generation.objects.get().prompt == SAMPLE_PROMPTS[1]
+    asked = [generation.prompt for generation in Generation.objects.order_by("created_at")]
+    assert asked == [SHIPPED[1], SHIPPED[0], *SHIPPED[2:]]  # all of them, the one that is shown first
     assert client.get(reverse("stages:ask_home")).status_code == 405
 
 
@@ -229,7 +241,7 @@ def test_it_looks_again_soon_only_while_something_happens(make_checkpoint: MakeC
     for stage in STAGES:
         checkpoint = make_checkpoint(stage)
         if stage in CHAT_STAGES:
-            site_answer(checkpoint)
+            answer_all(checkpoint)
     assert not home_page(0).is_changing
 
     TrainingRun.objects.create(stage="ppo", preset="smoke", state="running")
@@ -625,7 +637,14 @@ def test_the_reasoning_page_says_which_problems_its_figure_is_of(client: Client)
     ],
 )
 def test_what_strangers_would_get_stands_first(client: Client, slug: str, name: str, what: str) -> None:
-    figures = {name: 0.5, f"{name}_asked": 60.0, "instruction_accuracy": 0.9, "pass_at_1": 1.0, "reward": 1.0, "kl": 1.0}
+    figures = {
+        name: 0.5,
+        f"{name}_asked": 60.0,
+        "instruction_accuracy": 0.9,
+        "pass_at_1": 1.0,
+        "reward": 1.0,
+        "kl": 1.0,
+    }
     run_of(slug, [figures, figures])
 
     page = read(client, f"/stages/{slug}/")
@@ -682,15 +701,63 @@ def test_it_shows_one_group_with_verdicts_and_advantages(client: Client) -> None
             extra = {"correct": correct, "advantage": advantage, "expected": "9"}
             run.samples.create(step=step, prompt="7 + 5 − 3?", text=f"attempt at {step}", extra=extra)
 
-    group = stage_report("grpo").group
+    group = practised_group()
 
     assert group is not None
-    assert (group.step, group.expected) == (2, "9")
+    assert (group.place.step, group.expected, group.right) == (2, "9", 1)
     assert [(one.text, one.correct, one.advantage) for one in group.attempts] == [
         ("attempt at 2", True, "+1.73"),
         ("attempt at 2", False, "−0.58"),
     ]
     assert "✓ right" in read(client, "/stages/grpo/")
+
+
+def test_it_goes_through_the_groups_of_every_step(client: Client) -> None:
+    run = run_of("grpo", [], total_steps=3)
+    for step in (1, 2, 3):
+        for correct in (True, False):
+            extra = {"correct": correct, "advantage": 0.71 if correct else -0.71}
+            run.samples.create(step=step, prompt="As evaluated?", text="not this again", extra=extra)
+            extra["practice"] = True
+            run.samples.create(step=step, prompt=f"Problem {step}?", text=f"attempt at {step}", extra=extra)
+    discarded = TrainingRun.objects.create(stage="grpo", preset="smoke", state="discarded")
+    discarded.samples.create(step=9, prompt="Not this", text="", extra={"advantage": 1.0})
+
+    first, last, beyond = (client.get("/stages/grpo/", {"place": place}).content.decode() for place in (1, 3, 99))
+
+    assert "Problem 1?" in first
+    assert "1 of 2 right, at step 1 of 3 of run" in first
+    assert 'min="1" max="3" value="1"' in first
+    assert "Problem 3?" in last
+    assert "Problem 3?" in beyond
+    assert "Problem 3?" in client.get("/stages/grpo/", {"place": "x"}).content.decode()
+    part = client.get("/stages/grpo/", {"place": 2}, headers={"HX-Request": "true"}).content.decode()
+    assert "Problem 2?" in part
+    assert "<html" not in part
+
+
+def test_it_shows_what_the_rewards_of_a_runs_answers_are_made_of(client: Client) -> None:
+    run = run_of("ppo", [{}, {}, {"kl_weight": 0.5}], total_steps=2)
+    for text, score, kl in (("Short.", 1.0, 0.2), ("Long and odd.", 1.4, 3.0)):
+        extra = {"score": score, "kl": kl, "practice": True}
+        run.samples.create(step=1, prompt="Hello?", text="Before that.", extra=extra)
+        run.samples.create(step=2, prompt="Hello?", text=text, extra=extra)
+
+    answers = practised_answers()
+
+    assert answers is not None
+    assert [(one.text, one.reward_text, one.is_above) for one in answers.judged] == [
+        ("Short.", "+0.90", True),
+        ("Long and odd.", "−0.10", False),
+    ]
+    freely = judge(answers.place.samples, weight=0.0)
+    assert [one.is_above for one in freely] == [False, True]
+    assert practised_answers(1) is None  # nobody recorded the weight it had
+    part = client.get("/stages/ppo/", {"place": 1}, headers={"HX-Request": "true"})
+    assert part.status_code == 204  # what is shown stays
+    page = read(client, "/stages/ppo/")
+    assert "2 answers of step 2 of 2" in page
+    assert 'data-score="1.4"' in page
 
 
 def test_it_thins_a_long_timeline_and_keeps_both_ends() -> None:
@@ -706,12 +773,33 @@ def test_it_thins_a_long_timeline_and_keeps_both_ends() -> None:
 
 
 def test_the_loss_counts_the_answer_and_its_end_mark_only() -> None:
-    masked = masked_conversation("Hi?", "Hello.")
+    masked = masked_conversation(("Hi?", "Hello."))
 
     assert [part.text for part in masked.parts if part.counts] == ["Hello.<|im_end|>"]
     assert "".join(part.text for part in masked.parts) == (
         "<|im_start|>user\nHi?<|im_end|>\n<|im_start|>assistant\nHello.<|im_end|>\n"
     )
+
+
+def test_it_counts_every_answer_of_a_typed_conversation(client: Client) -> None:
+    typed = {"asked": "Hi?", "answered": "Hello.", "asked_then": "<b>And?", "answered_then": "Bye."}
+
+    page = read(client, f"/stages/sft/?{urlencode(typed)}")
+    part = client.get("/stages/sft/", typed, headers={"HX-Request": "true"}).content.decode()
+
+    for shown in (page, part):
+        assert "<mark>Hello.&lt;|im_end|&gt;</mark>" in shown
+        assert "<mark>Bye.&lt;|im_end|&gt;</mark>" in shown
+        assert "user\n&lt;b&gt;And?&lt;|im_end|&gt;" in shown
+    assert 'value="Hello."' in page
+    assert "<html" not in part
+
+
+def test_without_an_answer_nothing_counts(client: Client, make_checkpoint: MakeCheckpoint) -> None:
+    assert "<mark>" not in read(client, "/stages/sft/?asked=Hi")
+    site_answer(make_checkpoint("sft"), text="Of course.")
+    assert "<mark>Of course.&lt;|im_end|&gt;</mark>" in read(client, "/stages/sft/?asked=Hi")
+    assert "Of course." in read(client, f"/stages/sft/?asked=Hi&answered={'x' * 301}")
 
 
 def test_it_lists_checkpoints_with_their_figures(client: Client, make_checkpoint: MakeCheckpoint) -> None:

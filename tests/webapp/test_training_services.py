@@ -23,7 +23,8 @@ from webapp.arena.models import Prompt, Vote
 from webapp.chat.models import Conversation, Message
 from webapp.live import streams
 from webapp.training import services
-from webapp.training.events import Logged, Measured, Sampled, Started, parse_line
+from webapp.training.charts import sample_history
+from webapp.training.events import Logged, Measured, Practised, Sampled, Started, parse_line
 from webapp.training.models import LogLine, Metric, Sample, TrainingRun
 
 State = TrainingRun.State
@@ -610,3 +611,32 @@ def test_it_sends_a_lost_message_again_but_does_not_pile_up(queue_sft: Any, enqu
     redis_server.delete("train")
     services.reap_runs()
     assert [task.args for task in enqueued.of("execute_run")] == [(run.pk,)]
+
+
+def test_what_every_step_practised_on_stands_apart_from_evaluations(claimed: TrainingRun) -> None:
+    def group(text: str) -> Practised:
+        return Practised(step=1, samples=[{"prompt": "2 + 2?", "text": text, "advantage": 0.5}])
+
+    services.record_event(run=claimed, event=group("3"))
+    services.record_event(run=claimed, event=group("4"))  # after a resume
+
+    assert list(Sample.objects.practice().values_list("step", "text")) == [(1, "4")]
+    assert sample_history(claimed) == []
+    services.record_event(run=claimed, event=Sampled(step=1, samples=[{"prompt": "Hello?", "text": "Yes."}]))
+    assert [history.prompt for history in sample_history(claimed)] == ["Hello?"]
+    assert list(Sample.objects.practice().values_list("step", "text")) == [(1, "4")]  # an evaluation leaves it alone
+    services.record_event(run=claimed, event=Practised(step=2, samples=group("5").samples))
+    assert [history.prompt for history in sample_history(claimed)] == ["Hello?"]
+
+
+def test_only_who_holds_a_run_keeps_what_it_practised_on(claimed: TrainingRun) -> None:
+    TrainingRun.objects.filter(pk=claimed.pk).update(attempt=claimed.attempt + 1)
+
+    with pytest.raises(services.LeaseLostError):
+        services.record_event(run=claimed, event=Practised(step=1, samples=[]))
+
+
+def test_a_line_of_practice_is_read() -> None:
+    line = b'{"type": "practice", "step": 3, "samples": [{"prompt": "p", "text": "t", "advantage": 1.0}]}'
+
+    assert parse_line(line) == Practised(step=3, samples=[{"prompt": "p", "text": "t", "advantage": 1.0}])

@@ -47,6 +47,9 @@ class Report(Protocol):
     def start(self, step: int, total_steps: int) -> None:
         """The first step about to run (not 0 after a resume), and how many there are."""
 
+    def practice(self, step: int, samples: list[SampleDict]) -> None:
+        """Some of what this step practised on; of every step, where a stage has something to show."""
+
     def log(self, step: int, text: str) -> None: ...
 
     def alarm(self, step: int, text: str) -> None:

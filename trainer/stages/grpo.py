@@ -122,6 +122,7 @@ def train(
         if held := anchor():
             held.start_round(step)
         shown[:] = _samples(rollouts, verdicts, problems, kept, tokenizer, config.group)
+        report.practice(step + 1, shown)
         metrics = update(  # 4
             kept,
             policy,

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from trainer.asked import asked_shown
+from trainer.asked import Asked, asked_shown
 from trainer.config import PPO, PPOConfig
 from trainer.data.prompting import greedy_samples
 from trainer.evaluation.alarms import new_alarms, new_evaluation_alarms, repetition
@@ -67,6 +67,8 @@ EVALUATION_PROMPTS: Final = 64
 """Held-out prompts answered at every evaluation, at most."""
 SAMPLES: Final = 4
 """Of those, how many are shown."""
+PRACTISED: Final = 8
+"""Answers shown of every round it practises."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +125,8 @@ def train(config: PPOConfig, inputs: Inputs, out_dir: Path, report: Report, shou
     models = load_models(parent, inputs.reward_model)
     policy, tokenizer = models.policy, models.tokenizer
     room = policy.config.context - config.max_new_tokens
-    prompts = list(fitting_prompts(tokenizer, inputs.corpus.preference_prompts, room=room).values())
+    fitting = fitting_prompts(tokenizer, inputs.corpus.preference_prompts, room=room)
+    asked, prompts = list(fitting), list(fitting.values())
     held_out = fitting_prompts(tokenizer, inputs.corpus.held_out_preference_prompts[:EVALUATION_PROMPTS], room=room)
     engine = Engine(policy, end_ids=tokenizer.end_ids, max_batch=config.rollouts)
     optimizers = {
@@ -146,9 +149,10 @@ def train(config: PPOConfig, inputs: Inputs, out_dir: Path, report: Report, shou
 
     def do_step(step: int) -> Metrics:
         set_lr_factor(optimizers, warmup_decay(step, config.steps, warmup=0.0, decay=DECAY))
+        dealt = deal(len(prompts), config.rollouts, step=step, seed=inputs.seed, purpose="prompts")
         rollouts = collect(  # 1
             engine,
-            [prompts[i] for i in deal(len(prompts), config.rollouts, step=step, seed=inputs.seed, purpose="prompts")],
+            [prompts[i] for i in dealt],
             temperature=config.temperature,
             max_new_tokens=config.max_new_tokens,
             generator=random_generator(inputs.seed, "rollouts", step),
@@ -156,6 +160,7 @@ def train(config: PPOConfig, inputs: Inputs, out_dir: Path, report: Report, shou
         order = random_generator(inputs.seed, "minibatches", step)
         epochs = [minibatches(len(rollouts), config.minibatch, generator=order) for _ in range(config.epochs)]
         experience = judge(rollouts, models, config, kl_weight=state["kl_weight"], minibatches=epochs[0])  # 2, 3, 4
+        report.practice(step + 1, _practised([asked[i] for i in dealt], rollouts, experience, tokenizer))
         critic_only = step < config.critic_warmup
         metrics = update(experience, models, config, optimizers, epochs=epochs, critic_only=critic_only)  # 5
         metrics |= describe(rollouts, experience) | {"kl_weight": state["kl_weight"]}
@@ -212,6 +217,21 @@ def train(config: PPOConfig, inputs: Inputs, out_dir: Path, report: Report, shou
     parent.save(out_dir, policy, stage=PPO, info=info)
     clear_resume(out_dir)
     return out_dir
+
+
+def _practised(
+    asked: Sequence[Asked], rollouts: Sequence[Rollout], experience: Experience, tokenizer: Tokenizer
+) -> list[SampleDict]:
+    """Some of a round's answers with what goes into their rewards: score, and KL in nats (k1, over the answer)."""
+    return [
+        {
+            "prompt": asked_shown(prompt),
+            "text": tokenizer.decode(rollout.response),
+            "score": round(rollout.reward, 3),
+            "kl": round(kl, 3),
+        }
+        for prompt, rollout, kl in list(zip(asked, rollouts, experience.kl.tolist(), strict=True))[:PRACTISED]
+    ]
 
 
 def load_models(parent: Start, reward_model: Path) -> Models:

@@ -50,6 +50,7 @@ SHARES = {
     "search": Shares(
         visitor="120/minute", newcomers="1200/minute", address="2400/minute"
     ),  # asked while somebody types
+    "next": Shares(visitor="120/minute", newcomers="600/minute", address="1200/minute"),  # asked while somebody types
     "share": Shares(visitor="20/hour", newcomers="600/hour", address="600/hour"),  # each becomes everybody's question
     "signup": Shares(visitor="10/hour", newcomers="60/hour", address="60/hour"),
     # Counted when a log-in fails: a class may mistype, somebody with a list of names and passwords may not go on.

@@ -3,12 +3,55 @@ from __future__ import annotations
 from django import forms
 from django.conf import settings
 
+from webapp.stages.next_tokens import TEMPERATURES
+
 
 class HomeForm(forms.Form):
     """Which of the fixed questions the home page shows, and what the reader already has of it."""
 
     q = forms.IntegerField(min_value=0, required=False)
     v = forms.CharField(max_length=64, required=False)
+
+
+class PlaceForm(forms.Form):
+    """Which of the steps of a run is shown, from 1."""
+
+    place = forms.IntegerField(min_value=1, max_value=2**31 - 1, required=False)
+
+
+class MaskForm(forms.Form):
+    """A conversation of one or two turns, typed to see what of it would count in the loss."""
+
+    asked = forms.CharField(max_length=300, required=False, label="A person asks")
+    answered = forms.CharField(max_length=300, required=False, label="The assistant answers")
+    asked_then = forms.CharField(max_length=300, required=False, label="Then the person asks")
+    answered_then = forms.CharField(max_length=300, required=False, label="And the assistant answers")
+
+    def turns(self) -> list[tuple[str, str]]:
+        """Those with a question and an answer."""
+        said = self.cleaned_data
+        both = [(said["asked"], said["answered"]), (said["asked_then"], said["answered_then"])]
+        return [(asked, answered) for asked, answered in both if asked and answered]
+
+
+class NextForm(forms.Form):
+    """A text, and the temperature at which its next token would be drawn."""
+
+    text = forms.CharField(max_length=200, strip=False, label="After the text")
+    temperature = forms.FloatField(min_value=TEMPERATURES[0], max_value=TEMPERATURES[-1], required=False)
+
+    def clean_temperature(self) -> float:
+        """The nearest there is; 1 where none is named."""
+        wanted = self.cleaned_data["temperature"]
+        return min(TEMPERATURES, key=lambda one: abs(one - (1.0 if wanted is None else wanted)))
+
+
+class SuggestForm(forms.Form):
+    """What to ask, and where it is to stand: before every stage, or in a new chat (with a checkpoint)."""
+
+    about = forms.ChoiceField(choices=[("problem", "a problem"), ("votes", "what was voted on")], required=False)
+    to = forms.ChoiceField(choices=[("compare", "every stage"), ("chat", "a new chat")], required=False)
+    checkpoint = forms.IntegerField(min_value=1, max_value=2**62, required=False)
 
 
 class CompareForm(forms.Form):

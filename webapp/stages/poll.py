@@ -101,7 +101,7 @@ def _poll_of(scope: Scope) -> tuple[int, str] | None:
     if (b"hx-request", b"true") not in scope["headers"]:
         return None
     asked = parse_qs(scope["query_string"].decode("latin-1"))
-    question, version = asked.get("q", ["0"])[-1], asked.get("v", [""])[-1]
+    question, version = asked.get("q", [""])[-1], asked.get("v", [""])[-1]
     if not version or not question.isdecimal() or len(question) > 3 or int(question) >= COUNT:
         return None
     return int(question), version

@@ -10,13 +10,22 @@ from trainer.world import plain_problems
 from trainer.world.everyday import READ_BY_EYE
 from webapp.checkpoints.models import Checkpoint
 
-EVERYDAY: Final = (*READ_BY_EYE[:3], next(plain_problems.generate_held_out(0)).prompt)
-"""What anybody might ask, and what is sampled while such a model trains. The last one can be checked."""
+SHIPPED: Final = (
+    *SAMPLE_PROMPTS,
+    "Who are you?",
+    "Where does a fox live?",
+    "How do I bake bread?",
+    "How can I spend a rainy day?",
+)
+"""What is sampled while a model of our own trains, and more of the kind: of a few questions no mean can be made."""
 
-COUNT: Final = len(SAMPLE_PROMPTS)
+EVERYDAY: Final = (*READ_BY_EYE[:3], next(plain_problems.generate_held_out(0)).prompt, *READ_BY_EYE[5:9])
+"""What anybody might ask. The fourth one can be checked, here as there."""
+
+COUNT: Final = len(SHIPPED)
 assert len(EVERYDAY) == COUNT, "an address with a question's number means one on every site"
 
 
 def home_questions(origin: Checkpoint | None) -> Sequence[str]:
     """The questions of a site that raises `origin`, or a model of its own."""
-    return SAMPLE_PROMPTS if origin is None else EVERYDAY
+    return SHIPPED if origin is None else EVERYDAY

@@ -7,12 +7,10 @@ votes into a figure and its table; where there is nothing yet it returns nothing
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeGuard
 
 from django.db.models import Exists, OuterRef
@@ -21,8 +19,7 @@ from django.utils.safestring import SafeString
 from trainer.config import GRPO, INIT, PPO, PRETRAIN, REWARD, SFT
 from trainer.evaluation.scope import COUNTS, PLAIN, SHIPPED, count_of
 from trainer.evaluation.statistics import MIN_GROUPS
-from trainer.model.roles import CONFIG, read_roles
-from trainer.model.template import ChatTemplate
+from trainer.model.roles import CONFIG
 from trainer.presets import PRESETS, get_preset
 from webapp.answers.models import Generation
 from webapp.arena import tally
@@ -32,6 +29,7 @@ from webapp.checkpoints.origin import is_done_elsewhere, site_origin
 from webapp.stages import figures
 from webapp.stages.catalog import CATALOG, Stage
 from webapp.stages.figures import number, percent
+from webapp.stages.masks import Turn
 from webapp.stages.models import SiteAnswer
 from webapp.training.models import Metric, Sample, TrainingRun
 
@@ -92,23 +90,6 @@ class Timeline:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskedPart:
-    text: str
-    counts: bool
-    """Whether these characters' tokens are in the loss."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MaskedConversation:
-    parts: Sequence[MaskedPart]
-
-    @property
-    def share(self) -> str:
-        counted = sum(len(part.text) for part in self.parts if part.counts)
-        return percent(counted / sum(len(part.text) for part in self.parts))
-
-
-@dataclass(frozen=True, kw_only=True)
 class PairAnswer:
     text: str
     preferred: bool
@@ -120,26 +101,6 @@ class PairAnswer:
 class VotedPair:
     prompt: str
     answers: Sequence[PairAnswer]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Attempt:
-    text: str
-    correct: bool
-    advantage: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Group:
-    """One problem of a GRPO run and the answers sampled for it."""
-
-    run: int
-    step: int
-    prompt: str
-    expected: str
-    attempts: Sequence[Attempt]
-    has_signal: bool
-    """False when all attempts were rewarded alike, so that there was nothing to compare."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,9 +117,7 @@ class StageReport:
     figures: Sequence[Figure] = ()
     quote: Quote | None = None
     timeline: Timeline | None = None
-    masked: MaskedConversation | None = None
     pair: VotedPair | None = None
-    group: Group | None = None
     vocabulary: str = ""
     chance_loss: str = ""
     first_loss: str = ""
@@ -329,7 +288,7 @@ def _last_sample(stage: str, **wanted: Any) -> Sample | None:
 def _last_answer(stage: str) -> Generation | None:
     """The first finished answer the site itself asked the stage's current checkpoint for (see services)."""
     answers = SiteAnswer.objects.filter(
-        checkpoint=Checkpoint.objects.current(stage), generation__state=Generation.State.DONE
+        checkpoint=Checkpoint.objects.current(stage), is_sampled=False, generation__state=Generation.State.DONE
     )
     first = answers.select_related("generation").order_by("generation__created_at").first()
     return first.generation if first else None
@@ -445,9 +404,6 @@ def _timeline(stage: str) -> Timeline | None:
 
 
 def _sft(stage: str, origin: Checkpoint | None) -> dict[str, Any]:
-    answer = _last_answer(stage)
-    sample = None if answer else _last_sample(stage)
-    prompt, text = (answer.prompt, answer.text) if answer else (sample.prompt, sample.text) if sample else ("", "")
     return {
         "figures": [
             *_strangers(stage, "visitor_facts", "visitor_talk"),
@@ -462,44 +418,16 @@ def _sft(stage: str, origin: Checkpoint | None) -> dict[str, Any]:
                 is_share=True,
             ),
         ],
-        "masked": (_masked_by(origin, prompt, text) if origin else masked_conversation(prompt, text)) if text else None,
     }
 
 
-def _masked_by(origin: Checkpoint, prompt: str, answer: str) -> MaskedConversation | None:
-    """`masked_conversation` in the template that came with a model; None where that shows no such place."""
-    question = {"role": "user", "content": prompt}
-    try:
-        template = _template(origin.path)
-        before = template.render([question], add_generation_prompt=True)
-        whole = template.render([question, {"role": "assistant", "content": answer}])
-    except ValueError:  # the import would have refused it; then there is one figure less
-        return None
-    if not whole.startswith(before + answer):
-        return None
-    counted = whole[len(before) :].rstrip()
-    parts = [(before, False), (counted, True), (whole[len(before) + len(counted) :], False)]
-    return MaskedConversation(parts=[MaskedPart(text=text, counts=counts) for text, counts in parts if text])
-
-
-@functools.lru_cache(maxsize=8)
-def _template(directory: Path) -> ChatTemplate:
-    """The chat template in a directory; reading it means reading a whole tokenizer, which is done once."""
-    roles = read_roles(directory)
-    if roles.template is None:
-        raise ValueError(f"{directory} has no chat template.")
-    return ChatTemplate(roles.template, names=roles.names)
-
-
-def masked_conversation(prompt: str, answer: str) -> MaskedConversation:
-    """One turn in our chat template, split where the loss begins and ends: at the answer and its end mark."""
-    return MaskedConversation(
-        parts=[
-            MaskedPart(text=f"<|im_start|>user\n{prompt}<|im_end|>\n<|im_start|>assistant\n", counts=False),
-            MaskedPart(text=f"{answer}<|im_end|>", counts=True),
-            MaskedPart(text="\n", counts=False),
-        ]
-    )
+def an_exchange() -> Turn | None:
+    """A question and an answer of the instructed model here: the site's own, or else of its newest run."""
+    answer = _last_answer(SFT)
+    if answer:
+        return (answer.prompt, answer.text) if answer.text else None
+    sample = _last_sample(SFT)
+    return (sample.prompt, sample.text) if sample and sample.text else None
 
 
 def _reward(stage: str, origin: Checkpoint | None) -> dict[str, Any]:
@@ -570,17 +498,18 @@ def _scored_pair() -> VotedPair | None:
     return VotedPair(
         prompt=sample.prompt,
         answers=[
-            PairAnswer(text=sample.text, preferred=True, score=_score(sample.extra.get("reward"))),
+            PairAnswer(text=sample.text, preferred=True, score=score(sample.extra.get("reward"))),
             PairAnswer(
                 text=str(sample.extra.get("rejected")),
                 preferred=False,
-                score=_score(sample.extra.get("rejected_reward")),
+                score=score(sample.extra.get("rejected_reward")),
             ),
         ],
     )
 
 
-def _score(value: Any) -> str:
+def score(value: Any) -> str:
+    """A reward or an advantage as people read it; nothing for what is no number."""
     return signed(float(value)) if _is_number(value) else ""
 
 
@@ -691,31 +620,7 @@ def _grpo(stage: str, origin: Checkpoint | None) -> dict[str, Any]:
         form=signed,
     )
     strangers = _strangers(stage, "visitor_problems", "visitor_facts")
-    return {"figures": [*strangers, *held_out, *sampled, *taste], "group": _group(stage)}
-
-
-def _group(stage: str) -> Group | None:
-    """The newest problem whose attempts were kept with their verdicts and advantages."""
-    newest = _last_sample(stage, extra__has_key="advantage")
-    if newest is None:
-        return None
-    samples = Sample.objects.filter(run=newest.run_id, step=newest.step, extra__has_key="advantage").order_by("id")
-    attempts = [sample for sample in samples if sample.prompt == newest.prompt]
-    return Group(
-        run=newest.run_id,
-        step=newest.step,
-        prompt=newest.prompt,
-        expected=str(newest.extra.get("expected", "")),
-        attempts=[
-            Attempt(
-                text=attempt.text,
-                correct=bool(attempt.extra.get("correct")),
-                advantage=_score(attempt.extra["advantage"]),
-            )
-            for attempt in attempts
-        ],
-        has_signal=any(attempt.extra["advantage"] for attempt in attempts),
-    )
+    return {"figures": [*strangers, *held_out, *sampled, *taste]}
 
 
 _PAGES: dict[str, Callable[[str, Checkpoint | None], dict[str, Any]]] = {

@@ -144,14 +144,15 @@ class PromptHistory:
 
 def sample_history(run: TrainingRun, *, earlier: int = 12) -> list[PromptHistory]:
     """The prompts of the newest evaluation, each with its answers over time."""
-    newest = Sample.objects.filter(run=run).order_by("-step").first()
+    evaluated = Sample.objects.evaluated().filter(run=run)
+    newest = evaluated.order_by("-step").first()
     if newest is None:
         return []
     now: dict[str, list[Sample]] = {}
-    for sample in Sample.objects.filter(run=run, step=newest.step):
+    for sample in evaluated.filter(step=newest.step):
         now.setdefault(sample.prompt, []).append(sample)
     before: dict[str, list[Sample]] = {}
-    for sample in Sample.objects.filter(run=run, step__lt=newest.step, prompt__in=now).order_by("-step", "id"):
+    for sample in evaluated.filter(step__lt=newest.step, prompt__in=now).order_by("-step", "id"):
         before.setdefault(sample.prompt, []).append(sample)
     return [
         PromptHistory(prompt=prompt, now=samples, earlier=_spread(before.get(prompt, []), earlier))

@@ -15,6 +15,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,7 @@ class NextStep:
     state: str
     """"starting", "moving" (a model from elsewhere is being fetched), "stranded" (it could not be), "training",
     "voting", "votes" (people are asked), "ready" (a button away), "doubted" (the reward model may need more votes: a
-    choice away), "failed" or "done"."""
+    choice away), "failed", "done", or "round" (done, and there are votes for another round)."""
     label: str
     """A few words: a heading, or the button's text when `is_action`."""
     text: str
@@ -110,14 +111,9 @@ def next_step() -> NextStep:
             state="starting", label="Starting", text="The random weights are being written.", stage=INIT
         )
     ours = [stage for stage in STEPS if not is_done_elsewhere(stage, origin)]
-    missing = next((stage for stage in ours if stage not in checkpoints), None)
+    missing = next((stage for stage in ours if stage not in checkpoints), None) or _outdated(checkpoints)
     if missing is None:
-        return NextStep(
-            state="done",
-            label="All stages are trained",
-            text="Ask every stage the same question, or vote again and train the next round.",
-            url=reverse("stages:compare"),
-        )
+        return _next_round()
     broken = TrainingRun.objects.filter(stage=missing).first()
     if broken and broken.can_resume:
         return NextStep(
@@ -131,6 +127,38 @@ def next_step() -> NextStep:
     if missing == REWARD:
         return _reward_step()
     return (_doubted_step(checkpoints.get(REWARD)) if missing == PPO else None) or _ready(missing)
+
+
+def _outdated(checkpoints: dict[str, Checkpoint]) -> str | None:
+    """The stage a further round goes on with: PPO after a newer reward model, GRPO after a newer PPO."""
+    for before, stage in pairwise((REWARD, PPO, GRPO)):
+        made, newest = checkpoints.get(before), checkpoints.get(stage)
+        if made and newest and newest.created_at < made.created_at:
+            return stage
+    return None
+
+
+def _next_round() -> NextStep:
+    """Every stage is there: what another reward model, and PPO against it, would learn from."""
+    url = reverse("stages:compare")
+    new = tally.training_votes(new=True)
+    if not new:
+        text = (
+            "Ask every stage the same question, or vote: a next round (reward model, then PPO) learns from the votes "
+            "cast after the last one. So far there are none."
+        )
+        return NextStep(state="done", label="All stages are trained", text=text, url=url)
+    return NextStep(
+        state="round",
+        label="Train the next round",
+        text=(
+            f"All stages are trained, and {new} vote{' is' if new == 1 else 's are'} new since the last reward model. "
+            f"The next one would learn from all {tally.training_votes()}, and PPO (RLHF) would follow it."
+        ),
+        stage=REWARD,
+        url=url,
+        is_action=True,
+    )
 
 
 def _moving_in() -> NextStep | None:
@@ -170,10 +198,10 @@ def _training(run: TrainingRun) -> NextStep:
 def _ready(stage: str) -> NextStep:
     texts = {
         PRETRAIN: "Random weights are ready. Reading the corpus comes first.",
-        SFT: "It continues text. Next it learns to answer.",
+        SFT: "It continues text. Next it learns to answer (SFT).",
         REWARD: "There are enough votes to learn what the voters like.",
-        PPO: "The reward model has learnt from the votes. Next the model learns to please it.",
-        GRPO: "Last: it practises problems whose answers can be checked.",
+        PPO: "The reward model has learnt from the votes. Next the model learns to please it (PPO).",
+        GRPO: "Last: it practises problems whose answers can be checked (GRPO).",
     }
     label = f"Start {STAGE_TITLES[stage][0].lower()}{STAGE_TITLES[stage][1:]}"
     return NextStep(state="ready", label=label, text=texts[stage], stage=stage, is_action=True)
@@ -283,6 +311,8 @@ def advance() -> None:
     if curriculum is None or curriculum.automatic == Automatic.OFF:
         return
     step = next_step()
+    if step.state == "round":
+        return  # without end, if nobody were asked
     demo = curriculum.automatic == Automatic.DEMO and not curriculum.error
     if demo and step.may_simulate and not step.doubts:
         start_simulated_votes(taste=curriculum.taste)

@@ -42,6 +42,11 @@ class Sampled:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Practised(Sampled):
+    """Some of what one step practised on: kept for every step, while evaluations sample at a few."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Logged:
     step: int
     text: str
@@ -49,7 +54,7 @@ class Logged:
     """info, alarm or error."""
 
 
-TrainerEvent = Started | Measured | Sampled | Logged
+TrainerEvent = Started | Measured | Sampled | Practised | Logged
 
 
 def parse_line(line: bytes) -> TrainerEvent | None:
@@ -100,6 +105,11 @@ def _sampled(message: dict[str, Any]) -> Sampled:
     return Sampled(step=_count(message["step"]), samples=samples)
 
 
+def _practised(message: dict[str, Any]) -> Practised:
+    sampled = _sampled(message)
+    return Practised(step=sampled.step, samples=sampled.samples)
+
+
 def _finite(value: Any) -> Any:
     """`value` as JSON may carry it: what is not finite becomes null."""
     if isinstance(value, dict):
@@ -122,6 +132,7 @@ _PARSERS: dict[str, Callable[[dict[str, Any]], TrainerEvent]] = {
     "start": _started,
     "metrics": _measured,
     "samples": _sampled,
+    "practice": _practised,
     "log": _logged("info"),
     "alarm": _logged("alarm"),
     "error": _logged("error"),

@@ -225,7 +225,7 @@ class MetricQuerySet(models.QuerySet["Metric"]):
         if figures["count"] <= points:
             return rows
         stride = -(-figures["count"] // points)
-        evaluated = Sample.objects.filter(run=run).values("step")
+        evaluated = Sample.objects.evaluated().filter(run=run).values("step")
         spaced = rows.annotate(offset=F("step") % stride)
         return spaced.filter(Q(offset=0) | Q(step__in=(1, figures["last"])) | Q(step__in=evaluated))
 
@@ -246,14 +246,29 @@ class Metric(models.Model):
         return f"figures of run {self.run_id} at step {self.step}"
 
 
+class SampleQuerySet(models.QuerySet["Sample"]):
+    def practice(self) -> SampleQuerySet:
+        """What steps practised on, apart from evaluations: some of every step."""
+        return self.filter(extra__has_key=Sample.PRACTICE)
+
+    def evaluated(self) -> SampleQuerySet:
+        """What evaluations sampled."""
+        return self.exclude(extra__has_key=Sample.PRACTICE)
+
+
 class Sample(models.Model):
-    """What the model said to a fixed prompt at one step."""
+    """What the model said to a fixed prompt at one step, or to a problem it practised on."""
+
+    PRACTICE = "practice"
+    """A key in `extra`."""
 
     run = models.ForeignKey(TrainingRun, models.CASCADE, related_name="samples")
     step = models.PositiveIntegerField()
     prompt = models.TextField()
     text = models.TextField()
     extra = models.JSONField(default=dict, blank=True, help_text="reward, advantage, verdict … where they apply.")
+
+    objects = SampleQuerySet.as_manager()
 
     class Meta:
         ordering = ["step", "id"]

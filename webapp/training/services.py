@@ -38,7 +38,7 @@ from webapp.checkpoints.services import inspect_finished, record_checkpoint
 from webapp.live import streams
 from webapp.ops.clock import seconds_from_now
 from webapp.ops.queues import enqueue
-from webapp.training.events import Logged, Measured, Sampled, Started, TrainerEvent
+from webapp.training.events import Logged, Measured, Practised, Sampled, Started, TrainerEvent
 from webapp.training.models import LogLine, Metric, Sample, TrainingRun
 
 if TYPE_CHECKING:
@@ -365,6 +365,8 @@ def record_event(*, run: TrainingRun, event: TrainerEvent) -> None:
             _record_start(run, event)
         case Measured():
             _record_metrics(run, event)
+        case Practised():
+            _record_practice(run, event)
         case Sampled():
             _record_samples(run, event)
         case Logged():
@@ -396,21 +398,34 @@ def _record_metrics(run: TrainingRun, event: Measured) -> None:
         add_log(run=run, text=f"Not a finite number: {names}.", level=LogLine.Level.ALARM, step=event.step)
 
 
-def _record_samples(run: TrainingRun, event: Sampled) -> None:
-    samples = _shown_to_everyone(event.samples) if run.stage == stages.REWARD else event.samples
-    rows = [
+def _record_practice(run: TrainingRun, event: Practised) -> None:
+    """Beside the run's own figures and samples, and told to nobody: pages of stages look for it, not the run's."""
+    rows = _sample_rows(run, event.step, [{**sample, Sample.PRACTICE: True} for sample in event.samples])
+    with transaction.atomic():
+        wanted_stop(run)  # only while the claim stands
+        Sample.objects.practice().filter(run=run, step=event.step).delete()
+        Sample.objects.bulk_create(rows)
+
+
+def _sample_rows(run: TrainingRun, step: int, samples: list[dict[str, Any]]) -> list[Sample]:
+    return [
         Sample(
             run=run,
-            step=event.step,
+            step=step,
             prompt=sample["prompt"],
             text=sample["text"],
             extra={name: value for name, value in sample.items() if name not in ("prompt", "text")},
         )
         for sample in samples
     ]
+
+
+def _record_samples(run: TrainingRun, event: Sampled) -> None:
+    samples = _shown_to_everyone(event.samples) if run.stage == stages.REWARD else event.samples
+    rows = _sample_rows(run, event.step, samples)
     with transaction.atomic():
         _update_held(run, step=event.step)
-        Sample.objects.filter(run=run, step=event.step).delete()
+        Sample.objects.evaluated().filter(run=run, step=event.step).delete()
         Sample.objects.bulk_create(rows)
     # The log only says that there are some: a page fetches itself again and shows what the database has.
     publish(run, {"type": "samples", "step": event.step})
