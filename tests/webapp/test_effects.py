@@ -49,6 +49,17 @@ def effects() -> dict[str, str]:
 # -- lines -----------------------------------------------------------------------------------------
 
 
+def test_strangers_wording_counts_before_the_generators(make_checkpoint: MakeCheckpoint) -> None:
+    old = {"instruction_accuracy": 0.9, "held_out_questions": 200, "pass_at_1": 0.99, "held_out_problems": 64}
+    for stage, name, of in (("sft", "visitor_facts", 76), ("grpo", "visitor_problems", 60)):
+        run_of(make_checkpoint(stage), first=old | {name: 0.0}, last=old | {name: 0.5, f"{name}_asked": of})
+
+    said = effects()
+
+    assert said["sft"].endswith("0 % → 50 % of 76 strangers’ questions answered right.")
+    assert said["grpo"].endswith("0 % → 50 % of 60 strangers’ problems solved at the first try.")
+
+
 def test_a_line_is_what_its_run_measured_before_and_after(make_checkpoint: MakeCheckpoint) -> None:
     make_checkpoint("init", metrics={"bits_per_byte": 3.5}, parameters=140_000)
     for stage, first, last, config in (

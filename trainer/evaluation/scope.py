@@ -9,10 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-COUNTS: Final[dict[str, tuple[str, str]]] = {
+STRANGERS: Final[dict[str, tuple[str, str]]] = {
     "visitor_facts": ("visitor_facts_asked", "questions"),
     "visitor_talk": ("visitor_talk_asked", "messages"),
     "visitor_problems": ("visitor_problems_asked", "problems"),
+}
+"""As COUNTS, of the figures that are of strangers' wording."""
+
+COUNTS: Final[dict[str, tuple[str, str]]] = {
+    **STRANGERS,
     "instruction_accuracy": ("held_out_questions", "questions"),
     "pass_at_1": ("held_out_problems", "problems"),
     "pass_at_8": ("held_out_problems", "problems"),

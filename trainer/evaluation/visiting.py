@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from trainer.evaluation.asking import ask
+from trainer.evaluation.scope import STRANGERS
 from trainer.model.engine import Engine
 from trainer.model.tokenizer import Tokenizer
 from trainer.tasks.visitor import FACT, KINDS, PROBLEM, VisitorQuestion, is_visitor_right
@@ -16,7 +17,6 @@ GROUPS: Final[dict[str, tuple[str, ...]]] = {
     "visitor_problems": (PROBLEM,),
 }
 """The figures that are shown, and the kinds each one counts."""
-COUNTED: Final = {name: f"{name}_asked" for name in GROUPS}
 
 
 def visitor_counts(
@@ -48,5 +48,5 @@ def visitor_figures(counts: dict[str, list[int]]) -> dict[str, float]:
     for name, kinds in GROUPS.items():
         right, asked = (sum(counts.get(kind, [0, 0])[place] for kind in kinds) for place in (0, 1))
         if asked:
-            figures |= {name: right / asked, COUNTED[name]: float(asked)}
+            figures |= {name: right / asked, STRANGERS[name][0]: float(asked)}
     return figures

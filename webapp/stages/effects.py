@@ -15,7 +15,7 @@ from typing import Any, Final
 from django.db.models import F, Q
 
 from trainer.config import GRPO, INIT, PPO, PRETRAIN, REWARD, SFT
-from trainer.evaluation.scope import COUNTS
+from trainer.evaluation.scope import COUNTS, STRANGERS
 from webapp.answers.models import Generation
 from webapp.checkpoints.models import Checkpoint
 from webapp.stages.differences import count_words, distance
@@ -50,11 +50,20 @@ class Records:
         return before, _number(checkpoint.metrics.get(key)) if after is None else after
 
     def count(self, checkpoint: Checkpoint, key: str) -> str:
-        """ "64 problems": what a share is of, as far as that was recorded."""
+        """ "64 held-out problems": what a share is of, as far as that was recorded."""
         name, what = COUNTS[key]
+        whose = "strangers’" if key in STRANGERS else "held-out"
         run = self.run_of(checkpoint)
         found = _number((self.last.get(run.pk, {}) if run else {}).get(name)) or _number(checkpoint.metrics.get(name))
-        return f"{found:.0f} held-out {what}" if found else f"the held-out {what}"
+        return f"{found:.0f} {whose} {what}" if found else f"the {whose} {what}"
+
+    def told(self, checkpoint: Checkpoint, *keys: str) -> tuple[str, float | None, float | None]:
+        """The first of these figures that was recorded, with what it was before and after; the last one else."""
+        for key in keys:
+            before, after = self.before_and_after(checkpoint, key)
+            if after is not None:
+                return key, before, after
+        return keys[-1], None, None
 
 
 def read_records(checkpoints: Sequence[Checkpoint]) -> Records:
@@ -109,12 +118,11 @@ def _pretrain(checkpoint: Checkpoint, before: Checkpoint | None, records: Record
 
 
 def _sft(checkpoint: Checkpoint, before: Checkpoint | None, said: Said, records: Records) -> str:
-    first, last = records.before_and_after(checkpoint, "instruction_accuracy")
+    key, first, last = records.told(checkpoint, "visitor_facts", "instruction_accuracy")
     run = records.run_of(checkpoint)
     learnt = f"After {run.total_steps} batches of conversations" if run else "After conversations (SFT)"
     if first is not None and last is not None:
-        of = records.count(checkpoint, "instruction_accuracy")
-        return f"{learnt}: {percent(first)} → {percent(last)} of {of} answered right."
+        return f"{learnt}: {percent(first)} → {percent(last)} of {records.count(checkpoint, key)} answered right."
     pairs = _pairs(checkpoint, before, said)
     if len(pairs) < LEAST_QUESTIONS:
         return ""
@@ -135,15 +143,15 @@ def _ppo(checkpoint: Checkpoint, before: Checkpoint | None, said: Said, records:
 
 
 def _grpo(checkpoint: Checkpoint, before: Checkpoint | None, records: Records) -> str:
-    first, last = records.before_and_after(checkpoint, "pass_at_1")
+    key, first, last = records.told(checkpoint, "visitor_problems", "pass_at_1")
     if first is None and before:
-        first = _number(before.metrics.get("pass_at_1"))
+        first = _number(before.metrics.get(key))
     if last is None:
         return ""
     run = records.run_of(checkpoint)
     learnt = f"After {run.total_steps} rounds of practice" if run else "After practice on problems (GRPO)"
     share = percent(last) if first is None else f"{percent(first)} → {percent(last)}"
-    return f"{learnt}: {share} of {records.count(checkpoint, 'pass_at_1')} solved at the first try."
+    return f"{learnt}: {share} of {records.count(checkpoint, key)} solved at the first try."
 
 
 def _pairs(checkpoint: Checkpoint, before: Checkpoint | None, said: Said) -> list[tuple[Generation, Generation]]:
