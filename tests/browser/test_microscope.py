@@ -11,7 +11,7 @@ from asgiref.sync import sync_to_async
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Page, expect
 
-from tests.browser.test_accessibility import RULES
+from tests.browser.test_page_walk import TAGS
 from webapp.answers.looks import Found, FoundOther, FoundToken, finish_look
 from webapp.answers.models import Generation, Look
 from webapp.chat import services
@@ -151,7 +151,7 @@ async def test_on_a_phone_everything_stays_on_the_screen_and_can_be_read(
         if path:
             await page.goto(path)
             await expect(page.get_by_role("table")).to_contain_text("·berries")
-        found = await Axe().run(page, options={"runOnly": RULES})
+        found = await Axe().run(page, options={"runOnly": TAGS})
         assert [one["id"] for one in found.response["violations"]] == []
         assert not await page.evaluate("document.documentElement.scrollWidth > innerWidth")
     assert complaints == []
