@@ -196,10 +196,7 @@ def tell(rng: random.Random, voice: Voice, lines: list[str], question: str, *, g
     `gains` says of each change whether it adds; `own` whether the subject of a change may be left out after the start.
     """
     layout = rng.random()
-    told = [lines[0]]
-    for line in lines[1:]:
-        starts = rng.random() < 0.3 and not line.startswith((*_THEN, "after", "in the", "on the", "at "))
-        told.append(f"{pick(rng, _THEN)}[|,] {line}".replace("[|,]", pick(rng, ("", ","))) if starts else line)
+    told = [lines[0], *(_opened(rng, line) for line in lines[1:])]
     if layout < 0.13:
         joined = _join(rng, lines, voice, gains, own)
         return _closed(rng, f"{question} {pick(rng, ('if', 'if', 'when'))} {_lowered(joined)}")
@@ -219,6 +216,13 @@ def tell(rng: random.Random, voice: Voice, lines: list[str], question: str, *, g
     if not question.startswith("and ") and "now" not in question:
         ask = pick(rng, ("", "", "", "", "So ", "Now ")) + question
     return _ended(rng, voice, [*(sentence(f"{line}.") for line in told), sentence(f"{ask}?")])
+
+
+def _opened(rng: random.Random, line: str) -> str:
+    """A change with a word for when it happened, now and then, unless it begins with one."""
+    if rng.random() >= 0.3 or line.startswith((*_THEN, "after", "in the", "on the", "at ")):
+        return line
+    return f"{pick(rng, _THEN)}{pick(rng, ('', ','))} {line}"
 
 
 def _join(rng: random.Random, lines: list[str], voice: Voice, gains: list[bool], own: bool) -> str:
