@@ -410,10 +410,12 @@ def test_after_the_last_stage_it_waits_for_votes(walked: Any) -> None:
 
 
 def test_new_votes_make_the_next_round(walked: Any, collect_votes: Any, owner: Any, make_checkpoint: Any) -> None:
-    collect_votes(3)
+    collect_votes(1)
+    assert "1 vote is new since the last reward model. The next one would learn from it," in curriculum.next_step().text
+    collect_votes(2)
     step = curriculum.next_step()
     assert (step.state, step.stage, step.is_action) == ("round", "reward", True)
-    assert "3 votes are new since the last reward model" in step.text
+    assert "3 votes are new since the last reward model. The next one would learn from them," in step.text
     take_step(requested_by=owner)
     run = TrainingRun.objects.get()
     assert (run.stage, run.parent, run.votes_used) == ("reward", walked["sft"], 3)

@@ -148,12 +148,14 @@ def _next_round() -> NextStep:
             "cast after the last one. So far there are none."
         )
         return NextStep(state="done", label="All stages are trained", text=text, url=url)
+    votes = tally.training_votes()
+    learns_from = f"all {votes} votes" if votes > new else "them" if new > 1 else "it"
     return NextStep(
         state="round",
         label="Train the next round",
         text=(
             f"All stages are trained, and {new} vote{' is' if new == 1 else 's are'} new since the last reward model. "
-            f"The next one would learn from all {tally.training_votes()}, and PPO (RLHF) would follow it."
+            f"The next one would learn from {learns_from}, and PPO (RLHF) would follow it."
         ),
         stage=REWARD,
         url=url,
