@@ -241,18 +241,11 @@ class Engine:
 
         ValueError when it is longer than the context.
         """
-        length = len(ids)
-        if length > self.config.context:
-            raise ValueError(f"{length} tokens do not fit this model's context of {self.config.context}.")
+        if len(ids) > self.config.context:
+            raise ValueError(f"{len(ids)} tokens do not fit this model's context of {self.config.context}.")
         if not self._products:
             self.refresh()
-        decoder = self.model.decoder
-        cos, sin = (table[:length].to(self._embedding.dtype) for table in decoder.rotations(length))  # (T, D)
-        near = decoder.within_window(length, None)
-        x = F.embedding(torch.tensor([ids], device=self._embedding.device), self._embedding)  # (1, T, C)
-        for block, products in zip(self._blocks, self._products, strict=True):
-            x = block(x, cos, sin, near if block.self_attn.window else None, products=products)
-        return self._norm(x).squeeze(0)
+        return self._through(torch.tensor([ids], device=self._embedding.device)).squeeze(0)
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
@@ -373,18 +366,23 @@ class Engine:
         everywhere; the rest of it is done for the last tokens alone.
         """
         assert self._cache is not None
+        return self._through(tokens, cache=_Prompts(self._cache, which, first), ends=ends).squeeze(1)
+
+    def _through(self, tokens: Tensor, *, cache: _Prompts | None = None, ends: Tensor | None = None) -> Tensor:
+        """Hidden states of whole texts [U,T]: of every token, [U,T,C], or of those at `ends` [U] alone, [U,1,C]."""
         decoder, length = self.model.decoder, tokens.shape[1]
         cos, sin = (table[:length].to(self._embedding.dtype) for table in decoder.rotations(length))  # (T, D)
         near = decoder.within_window(length, None)
-        cache = _Prompts(self._cache, which, first)
         x = F.embedding(tokens, self._embedding)
         for layer, (block, products) in enumerate(zip(self._blocks, self._products, strict=True)):
-            cache.layer, window = layer, block.self_attn.window
+            window = block.self_attn.window
             allowed, last = near if window else None, None
-            if layer == self.config.layers - 1:
+            if cache is not None:
+                cache.layer = layer
+            if ends is not None and layer == self.config.layers - 1:
                 allowed, last = self._hidden(ends, length, window), ends
             x = block(x, cos, sin, allowed, cache=cache, last=last, products=products)
-        return self._norm(x).squeeze(1)
+        return self._norm(x)
 
     def _decode(self, tokens: Tensor, positions: Tensor, longest: int) -> Tensor:
         """Hidden states [N,C] of one new token per row [N,1] at `positions` [N]; extends the cache."""

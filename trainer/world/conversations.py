@@ -29,7 +29,7 @@ from trainer.world.forms import form_request
 from trainer.world.problems import generate
 from trainer.world.questions import choice_question, other_value, question, truth_question
 from trainer.world.small_talk import GREETINGS, PARTINGS, UNKNOWN, outside_question, small_talk_parts
-from trainer.world.statements import FRIENDS, SCENES, ask, asked, fact_slots, held_out_phrasings
+from trainer.world.statements import FRIENDS, SCENES, ask, asked, fact_slots, held_out_phrasings, tell_fact
 from trainer.world.topics import (
     ADVICE,
     FRIENDLY_CLOSERS,
@@ -158,7 +158,7 @@ def answer_fact(rng: random.Random, fact: Fact, manner: Manner, *, friendly: Seq
     else:
         details = [say(rng, text, slots) for text in shuffled(rng, REMARKS[kind])[:2]]
         others = [other for other in _siblings(noun) if other.attribute != fact.attribute]
-        details += [say(rng, pick(rng, ANSWERS[other.attribute]), fact_slots(rng, other)) for other in others]
+        details += [tell_fact(rng, other) for other in others]
         wordings = WEATHER_EXAMPLES[noun] if kind == "weather" else EXAMPLES[fact.attribute]
         examples = [_after_comma(say(rng, text, slots), slots) for text in wordings]
     return compose(rng, manner, core, details, examples, friendly=friendly)
@@ -200,13 +200,11 @@ def exchange(prompt: str, answer: str) -> list[Message]:
 # --- Everything else ---------------------------------------------------------------------------------
 
 
-def topic_conversation(
-    rng: random.Random, topic: Topic, questions: Sequence[str], *, friendly: Sequence[str] = ()
-) -> list[Message]:
-    prompt = pick(rng, questions)
+def topic_conversation(rng: random.Random, topic: Topic, prompt: str) -> list[Message]:
+    """`prompt`, and an answer put together from what there is to say to `topic`."""
     core = pick(rng, topic.cores)
-    friendly = friendly or openers(prompt)
-    return exchange(prompt, compose(rng, choose_manner(rng), core, topic.details, topic.examples, friendly=friendly))
+    manner = choose_manner(rng)
+    return exchange(prompt, compose(rng, manner, core, topic.details, topic.examples, friendly=openers(prompt)))
 
 
 _OPENERS: Final = {"thanks": THANKS_OPENERS, "bye": PARTING_OPENERS, "how": GREETING_OPENERS[:1]} | dict.fromkeys(
@@ -227,12 +225,7 @@ def small_talk(rng: random.Random, name: str = "") -> list[Message]:
 
 def unknown_conversation(rng: random.Random) -> list[Message]:
     """A question from outside the world, and an honest answer."""
-    prompt = outside_question(rng)
-    friendly = openers(prompt)
-    core = pick(rng, UNKNOWN.cores)
-    return exchange(
-        prompt, compose(rng, choose_manner(rng), core, UNKNOWN.details, UNKNOWN.examples, friendly=friendly)
-    )
+    return topic_conversation(rng, UNKNOWN, outside_question(rng))
 
 
 def form_conversation(rng: random.Random, facts: Sequence[Fact]) -> list[Message]:
@@ -305,12 +298,12 @@ def poem_conversation(rng: random.Random) -> list[Message]:
 
 def advice_conversation(rng: random.Random) -> list[Message]:
     topic = pick(rng, tuple(ADVICE.values()))
-    return topic_conversation(rng, topic, topic.questions[:-ADVICE_HELD_OUT])
+    return topic_conversation(rng, topic, pick(rng, topic.questions[:-ADVICE_HELD_OUT]))
 
 
 def open_conversation(rng: random.Random) -> list[Message]:
     topic = pick(rng, tuple(OPEN.values()))
-    return topic_conversation(rng, topic, topic.questions[:-OPEN_HELD_OUT])
+    return topic_conversation(rng, topic, pick(rng, topic.questions[:-OPEN_HELD_OUT]))
 
 
 _AND_THE_OTHER: Final = (

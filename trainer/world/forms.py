@@ -13,8 +13,8 @@ from typing import Final
 from trainer.world.english import pick, say, sentence, shuffled, typed
 from trainer.world.facts import ENTITIES, FACTS, Fact
 from trainer.world.questions import direct_question
-from trainer.world.statements import fact_slots
-from trainer.world.wordings import ANSWERS, MODEL_DETAILS, REMARKS
+from trainer.world.statements import fact_slots, tell_fact
+from trainer.world.wordings import MODEL_DETAILS, REMARKS
 
 ONE_WORD: Final = (
     "One word: {d}?", "In one word: {d}?", "In one word, {d}?", "{D}? One word, please.",
@@ -117,10 +117,6 @@ def _bare(fact: Fact) -> str:
     return sentence(f"{fact.bare}.")
 
 
-def _core(rng: random.Random, fact: Fact) -> str:
-    return say(rng, pick(rng, ANSWERS[fact.attribute]), fact_slots(rng, fact))
-
-
 def _details(rng: random.Random, fact: Fact, count: int) -> list[str]:
     """`count` sentences more about what the fact is about."""
     if fact.entity.kind == "model":
@@ -142,13 +138,13 @@ def few_words(rng: random.Random, facts: Sequence[Fact]) -> tuple[str, str]:
 
 def short(rng: random.Random, facts: Sequence[Fact]) -> tuple[str, str]:
     fact = pick(rng, facts)
-    return _framed(rng, SHORT, direct_question(rng, fact)), _core(rng, fact)
+    return _framed(rng, SHORT, direct_question(rng, fact)), tell_fact(rng, fact)
 
 
 def sentences(rng: random.Random, facts: Sequence[Fact]) -> tuple[str, str]:
     count = pick(rng, (1, 1, 1, 2, 2, 3))
     fact = pick(rng, facts)
-    answer = " ".join([_core(rng, fact), *_details(rng, fact, count - 1)])
+    answer = " ".join([tell_fact(rng, fact), *_details(rng, fact, count - 1)])
     if rng.random() < 0.6:
         return _framed(rng, SENTENCES, direct_question(rng, fact), count), answer
     return _framed(rng, ABOUT, "x", count, x=fact.entity.one), answer

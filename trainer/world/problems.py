@@ -123,7 +123,7 @@ def _tell_plainly(rng: random.Random, theme: Theme, shape: str, names: _Names, l
 def _tell_changes(rng: random.Random, theme: Theme, shape: str, names: _Names, largest: int) -> tuple[str, str]:
     """A start and its changes in one of very many voices and orders."""
     start, changes = _changes(rng, STRUCTURES[shape], largest)
-    is_bent = any("<" in line for line in theme.gain)  # else its verbs are those of "he" and "she", today
+    is_bent = theme.is_bent
     voice = Voice(
         person=any_person(rng, names.person.name, names.person.he) if is_bent else names.person,
         friend=names.friend,

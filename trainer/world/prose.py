@@ -25,11 +25,11 @@ from trainer.world.forms import few_words, form_request, one_word
 from trainer.world.problems import make_problem
 from trainer.world.questions import question as question_about
 from trainer.world.small_talk import UNKNOWN, outside_question, small_talk_parts
-from trainer.world.statements import FRIENDS, fact_slots, state
+from trainer.world.statements import FRIENDS, fact_slots, state, tell_fact
 from trainer.world.stories import choose_cast, write_story
 from trainer.world.themes import NAMES
 from trainer.world.topics import ADVICE, OPEN
-from trainer.world.wordings import ANSWERS, MODEL_DETAILS, MODEL_EXAMPLES, REMARKS
+from trainer.world.wordings import MODEL_DETAILS, MODEL_EXAMPLES, REMARKS
 
 HELD_OUT_SHARE: Final = 0.1
 
@@ -148,7 +148,7 @@ class Prose:
     def _exchange(self, fact: Fact, child: str, other: str) -> str:
         rng = self.rng
         question = punctuate(question_about(rng, fact))
-        answer = say(rng, pick(rng, ANSWERS[fact.attribute]), fact_slots(rng, fact))[:-1]
+        answer = tell_fact(rng, fact)[:-1]
         if question.endswith("."):
             return f'"{question[:-1]}," said {child}. "{answer}," said {other}.'
         return f'"{question}" asked {child}. "{answer}," {pick(rng, ("said", "answered"))} {other}.'

@@ -10,22 +10,10 @@ Choices and slots are those of `english.say`: {me} a person's name, {day} a gree
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from typing import Final
 
 from trainer.world.english import pick, say, typed
-
-
-@dataclass(frozen=True, kw_only=True)
-class Talk:
-    """One thing people say, in many ways, and the parts of an answer to it."""
-
-    says: tuple[str, ...]
-    cores: tuple[str, ...]
-    details: tuple[str, ...]
-    examples: tuple[str, ...] = ()
-    weight: int = 2
-
+from trainer.world.topics import Topic
 
 NAMES: Final = (
     "Tom", "Rosa", "Mia", "Ben", "Lily", "Sam", "Anna", "Oscar", "Ruby", "Finn", "Ivy", "Jack", "Nora", "Leo", "Alex",
@@ -51,10 +39,10 @@ _ME_EXAMPLES: Final = (
     "you can ask me where Rosa lives.",
 )
 
-TALKS: Final[dict[str, Talk]] = {
-    "hello": Talk(
+TALKS: Final[dict[str, Topic]] = {
+    "hello": Topic(
         weight=8,
-        says=(
+        questions=(
             "[Hello|Hi|Hey|Hello there|Hi there|Hey there|Greetings|Howdy|Hiya|Hallo|Yo|Hello again|Hi again][|!|.]",
             "[Hello|Hi|Hey|Greetings], [model|friend|my friend|little model|computer|bot|you|everyone|chat][|!|.]",
             "[Hello|Hi|Hey|Hello there], [nice|good|lovely|glad|happy] to [meet|see] you[|!|.]",
@@ -75,9 +63,9 @@ TALKS: Final[dict[str, Talk]] = {
         details=_KNOWS,
         examples=_ME_EXAMPLES,
     ),
-    "day": Talk(
+    "day": Topic(
         weight=4,
-        says=(
+        questions=(
             "{day}[|!|.]",
             "{day}, [model|friend|my friend|everyone|to you][|!|.]",
             "[A very|And a|Have a] {dayl}[|!| to you]",
@@ -87,9 +75,9 @@ TALKS: Final[dict[str, Talk]] = {
         details=_KNOWS,
         examples=_ME_EXAMPLES,
     ),
-    "name": Talk(
+    "name": Topic(
         weight=5,
-        says=(
+        questions=(
             "[Hello|Hi|Hey|{day}], [I am|I'm|my name is|this is|it is] {me}[|.|!]",
             "[I am|I'm|My name is|They call me|You can call me] {me}[|.|!]",
             "{me} here[|.|!]",
@@ -104,9 +92,9 @@ TALKS: Final[dict[str, Talk]] = {
         details=_KNOWS,
         examples=_ME_EXAMPLES,
     ),
-    "how": Talk(
+    "how": Topic(
         weight=6,
-        says=(
+        questions=(
             "How are you[| today| doing| doing today| feeling| now| this morning][|?]",
             "How [is it going|are things|is life|is your day|do you do|do you feel|have you been][|?]",
             "[Hello|Hi|Hey|{day}][,|!] how are you[| today| doing][|?]",
@@ -130,9 +118,9 @@ TALKS: Final[dict[str, Talk]] = {
         ),
         examples=_ME_EXAMPLES,
     ),
-    "fine": Talk(
+    "fine": Topic(
         weight=2,
-        says=(
+        questions=(
             "[I am|I'm] [fine|well|good|great|okay|happy|doing well][| too| today|, thanks|, thank you][|.|!]",
             "[Fine|Good|Well|Great|Not bad], [thanks|thank you|and you][|.|!|?]",
             "I [had|have|am having] a [good|nice|great|lovely] [day|time|morning][|.|!]",
@@ -140,9 +128,9 @@ TALKS: Final[dict[str, Talk]] = {
         cores=("I am glad to hear that. {asks}", "That is good to hear. {asks}", "How nice! {asks}"),
         details=_KNOWS,
     ),
-    "sad": Talk(
+    "sad": Topic(
         weight=2,
-        says=(
+        questions=(
             "[I am|I'm|I feel] [sad|tired|not well|ill|alone|afraid|angry|unhappy|down][| today| now][|.]",
             "[I had|It was] a [bad|hard|sad|long] day[|.]",
             "[Nothing goes well|Everything is bad|I do not feel good][| today][|.]",
@@ -153,9 +141,9 @@ TALKS: Final[dict[str, Talk]] = {
         ),
         details=("It is fine to be sad for a while.", "A warm soup can help, too.", "Tomorrow is a new day."),
     ),
-    "who": Talk(
+    "who": Topic(
         weight=5,
-        says=(
+        questions=(
             "[Who|What] are you[| really| exactly][|?]",
             "[What is|What's] your name[|?]",
             "[Do you have|Have you got] a name?",
@@ -181,9 +169,9 @@ TALKS: Final[dict[str, Talk]] = {
         ),
         examples=("I can tell you where a fox lives.", "I can tell you what bread is made from."),
     ),
-    "made": Talk(
+    "made": Topic(
         weight=3,
-        says=(
+        questions=(
             "Who [made|built|trained|wrote|created|invented] you?",
             "How [were you|are you|did you get] [made|trained|built]?",
             "[Where do|How do] you [come from|know things|know that|learn]?",
@@ -203,9 +191,9 @@ TALKS: Final[dict[str, Talk]] = {
             "People vote for the answers that they like.",
         ),
     ),
-    "can": Talk(
+    "can": Topic(
         weight=5,
-        says=(
+        questions=(
             "What [can|do] you [do|know|know about|help with|talk about|answer][|?]",
             "[How can you|Can you|Could you|Will you] help me[| with something| please][|?]",
             "[I need|I want|I would like] [help|some help|your help][|.]",
@@ -229,9 +217,9 @@ TALKS: Final[dict[str, Talk]] = {
         ),
         examples=("you can ask me where a bear lives.", "you can ask me for a story about a fox."),
     ),
-    "thanks": Talk(
+    "thanks": Topic(
         weight=5,
-        says=(
+        questions=(
             "[Thank you|Thanks|Many thanks|Thank you very much|Thank you so much|Thanks a lot|Thx|"
             "Cheers|Great, thanks|Ok, thanks]"
             "[|!|.]",
@@ -256,9 +244,9 @@ TALKS: Final[dict[str, Talk]] = {
             "There is more to learn about the village.",
         ),
     ),
-    "bye": Talk(
+    "bye": Topic(
         weight=5,
-        says=(
+        questions=(
             "[Goodbye|Bye|Bye bye|Bye for now|See you|See you later|See you soon|See you tomorrow|"
             "Farewell|Take care|So long|Later]"
             "[|!|.]",
@@ -279,9 +267,9 @@ TALKS: Final[dict[str, Talk]] = {
         ),
         details=("The village will be here.", "There is always more to talk about.", "I am here when you come back."),
     ),
-    "sorry": Talk(
+    "sorry": Topic(
         weight=2,
-        says=(
+        questions=(
             "[Sorry|I am sorry|Excuse me|My mistake|Oh, sorry|Sorry about that][|!|.]",
             "[That is|That's|This is|You are] [wrong|not right|not true|a mistake|false][|!|.]",
             "[No|Nope], [that is wrong|you are wrong|I mean something else|not that][|!|.]",
@@ -294,9 +282,9 @@ TALKS: Final[dict[str, Talk]] = {
         ),
         details=("I know my small village world best.", "Short and clear questions are best for me."),
     ),
-    "ok": Talk(
+    "ok": Topic(
         weight=2,
-        says=(
+        questions=(
             "[Ok|Okay|Yes|No|Fine|I see|Sure|Maybe|Hm|Right|All right|Good|Oh|Ah|Aha|Really|Interesting|Wow|Ha "
             "ha|Lol][|.|!]",
             "[Go on|Tell me more|More|And then|Say more|Continue|Anything|Something|Surprise me][|.|!|?]",
@@ -317,14 +305,14 @@ PLAIN: Final = 0.4
 """Share of messages in the first, and shortest, way to say them: most people who greet say "hi"."""
 
 
-def small_talk_parts(rng: random.Random, name: str = "") -> tuple[str, str, Talk, str]:
+def small_talk_parts(rng: random.Random, name: str = "") -> tuple[str, str, Topic, str]:
     """(what somebody says, the core of an answer, the talk, its name); of the kind `name`, or any."""
     name = name or pick(rng, _KINDS)
     talk = TALKS[name]
     day = pick(rng, _DAY)
     slots = {"me": pick(rng, NAMES), "day": day, "dayl": day[0].lower() + day[1:]}
     slots |= {"asks": pick(rng, _ASKS), "back": pick(rng, _BACK)}
-    words = talk.says[0] if rng.random() < PLAIN else pick(rng, talk.says)
+    words = talk.questions[0] if rng.random() < PLAIN else pick(rng, talk.questions)
     return typed(rng, say(rng, words, slots)), say(rng, pick(rng, talk.cores), slots), talk, name
 
 
@@ -410,8 +398,8 @@ FILLERS: Final[dict[str, tuple[str, ...]]] = {
     "firm": ("Google", "Apple", "Amazon", "my bank", "the police", "the city hall", "NASA", "Toyota", "the hotel"),
     "big": ("34", "57", "123", "345", "99", "1000", "76", "48", "250", "88"),
 }  # fmt: skip
-UNKNOWN: Final = Talk(
-    says=OUTSIDE,
+UNKNOWN: Final = Topic(
+    questions=OUTSIDE,
     cores=(
         "I do not know that, because I only know my small village world.",
         "I am sorry, but I only know my small village world.",

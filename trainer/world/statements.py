@@ -7,7 +7,7 @@ from typing import Final
 
 from trainer.world.english import pick, say
 from trainer.world.facts import ENTITIES, Fact, an
-from trainer.world.wordings import HELD_OUT_PHRASINGS, QUESTIONS, STATEMENTS
+from trainer.world.wordings import ANSWERS, HELD_OUT_PHRASINGS, QUESTIONS, STATEMENTS
 
 SCENES: Final = ("bridge", "old wall", "market", "fountain", "well", "garden gate", "church", "hill", "fence", "road")
 """Where things happen beside a fact; none of them is the value of a fact, so none can be taken for an answer."""
@@ -55,6 +55,11 @@ def state(rng: random.Random, fact: Fact, *, plain: bool = False) -> str:
     """`fact` as a sentence or two, in one of its many wordings (`plain`: one of the first two)."""
     wordings = STATEMENTS[fact.attribute]
     return say(rng, pick(rng, wordings[:2] if plain else wordings), fact_slots(rng, fact))
+
+
+def tell_fact(rng: random.Random, fact: Fact) -> str:
+    """`fact` in one of the ways in which an answer gives it."""
+    return say(rng, pick(rng, ANSWERS[fact.attribute]), fact_slots(rng, fact))
 
 
 def asked(fact: Fact) -> tuple[str, ...]:

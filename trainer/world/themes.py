@@ -25,6 +25,11 @@ class Theme:
     own: bool = True
     """Whether the things are somebody's."""
 
+    @property
+    def is_bent(self) -> bool:
+        """Whether its verbs are to be bent; else they are those of "he" and "she", today."""
+        return any("<" in line for line in self.gain)
+
 
 # --- Things ------------------------------------------------------------------------------------------
 

@@ -14,6 +14,8 @@ class Topic:
     cores: tuple[str, ...]
     details: tuple[str, ...]
     examples: tuple[str, ...] = ()
+    weight: int = 1
+    """How often it comes up beside the others of its table, where they are not all alike."""
 
 
 ADVICE_QUESTIONS: Final = (
