@@ -16,7 +16,7 @@ from trainer.model.decoder import LanguageModel
 from trainer.model.tokenizer import Tokenizer
 from trainer.presets import shape
 from webapp.answers import looking, writing
-from webapp.answers.engines import Engines
+from webapp.answers.engines import Engines, NotWaitedFor
 from webapp.answers.looks import BUSY, ask_for_look
 from webapp.answers.models import Generation, Look
 from webapp.answers.services import clean_sampling
@@ -206,7 +206,7 @@ def test_what_is_known_is_not_looked_for_again(register: Callable[..., Checkpoin
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (looking.NotWaitedFor(), BUSY),
+        (NotWaitedFor(), BUSY),
         (ValueError("It is too long."), "It is too long."),
         (RuntimeError("boom"), "The model failed while reading"),
     ],

@@ -5,25 +5,22 @@ One after the other, so that no two tasks wait for each other's engine, and both
 
 from __future__ import annotations
 
-import logging
-import time
 import uuid
 from collections.abc import Callable, Sequence
-
-from django.db import connection
+from functools import partial
 
 from trainer.config import GRPO, INIT, PPO, PRETRAIN
 from trainer.evaluation.microscope import TokenView, look
 from trainer.model.tokenizer import Tokenizer
-from webapp.answers.engines import LoadedEngine, NotWaitedFor, engines
+from webapp.answers.engines import LoadedEngine, engines
+from webapp.answers.finding import found_or_why
 from webapp.answers.looks import BUSY, GIVE_UP_S, Found, FoundOther, FoundToken, Spelled, finish_look, waiting_look
 from webapp.answers.models import Generation
 from webapp.checkpoints.models import Checkpoint
 
-logger = logging.getLogger(__name__)
-
 MOST_TOKENS = 1024
 """Longer answers are refused: the page would get slow, and nobody goes through so many."""
+FAILED = "The model failed while reading; open the tokens again."
 COMPARED = (PPO, GRPO)
 """Stages that are read beside the checkpoint they were trained from: before, the model did not converse."""
 NUL = "\0"
@@ -39,20 +36,14 @@ def look_into(*, generation_id: str) -> None:
     waiting = waiting_look(uuid.UUID(generation_id))
     if waiting is None:
         return
-    if not connection.in_atomic_block:
-        connection.close()  # an engine may be a while in coming
-    until = time.monotonic() + GIVE_UP_S
-    try:
-        found = find(waiting.generation, is_unwanted=lambda: time.monotonic() > until)
-    except NotWaitedFor:
-        finish_look(look=waiting, found=None, problem=BUSY)
-    except ValueError as error:  # the answer or the checkpoint, not the program
-        finish_look(look=waiting, found=None, problem=str(error))
-    except Exception:
-        logger.exception("looking into generation %s failed", generation_id)
-        finish_look(look=waiting, found=None, problem="The model failed while reading; open the tokens again.")
-    else:
-        finish_look(look=waiting, found=found)
+    found, problem = found_or_why(
+        partial(find, waiting.generation),
+        within_s=GIVE_UP_S,
+        busy=BUSY,
+        failed=FAILED,
+        what=f"looking into generation {generation_id}",
+    )
+    finish_look(look=waiting, found=found, problem=problem)
 
 
 def find(generation: Generation, *, is_unwanted: Callable[[], bool]) -> Found:

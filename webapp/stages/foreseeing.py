@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-import time
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
-
-from django.db import connection
 
 from trainer.data.prompting import prompt_ids
 from trainer.model.engine import Engine
-from webapp.answers.engines import LoadedEngine, NotWaitedFor, engines
+from webapp.answers.engines import LoadedEngine, engines
+from webapp.answers.finding import found_or_why
 from webapp.stages.models import NextTokens
 from webapp.stages.next_tokens import BUSY, GIVE_UP, SHOWN, TEMPERATURES, Found
-
-logger = logging.getLogger(__name__)
 
 FAILED: Final = "The model failed while reading; ask again."
 
@@ -24,22 +21,20 @@ def find_next(pk: int) -> None:
     row = NextTokens.objects.select_related("checkpoint").filter(pk=pk, found__isnull=True).first()
     if row is None:
         return
-    if not connection.in_atomic_block:
-        connection.close()  # an engine may be a while in coming
-    until = time.monotonic() + GIVE_UP.total_seconds()
-    found: Found | None = None
-    problem = ""
-    try:
-        with engines.borrow(row.checkpoint, is_unwanted=lambda: time.monotonic() > until) as engine:
-            found = read(engine, row.text)
-    except NotWaitedFor:
-        problem = BUSY
-    except ValueError as error:  # the text or the checkpoint, not the program
-        problem = str(error)
-    except Exception:
-        logger.exception("what comes after %r could not be found", row)
-        problem = FAILED
+    found, problem = found_or_why(
+        partial(find, row),
+        within_s=GIVE_UP.total_seconds(),
+        busy=BUSY,
+        failed=FAILED,
+        what=f"finding what comes after {row!r}",
+    )
     NextTokens.objects.filter(pk=pk, found__isnull=True).update(found=found, problem=problem[:300])
+
+
+def find(row: NextTokens, *, is_unwanted: Callable[[], bool]) -> Found:
+    """What the row's checkpoint thinks comes after its text."""
+    with engines.borrow(row.checkpoint, is_unwanted=is_unwanted) as engine:
+        return read(engine, row.text)
 
 
 def read(engine: LoadedEngine, text: str) -> Found:

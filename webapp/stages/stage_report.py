@@ -31,6 +31,7 @@ from webapp.stages.catalog import CATALOG, Stage
 from webapp.stages.figures import number, percent
 from webapp.stages.masks import Turn
 from webapp.stages.models import SiteAnswer
+from webapp.training.charts import TITLES
 from webapp.training.models import Metric, Sample, TrainingRun
 
 LISTED = 10
@@ -253,13 +254,6 @@ def _step_figure(
     return [Figure(svg=svg, caption=caption, headers=["Step", y_label], rows=_table(points, form), about=about)]
 
 
-_STRANGERS = {
-    "visitor_facts": "Strangers’ questions about the world answered right",
-    "visitor_talk": "Strangers’ greetings, requests for a form and questions from elsewhere answered as is fit",
-    "visitor_problems": "Strangers’ problems solved",
-}
-
-
 def _strangers(stage: str, *names: str) -> list[Figure]:
     """What stands first: how a model does in wording that no generator wrote."""
     return [
@@ -270,7 +264,7 @@ def _strangers(stage: str, *names: str) -> list[Figure]:
             name,
             name="strangers",
             y_label="right",
-            what=_STRANGERS[name],
+            what=TITLES[name],
             about=SHIPPED["visitors"],
             form=percent,
             is_share=True,

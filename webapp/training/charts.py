@@ -13,7 +13,7 @@ from webapp.training.models import Metric, Sample, TrainingRun
 TITLES = {
     "loss": "Loss",
     "visitor_facts": "Strangers’ questions about the world answered right",
-    "visitor_talk": "Strangers’ small talk and requests for a form answered as is fit",
+    "visitor_talk": "Strangers’ greetings, requests for a form and questions from elsewhere answered as is fit",
     "visitor_problems": "Strangers’ problems solved",
     "bits_per_byte": "Held-out bits per byte",
     "instruction_accuracy": "Held-out questions answered right",
