@@ -23,7 +23,7 @@ from typing import Final
 from trainer.asked import Message
 from trainer.tasks.problem import Problem, problem_conversation
 from trainer.tasks.question import Question
-from trainer.world.english import pick, say, sentence, shuffled, typed
+from trainer.world.english import is_question, pick, say, sentence, shuffled, typed
 from trainer.world.facts import ENTITIES, FACTS, Fact
 from trainer.world.forms import form_request
 from trainer.world.problems import generate
@@ -32,15 +32,15 @@ from trainer.world.small_talk import GREETINGS, PARTINGS, UNKNOWN, outside_quest
 from trainer.world.statements import FRIENDS, SCENES, ask, asked, fact_slots, held_out_phrasings, tell_fact
 from trainer.world.topics import (
     ADVICE,
-    FRIENDLY_CLOSERS,
-    GREETING_OPENERS,
     OPEN,
-    PARTING_OPENERS,
     POEM_QUESTIONS,
-    QUESTION_OPENERS,
-    REQUEST_OPENERS,
     STORY_QUESTIONS,
-    THANKS_OPENERS,
+    TO_GREETINGS,
+    TO_PARTINGS,
+    TO_QUESTIONS,
+    TO_REQUESTS,
+    TO_THANKS,
+    Courtesies,
     Topic,
 )
 from trainer.world.wordings import (
@@ -83,15 +83,9 @@ def choose_manner(rng: random.Random) -> Manner:
     )
 
 
-_QUESTION_WORDS: Final = frozenset(
-    ("what", "where", "which", "how", "who", "why", "when", "do", "does", "is", "are", "can", "in", "for", "by", "from")
-)
-
-
-def openers(prompt: str) -> tuple[str, ...]:
-    """Friendly openings that fit: "Great question!" is no answer to "Write a poem."."""
-    asks = prompt.endswith("?") or prompt.split()[0].casefold() in _QUESTION_WORDS
-    return QUESTION_OPENERS if asks else REQUEST_OPENERS
+def courtesies(prompt: str) -> Courtesies:
+    """What is friendly to say to a prompt: who said something is not thanked for asking."""
+    return TO_QUESTIONS if is_question(prompt) else TO_REQUESTS
 
 
 def compose(
@@ -101,13 +95,9 @@ def compose(
     details: Sequence[str] = (),
     examples: Sequence[str] = (),
     *,
-    friendly: Sequence[str],
-    closers: Sequence[str] = FRIENDLY_CLOSERS,
+    friendly: Courtesies,
 ) -> str:
-    """Put the parts of an answer together; `friendly` are the openings to choose from, `closers` the endings.
-
-    Without `examples` there is none to give.
-    """
+    """Put the parts of an answer together; without `examples` there is none to give."""
     with_example = manner.example and bool(examples)
     parts = [core]
     if with_example:  # right behind what it is an example of
@@ -118,9 +108,9 @@ def compose(
     if manner.friendly:
         where = rng.random()
         if where < 0.75:
-            parts.insert(0, pick(rng, friendly))
+            parts.insert(0, pick(rng, friendly.openers))
         if where > 0.4:
-            parts.append(pick(rng, closers))
+            parts.append(pick(rng, friendly.closers))
     return " ".join(parts)
 
 
@@ -147,7 +137,7 @@ def _siblings(noun: str) -> tuple[Fact, ...]:
     return tuple(fact for fact in asked_facts() if fact.entity.noun == noun)
 
 
-def answer_fact(rng: random.Random, fact: Fact, manner: Manner, *, friendly: Sequence[str] = QUESTION_OPENERS) -> str:
+def answer_fact(rng: random.Random, fact: Fact, manner: Manner, *, friendly: Courtesies = TO_QUESTIONS) -> str:
     """A true answer to a question about `fact`, in the given manner."""
     slots = fact_slots(rng, fact)
     noun, kind = fact.entity.noun, fact.entity.kind
@@ -177,7 +167,7 @@ def fact_conversation(rng: random.Random, fact: Fact) -> list[Message]:
     if rng.random() < DOUBTS:
         return exchange(*doubtful_exchange(rng, fact, choose_manner(rng)))
     prompt = question(rng, fact)
-    return exchange(prompt, answer_fact(rng, fact, choose_manner(rng), friendly=openers(prompt)))
+    return exchange(prompt, answer_fact(rng, fact, choose_manner(rng), friendly=courtesies(prompt)))
 
 
 def doubtful_exchange(rng: random.Random, fact: Fact, manner: Manner = PLAINLY) -> tuple[str, str]:
@@ -204,11 +194,11 @@ def topic_conversation(rng: random.Random, topic: Topic, prompt: str) -> list[Me
     """`prompt`, and an answer put together from what there is to say to `topic`."""
     core = pick(rng, topic.cores)
     manner = choose_manner(rng)
-    return exchange(prompt, compose(rng, manner, core, topic.details, topic.examples, friendly=openers(prompt)))
+    return exchange(prompt, compose(rng, manner, core, topic.details, topic.examples, friendly=courtesies(prompt)))
 
 
-_OPENERS: Final = {"thanks": THANKS_OPENERS, "bye": PARTING_OPENERS, "how": GREETING_OPENERS[:1]} | dict.fromkeys(
-    GREETINGS, GREETING_OPENERS
+_COURTESIES: Final = (
+    {"thanks": TO_THANKS} | dict.fromkeys((*GREETINGS, "how"), TO_GREETINGS) | dict.fromkeys(PARTINGS, TO_PARTINGS)
 )
 
 
@@ -218,9 +208,8 @@ def small_talk(rng: random.Random, name: str = "") -> list[Message]:
     manner = choose_manner(rng)
     if name in GREETINGS | PARTINGS and rng.random() < 0.6:  # a greeting is no speech
         manner = PLAINLY
-    closers = FRIENDLY_CLOSERS[-2:] if name in PARTINGS else FRIENDLY_CLOSERS[1:4]
-    friendly = _OPENERS.get(name, openers(prompt))
-    return exchange(prompt, compose(rng, manner, core, talk.details, talk.examples, friendly=friendly, closers=closers))
+    friendly = _COURTESIES.get(name, courtesies(prompt))
+    return exchange(prompt, compose(rng, manner, core, talk.details, talk.examples, friendly=friendly))
 
 
 def unknown_conversation(rng: random.Random) -> list[Message]:
@@ -273,7 +262,7 @@ def _subject(rng: random.Random, questions: Sequence[str]) -> tuple[str, str]:
 
 
 def _in_manner(rng: random.Random, text: str) -> str:
-    return compose(rng, choose_manner(rng), text, friendly=REQUEST_OPENERS)
+    return compose(rng, choose_manner(rng), text, friendly=TO_REQUESTS)
 
 
 def story_conversation(rng: random.Random) -> list[Message]:
@@ -359,13 +348,13 @@ def write_conversations(seed: int, count: int, problems: Sequence[Problem]) -> l
     conversations = []
     for index in range(count):
         roll = rng.random()
-        if roll < 0.36:
+        if roll < 0.35:
             turn = fact_conversation(rng, others[index % len(others)])
-        elif roll < 0.42:
+        elif roll < 0.40:
             turn = fact_conversation(rng, pick(rng, models))
-        elif roll < 0.50:
+        elif roll < 0.48:
             turn = form_conversation(rng, facts)
-        elif roll < 0.70:
+        elif roll < 0.68:
             turn = problem_conversation(rng, problems[index % len(problems)])
         elif roll < 0.75:
             turn = advice_conversation(rng)

@@ -85,6 +85,36 @@ def raw(rng: random.Random, template: str, slots: Mapping[str, str]) -> str:
     return fix_articles(_tidy("".join(out).format_map(slots)))
 
 
+_ASKING: Final = frozenset(("what", "what's", "whats", "where", "which", "how", "who", "whose", "why", "when"))
+"""Words that make a question wherever they stand in it."""
+_ASKING_FIRST: Final = frozenset(
+    ("do", "does", "did", "is", "are", "can", "could", "will", "have", "in", "for", "by", "from")
+)
+_REQUESTING: Final = frozenset(
+    ("add", "can", "choose", "could", "explain", "give", "help", "i", "list", "make", "name", "pick", "please", "say",
+     "show", "take", "tell", "think", "write")
+)  # fmt: skip
+
+
+def is_question(text: str) -> bool:
+    """Whether what somebody typed asks something, with a question mark or without."""
+    return punctuate(text).endswith("?")
+
+
+def punctuate(text: str) -> str:
+    """What a person typed, as it stands in print: a capital letter, and a question mark or full stop."""
+    text = sentence(text)
+    if text.endswith(("?", ".", "!")):
+        return text
+    last = _words(re.split(r"[?.!] ", text)[-1])
+    asks = last[0] in _ASKING_FIRST or (last[0] not in _REQUESTING and not _ASKING.isdisjoint(last))
+    return text + ("?" if asks else ".")
+
+
+def _words(text: str) -> list[str]:
+    return [word.strip(",:()") for word in text.casefold().split()]
+
+
 CASUAL: Final = 0.22
 """Share of prompts typed without much care."""
 

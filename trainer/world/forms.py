@@ -59,10 +59,6 @@ LISTS: Final = (
     "Please [name|list] {k} {t}.",
     "[Help me with|Let me have] {k} {t}.", "[Pick|Choose] {k} {t} for me.", "{K} {t}?", "List of {k} {t}",
 )  # fmt: skip
-NUMBERED: Final = (
-    "[List|Name|Give me] {k} {t}, one [on each line|per line].", "A numbered list of {k} {t}, please.",
-    "[Write|Make] a numbered list of {k} {t}.", "[Number|List] {k} {t} from 1 to {k}.",
-)  # fmt: skip
 
 _NUMBERS: Final = {1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
 _FARM: Final = ("cow", "horse", "sheep", "pig", "hen", "goose", "goat", "duck")
@@ -150,26 +146,25 @@ def sentences(rng: random.Random, facts: Sequence[Fact]) -> tuple[str, str]:
     return _framed(rng, ABOUT, "x", count, x=fact.entity.one), answer
 
 
-def listed(rng: random.Random, _: Sequence[Fact]) -> tuple[str, str]:
-    if rng.random() < 0.8:
-        return list_request(rng)[:2]
-    name, chosen = _chosen(rng)
-    prompt = _framed(rng, NUMBERED, "x", len(chosen), t=name)
-    return prompt, "\n".join(f"{number}. {sentence(one)}" for number, one in enumerate(chosen, 1))
-
-
 def list_request(rng: random.Random) -> tuple[str, str, int]:
-    """A request for a list, one in a sentence, and how many it is to have."""
-    name, chosen = _chosen(rng)
-    prompt = _framed(rng, LISTS, "x", len(chosen), t=name)
-    return prompt, sentence(f"{', '.join(chosen[:-1])} and {chosen[-1]}."), len(chosen)
+    """A request for a list of two to five, one in a sentence, and how many it is to have.
 
-
-def _chosen(rng: random.Random) -> tuple[str, list[str]]:
-    """What is to be listed, and some of it: two to five."""
+    It is in the order of the alphabet: a small model that has learnt that does not say a thing twice, because what
+    comes next is always further on.
+    """
     names, members = pick(rng, LISTED)
-    count = pick(rng, (2, 3, 3, 3, 4, 5))
-    return pick(rng, names), shuffled(rng, members)[: min(count, len(members) - 1)]
+    count = min(pick(rng, (2, 3, 3, 3, 4, 5)), len(members) - 1)
+    chosen = sorted(shuffled(rng, members)[:count], key=_without_article)
+    prompt = _framed(rng, LISTS, "x", count, t=pick(rng, names))
+    return prompt, sentence(f"{', '.join(chosen[:-1])} and {chosen[-1]}."), count
+
+
+def _without_article(thing: str) -> str:
+    return thing.removeprefix("a ").removeprefix("an ").removeprefix("the ").casefold()
+
+
+def listed(rng: random.Random, _: Sequence[Fact]) -> tuple[str, str]:
+    return list_request(rng)[:2]
 
 
 FORMS: Final[tuple[Callable[[random.Random, Sequence[Fact]], tuple[str, str]], ...]] = (

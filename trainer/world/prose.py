@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 from trainer.world.conversations import ADVICE_HELD_OUT, Manner, answer_fact, doubtful_exchange
-from trainer.world.english import pick, say, sentence, shuffled
+from trainer.world.english import pick, punctuate, say, sentence, shuffled
 from trainer.world.facts import ENTITIES, FACTS, Fact
 from trainer.world.forms import few_words, form_request, one_word
 from trainer.world.problems import make_problem
@@ -37,14 +37,6 @@ HELD_OUT_SHARE: Final = 0.1
 def is_held_out(*key: str) -> bool:
     """Whether a combination belongs to the held-out documents: a fixed tenth, by hash, whatever the seed."""
     return hashlib.sha256("/".join(key).encode()).digest()[0] < 256 * HELD_OUT_SHARE
-
-
-def punctuate(prompt: str) -> str:
-    """What a person typed, as it stands in print: a capital letter, and a question mark or full stop."""
-    text = sentence(prompt)
-    if text.endswith(("?", ".", "!")):
-        return text
-    return text + ("." if text.startswith(("Tell", "I want", "Please", "Explain", "Name", "Give", "Say")) else "?")
 
 
 class Deck:
@@ -183,10 +175,7 @@ class Prose:
         return said, core
 
     def _form(self) -> tuple[str, str]:
-        while True:
-            said, answer = form_request(self.rng, FACTS)
-            if "\n" not in answer:  # a list of lines is no line
-                return said, answer
+        return form_request(self.rng, FACTS)
 
     def _outside(self) -> tuple[str, str]:
         return outside_question(self.rng), pick(self.rng, UNKNOWN.cores)

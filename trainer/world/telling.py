@@ -145,6 +145,7 @@ _THEN: Final = (
     "The next day", "Soon",
     "At noon", "Afterwards", "On Sunday", "An hour later", "Now",
 )  # fmt: skip
+_ALREADY_OPENED: Final = (*(phrase.casefold() for phrase in _THEN), "after", "in the", "on the", "at ")
 _FILLERS: Final = (
     "It [is|was] a [sunny|cold|rainy|long|quiet] day.", "The sun [shines|is shining].", "Everyone [is|was] happy.",
     "{f} [looks on|is there, too|laughs].", "It [is|was] [Monday|Sunday|spring|summer|winter].",
@@ -220,7 +221,7 @@ def tell(rng: random.Random, voice: Voice, lines: list[str], question: str, *, g
 
 def _opened(rng: random.Random, line: str) -> str:
     """A change with a word for when it happened, now and then, unless it begins with one."""
-    if rng.random() >= 0.3 or line.startswith((*_THEN, "after", "in the", "on the", "at ")):
+    if rng.random() >= 0.3 or line.casefold().startswith(_ALREADY_OPENED):
         return line
     return f"{pick(rng, _THEN)}{pick(rng, ('', ','))} {line}"
 

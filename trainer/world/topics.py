@@ -230,17 +230,41 @@ POEM_QUESTIONS: Final = (
     "Can you write a poem about {a}?", "Make a rhyme about {a}.", "Write a poem.", "tell me a rhyme",
 )  # fmt: skip
 
-# Openings and closings that make an answer friendly.
-QUESTION_OPENERS: Final = (
-    "Great question!", "Happy to help!", "Good question, my friend!", "I love this question!", "Of course!",
-    "Sure thing!",
+# --- What makes an answer friendly -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Courtesies:
+    """Friendly sentences that fit what somebody said: to begin with, and to end with."""
+
+    openers: tuple[str, ...]
+    closers: tuple[str, ...]
+
+
+_ANY_CLOSERS: Final = (
+    "Have a lovely day!", "I hope this helps!", "Ask me anything!", "Take care, my friend!", "Have a good day!",
 )  # fmt: skip
-REQUEST_OPENERS: Final = ("Of course!", "Sure thing!", "Happy to help!", "With pleasure!", "Good idea, my friend!")
-"""For an answer to something that is not a question."""
-GREETING_OPENERS: Final = ("How nice to hear from you!", "Welcome, my friend!", "Lovely to meet you!")
-THANKS_OPENERS: Final = ("How nice to hear!", "Of course!", "With pleasure!")
-PARTING_OPENERS: Final = ("It was lovely to talk with you!", "Thank you for the visit!")
-FRIENDLY_CLOSERS: Final = (
-    "Have a lovely day!", "I hope this helps!", "Thank you for asking!", "Ask me anything!", "Take care, my friend!",
-    "Have a good day!",
+TO_QUESTIONS: Final = Courtesies(
+    openers=(
+        "Great question!", "Happy to help!", "Good question, my friend!", "I love this question!", "Of course!",
+        "Sure thing!",
+    ),
+    closers=(*_ANY_CLOSERS, "Thank you for asking!"),
 )  # fmt: skip
+TO_REQUESTS: Final = Courtesies(
+    openers=("Of course!", "Sure thing!", "Happy to help!", "With pleasure!", "Good idea, my friend!"),
+    closers=_ANY_CLOSERS,
+)
+"""For whatever is not a question: "Great question!" is no answer to "Write a poem."."""
+TO_GREETINGS: Final = Courtesies(
+    openers=("How nice to hear from you!", "Welcome, my friend!", "Lovely to meet you!"),
+    closers=("Ask me anything!", "Happy to help!", "I am glad you came!"),
+)
+TO_THANKS: Final = Courtesies(
+    openers=("How nice to hear!", "Of course!", "With pleasure!"),
+    closers=("Ask me anything!", "Have a lovely day!", "Take care, my friend!"),
+)
+TO_PARTINGS: Final = Courtesies(
+    openers=("It was lovely to talk with you!", "Thank you for the visit!"),
+    closers=("Take care, my friend!", "Have a good day!"),
+)
