@@ -79,6 +79,11 @@ def test_merged_weights_say_what_base_and_adapter_say(model: LanguageModel) -> N
     torch.testing.assert_close(merged(TOKENS), with_base, rtol=1e-4, atol=1e-4)
 
 
+def test_it_merges_into_weights_that_lie_on_another_device() -> None:
+    layer = LoRALinear(nn.Linear(4, 3), rank=2, scale=2.0, generator=torch.Generator())
+    assert layer.merged_with(torch.empty(3, 4, device="meta")).shape == (3, 4)  # the only other one every machine has
+
+
 def test_the_engine_samples_from_base_and_adapter(model: LanguageModel) -> None:
     policy = trained(model)
     engine = Engine(policy, end_ids=[-1])

@@ -68,7 +68,7 @@ def test_it_keeps_the_average_of_the_last_weights(
     kept = seen[len(seen) - round(len(seen) / 2) :]
     assert 1 < len(kept) < len(seen)
     raw = load_reward_model(out).reward_model.head.weight.detach() * read_info(out)["metrics"]["demonstration_spread"]
-    torch.testing.assert_close(raw, torch.stack(kept).mean(0), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(raw, torch.stack(kept).mean(0).cpu(), atol=1e-5, rtol=1e-5)
 
 
 def test_the_head_learns_first_alone(tmp_path: Path, parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:

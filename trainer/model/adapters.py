@@ -93,16 +93,19 @@ class LoRALinear(nn.Linear):
 
     @torch.no_grad()
     def merged_with(self, weight: Tensor) -> Tensor:
-        """`weight` [out, in], the base's in whatever precision, with what is learnt added, in its own precision."""
-        return rounded(weight.float() + self.delta(), weight.dtype)
+        """`weight` [out, in], the base's in whatever precision, with what is learnt added, in its own precision.
+
+        It may lie elsewhere than the adapter: what is saved is put together on the CPU, wherever it was learnt.
+        """
+        return rounded(weight.float() + self.delta().to(weight.device), weight.dtype)
 
 
 def rounded(values: Tensor, dtype: torch.dtype) -> Tensor:
     """float32 `values` in `dtype`; in bfloat16 up or down at random, so that the mean stays (see above).
 
     A bfloat16 is the upper half of a float32: a random lower half, added before it is cut off, carries with just the
-    chance that the value is nearer to the next one. The same values meet the same dice, so that merging can be
-    repeated, and other values other ones, so that errors do not add up over layers and stages.
+    chance that the value is nearer to the next one. The same values meet the same dice on one kind of device, so that
+    merging can be repeated, and other values other ones, so that errors do not add up over layers and stages.
     """
     if dtype != torch.bfloat16:
         return values.to(dtype)
