@@ -76,8 +76,34 @@ def test_it_expects_the_precision_the_stages_choose(
 ) -> None:
     rates = {torch.float32: 213.0, torch.bfloat16: bfloat16}
     monkeypatch.setattr(machine, "matmul_gflops", lambda dtype, **_: rates[dtype])
-    speed = Speed(float32=213.0, bfloat16=bfloat16, bytes_per_s=1.0, pace=1.0, measured=True)
+    speed = Speed(
+        float32=213.0, bfloat16=bfloat16, bytes_per_s=1.0, matmul_share=1.0, layer_s=0.0, pace=1.0, measured=True
+    )
     assert speed.learning(width) == {"float32": 213.0, "bfloat16": bfloat16}[machine.choose_precision(width)]
+
+
+@pytest.mark.parametrize("has_units", [True, False])
+def test_a_gpu_takes_the_precision_it_has_units_for_whatever_was_measured(
+    has_units: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_units)
+    monkeypatch.setattr(machine, "matmul_gflops", lambda dtype, **_: pytest.fail("it was measured"))
+    assert machine.choose_precision(512) == ("bfloat16" if has_units else "float32")
+    assert machine.choose_precision(64) == "float32"
+
+
+H100 = {
+    "matmul_gflops": {"float32": 51_278.0, "bfloat16": 781_584.0},
+    "device": "NVIDIA H100 80GB HBM3",
+    "threads": 16,
+}
+
+
+@pytest.mark.parametrize(("name", "tokens_per_s"), [("tiny", 242_398), ("small", 565_581), ("base", 233_051)])
+def test_it_is_near_what_steps_of_pretraining_took_on_a_gpu(name: str, tokens_per_s: int) -> None:
+    preset = get_preset(name)
+    assert estimate(PRETRAIN, preset, H100).seconds == pytest.approx(preset.pretrain.tokens / tokens_per_s, rel=0.25)
 
 
 def test_it_knows_what_the_modules_it_cannot_import_do() -> None:

@@ -329,7 +329,9 @@ def test_it_puts_the_reward_in_one_field_and_the_kl_in_another(models: ppo.Model
     sampled = rollouts(models)
     experience = ppo.judge(sampled, models, CONFIG, kl_weight=0.5)
     assert [one.reward for one in sampled] == pytest.approx(ppo.answer_rewards(sampled, models, CONFIG).tolist())
-    torch.testing.assert_close(experience.kl.cpu(), torch.zeros(6), atol=1e-4, rtol=0)  # policy and reference are the same
+    torch.testing.assert_close(
+        experience.kl.cpu(), torch.zeros(6), atol=1e-4, rtol=0
+    )  # policy and reference are the same
     # No KL, γ = λ-weighted returns end in the score: at the last token R = r.
     for row, one in enumerate(sampled):
         last = len(one.prompt) + len(one.response) - 2
