@@ -16,8 +16,9 @@ from tests.conftest import Enqueued
 from webapp.accounts.models import Visitor
 from webapp.answers.looks import BUSY, GIVE_UP_S, Found, FoundOther, FoundToken, finish_look
 from webapp.answers.models import Generation, Look
+from webapp.answers.spelling import percent, shown, spoken
 from webapp.chat import services
-from webapp.chat.microscope import TokenShown, percent, shown, spoken, times
+from webapp.chat.microscope import TokenShown, times
 from webapp.chat.models import Conversation, Message
 from webapp.chat.views import TOO_MANY_LOOKS
 from webapp.checkpoints.models import Checkpoint

@@ -6,30 +6,23 @@ sentence a token, those who see it bars as well, and those without scripts a tab
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypedDict
 
-from webapp.answers.looks import BUSY, FoundOther, FoundToken, LookRefused, Spelled, ask_for_look, find_look
+from webapp.answers.looks import BUSY, FoundOther, FoundToken, LookRefused, ask_for_look, find_look
 from webapp.answers.models import Look
+from webapp.answers.spelling import listed, percent, seen, shown, spoken
 from webapp.chat.models import Message
 from webapp.chat.threads import are_the_same
 
-MARKS = str.maketrans({" ": "·", "\n": "↵", "\t": "⇥"})
-"""What stands for a letter that nobody sees."""
-NAMES = {" ": "space", "\n": "line break", "\t": "tab"}
 ORDINALS = {1: "first", 2: "second", 3: "third", 4: "fourth", 5: "fifth", 6: "sixth"}
 SURPRISES = (0.9, 0.5, 0.2, 0.05)
 """At least this likely: hardly a surprise, a small one …; anything below the last is the greatest."""
 ALIKE = 1.25
 """Probabilities that differ by less than this factor count as alike."""
 AS_LIKELY = "about as likely"
-PER_CENT = "\u00a0%"
-"""Kept on one line with its number."""
-RARE = 0.001
-"""What is rarer is said as a chance."""
 FAINT = 0.01
 """Of what is fainter before and now, the bars do not say how likely it was before."""
 WORTH_SAYING = 0.05
@@ -120,7 +113,7 @@ class Shown:
         cuts = [f"temperature {sampling['temperature']:g}"]
         cuts += [f"top-k {sampling['top_k']}"] if sampling["top_k"] else []
         cuts += [f"top-p {sampling['top_p']:g}"] if sampling["top_p"] < 1 else []
-        return f"with {_listed(cuts)}"
+        return f"with {listed(cuts)}"
 
     @property
     def most_surprising(self) -> TokenShown | None:
@@ -161,7 +154,7 @@ class TokenShown:
         text, kind = self._token["piece"]
         if kind != "text":
             return self.text
-        return "".join("↵\n" if letter == "\n" else letter if letter == " " else _seen(letter) for letter in text)
+        return "".join("↵\n" if letter == "\n" else letter if letter == " " else seen(letter) for letter in text)
 
     @property
     def label(self) -> str:
@@ -245,23 +238,6 @@ def _changed(token: FoundOther) -> float:
     return 0.0 if token["before"] is None else abs(token["probability"] - token["before"])
 
 
-def percent(probability: float) -> str:
-    """A probability in as many digits as it takes, and for the smallest as a chance."""
-    if probability >= 0.9995:
-        return f"over 99.9{PER_CENT}"
-    if probability >= 0.1:
-        digits = 1 if probability >= 0.995 else 0
-        return f"{100 * probability:.{digits}f}{PER_CENT}"
-    if probability >= RARE:
-        digits = 1 if probability >= 0.01 else 2
-        return f"{100 * probability:.{digits}f}{PER_CENT}"
-    if probability < 1e-9:
-        return "less than 1 in a billion"
-    chances = 1 / probability
-    rounded_to = 10 ** (len(str(round(chances))) - 2)
-    return f"1 in {round(chances / rounded_to) * rounded_to:,}"
-
-
 def times(now: float, before: float) -> str:
     """How a probability compares with what it was, in words."""
     low, high = sorted((max(now, 1e-12), max(before, 1e-12)))
@@ -272,39 +248,5 @@ def times(now: float, before: float) -> str:
     return f"{often} times {'likelier' if now > before else 'less likely'}"
 
 
-def shown(piece: Spelled) -> str:
-    """A token as letters that can all be seen."""
-    text, kind = piece
-    if kind == "bytes":
-        return f"⟨{text}⟩"
-    return "".join(map(_seen, text)) or "⟨nothing⟩"
-
-
-def spoken(piece: Spelled) -> str:
-    """A token as it is named in a sentence."""
-    text, kind = piece
-    if kind == "bytes":
-        return f"{'bytes' if ' ' in text else 'byte'} {text}, part of a letter"
-    if kind == "end":
-        return "the end of the answer"
-    if kind == "control":
-        return f"the control token {text}"
-    if text and set(text) <= set(NAMES):
-        counts = [(text.count(letter), name) for letter, name in NAMES.items()]
-        return _listed([f"{count} {name}s" if count > 1 else f"a {name}" for count, name in counts if count])
-    return f"“{''.join(letter if letter == ' ' else _seen(letter) for letter in text)}”"
-
-
-def _seen(letter: str) -> str:
-    marked = letter.translate(MARKS)
-    if marked != letter or unicodedata.category(letter)[0] not in "CZ":
-        return marked
-    return f"⟨U+{ord(letter):04X}⟩"
-
-
 def _begun(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
-
-
-def _listed(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

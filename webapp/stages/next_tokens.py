@@ -20,6 +20,7 @@ from django.utils import timezone
 from django.utils.safestring import SafeString
 
 from trainer.config import PRETRAIN
+from webapp.answers.spelling import percent, shown
 from webapp.checkpoints.models import Checkpoint
 from webapp.ops.queues import CHAT, enqueue
 from webapp.stages import figures
@@ -60,13 +61,6 @@ def shares(found: Found, temperature: float) -> list[float]:
     return [math.exp(below / temperature - log_sum) for _, _, below in found["tokens"]]
 
 
-def spelled(text: str, kind: str) -> str:
-    """A token as people can see it, its spaces included."""
-    if kind == "text":
-        return f"“{text}”".replace("\n", "↵").replace(" ", "␣")
-    return f"bytes {text}" if kind == "bytes" else text
-
-
 @dataclass(frozen=True, kw_only=True)
 class Foreseen:
     """What the page shows of it."""
@@ -93,9 +87,9 @@ def foresee(*, checkpoint: Checkpoint, text: str, temperature: float) -> Foresee
         return Foreseen(text=text, temperature=temperature, is_waiting=not problem, problem=problem)
     found: Found = row.found
     likely = shares(found, temperature)
-    names = [spelled(token, kind) for token, kind, _ in found["tokens"]]
+    names = [shown((token, kind)) for token, kind, _ in found["tokens"]]
     bars = [
-        figures.Bar(name=name, value=share, stage=PRETRAIN, text=_percent(share))
+        figures.Bar(name=name, value=share, stage=PRETRAIN, text=percent(share))
         for name, share in zip(names, likely, strict=True)
     ]
     described = ", ".join(f"{bar.name} {bar.text}" for bar in bars)
@@ -105,10 +99,6 @@ def foresee(*, checkpoint: Checkpoint, text: str, temperature: float) -> Foresee
         is_waiting=False,
         svg=figures.bar_chart(bars, title=f"What comes after “{text}”", description=described),
         rows=[(bar.name, bar.text) for bar in bars],
-        rest=_percent(max(0.0, 1 - sum(likely))),
+        rest=percent(max(0.0, 1 - sum(likely))),
         others=found["vocabulary"] - len(bars),
     )
-
-
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f}\u00a0%" if share >= 0.001 else "below 0.1\u00a0%"
