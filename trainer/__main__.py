@@ -5,6 +5,7 @@
     python -m trainer chat runs/first/grpo
     python -m trainer eval runs/first/ppo
     python -m trainer read my_texts                           what --data would read, and what it would leave out
+    python -m trainer convert model.gguf --out runs/model     a directory that --from takes
 
 `run` is how the site's worker starts a stage: a frozen description in, JSON lines out.
 """
@@ -99,6 +100,9 @@ def build_parser() -> argparse.ArgumentParser:
     evaluation.add_argument("--visitors", type=Path, help="other hand-written questions (JSONL) than the shipped ones")
     read = commands.add_parser("read", help="what --data would read of a directory, as JSON lines; trains nothing")
     read.add_argument("directory", type=Path)
+    convert = commands.add_parser("convert", help="make a checkpoint directory of a .gguf file")
+    convert.add_argument("file", type=Path)
+    convert.add_argument("--out", type=Path, required=True, help="directory to make")
     commands.add_parser("measure", help="this machine's speed as JSON")
     bench = commands.add_parser("bench", help="speed of training, sampling and rollouts, beside transformers and TRL")
     bench.add_argument("--out", type=Path, default=default_path(), help="JSON file (default: bench.json in DATA_DIR)")
@@ -170,6 +174,8 @@ def _command(options: argparse.Namespace) -> int:
             from trainer.runtime.machine import measure
 
             print(json.dumps(measure()))
+        elif options.command == "convert":
+            print(_convert(options.file, options.out))
         elif options.command == "bench":
             _use_threads(options.threads)
             from trainer import bench
@@ -211,6 +217,14 @@ def _command(options: argparse.Namespace) -> int:
         print(f"error: {_sentence(error)}", file=sys.stderr)
         return EXIT_MISTAKE
     return EXIT_DONE
+
+
+def _convert(file: Path, directory: Path) -> Path:
+    try:
+        from trainer.model.gguf import convert
+    except ImportError as error:
+        raise ValueError(f"A .gguf file is read with the gguf package: pip install gguf ({error}).") from error
+    return convert(file, directory)
 
 
 def _sentence(error: Exception) -> str:

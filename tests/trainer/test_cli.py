@@ -103,6 +103,10 @@ ALL = ["all", "--preset", "smoke", "--threads", "1"]
         (["chat", "nowhere"], "nowhere is not a directory"),
         (["eval", "empty"], "empty/stage.json names no stage that we know"),
         (["bench", "--threads", "-1"], "--threads must be 0"),
+        ([*ALL, "--from", "a file"], "a file is a file, not a checkpoint directory. Of a .gguf file"),
+        (["sft", "--from", "a file"], "a file is a file, not a checkpoint directory. Of a .gguf file"),
+        (["eval", "a file"], "a file is a file, not a checkpoint directory. Of a .gguf file"),
+        (["convert", "a file"], "a file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -27,6 +27,8 @@ from tests.trainer.gguf_files import (
     tensors_of,
     write_file,
 )
+from trainer.__main__ import main
+from trainer.model.checkpoint import load_checkpoint
 from trainer.model.gguf import convert, llama3_divisors, readable_kinds, write
 from trainer.model.gguf_file import read_head
 
@@ -176,6 +178,14 @@ def test_llama_3s_scaling_is_found_by_its_divisors(
     file = write_file(tmp_path / "b.gguf", model, backend, tensors=tensors)
     with pytest.raises(ValueError, match=r"neither Llama 3\.1's nor 3\.2's"):
         convert(file, tmp_path / "b")
+
+
+def test_the_command_line_makes_a_directory_that_it_goes_on_from(
+    tmp_path: Path, small_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["convert", str(small_file), "--out", str(tmp_path / "a")]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'a'}\n"
+    assert load_checkpoint(tmp_path / "a").language_model.config.context == 128
 
 
 # --- Tokens ------------------------------------------------------------------------------------------
