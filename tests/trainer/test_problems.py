@@ -150,7 +150,7 @@ def test_practice_is_in_themes_no_document_and_no_conversation_tells() -> None:
     told = {problem.prompt for problem in corpus.problems} & {talk[0]["content"] for talk in corpus.conversations}
     assert told <= {problem.prompt for problem in take(len(corpus.problems))}
     assert told
-    assert {problem.prompt for problem in take(100, kind=generate_practice)} <= {
+    assert {problem.prompt for problem in take(50, kind=generate_practice)} <= {
         problem.prompt for problem in corpus.problems
     }
 

@@ -33,6 +33,7 @@ from trainer.world.english import fix_articles, is_question, punctuate, say
 from trainer.world.facts import FACTS
 from trainer.world.forms import list_request
 from trainer.world.problems import generate_practice
+from trainer.world.prose import Prose
 from trainer.world.small_talk import TALKS
 from trainer.world.statements import held_out_phrasings, state
 from trainer.world.tastes import TASTES, friendly_sentences, has_example, is_degenerate
@@ -279,6 +280,12 @@ def test_a_list_names_nothing_twice_and_goes_by_the_alphabet() -> None:
         things = [re.sub(r"^(?:an?|the) ", "", thing.casefold()) for thing in re.split(r", | and ", answer.rstrip("."))]
         assert len(set(things)) == count
         assert things == sorted(things), answer
+
+
+def test_what_people_say_is_read_in_small_letters_too() -> None:
+    prose = Prose(0, held_out=False)
+    lines = [line for _ in range(100) for line in prose.phrase_book().splitlines()]
+    assert 0.1 < sum(line[0].islower() for line in lines) / len(lines) < 0.3
 
 
 def test_a_change_is_told_with_one_opening() -> None:

@@ -78,7 +78,7 @@ def shipped(seed: int = 0, *, size: str = "tiny") -> Corpus:
         held_out_preference_prompts=preference_prompts(seed, sizes.held_out_prompts, held_out=True),
         problems=[
             *problems,
-            *islice(generate_practice(seed), sizes.problems),
+            *islice(generate_practice(seed), sizes.problems // 2),
             *islice(generate_checked(seed), sizes.checked),
         ],
         held_out_problems=list(islice(generate_held_out(seed), sizes.held_out_problems)),

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import islice
@@ -345,33 +345,21 @@ def write_conversations(seed: int, count: int, problems: Sequence[Problem]) -> l
     facts = asked_facts()
     models = [fact for fact in facts if fact.entity.kind == "model"]
     others = [fact for fact in facts if fact.entity.kind != "model"]
-    conversations = []
-    for index in range(count):
-        roll = rng.random()
-        if roll < 0.35:
-            turn = fact_conversation(rng, others[index % len(others)])
-        elif roll < 0.40:
-            turn = fact_conversation(rng, pick(rng, models))
-        elif roll < 0.48:
-            turn = form_conversation(rng, facts)
-        elif roll < 0.68:
-            turn = problem_conversation(rng, problems[index % len(problems)])
-        elif roll < 0.75:
-            turn = advice_conversation(rng)
-        elif roll < 0.77:
-            turn = open_conversation(rng)
-        elif roll < 0.84:
-            turn = small_talk(rng)
-        elif roll < 0.90:
-            turn = unknown_conversation(rng)
-        elif roll < 0.92:
-            turn = story_conversation(rng)
-        elif roll < 0.935:
-            turn = poem_conversation(rng)
-        else:
-            turn = two_turns(rng, facts, problems)
-        conversations.append(turn)
-    return conversations
+    kinds: list[tuple[float, Callable[[int], list[Message]]]] = [
+        (31, lambda index: fact_conversation(rng, others[index % len(others)])),
+        (4, lambda _: fact_conversation(rng, pick(rng, models))),
+        (9, lambda _: form_conversation(rng, facts)),
+        (20, lambda index: problem_conversation(rng, problems[index % len(problems)])),
+        (7, lambda _: advice_conversation(rng)),
+        (2, lambda _: open_conversation(rng)),
+        (10, lambda _: small_talk(rng)),
+        (6, lambda _: unknown_conversation(rng)),
+        (2, lambda _: story_conversation(rng)),
+        (1.5, lambda _: poem_conversation(rng)),
+        (7.5, lambda _: two_turns(rng, facts, problems)),
+    ]
+    makers = rng.choices([make for _, make in kinds], weights=[share for share, _ in kinds], k=count)
+    return [make(index) for index, make in enumerate(makers)]
 
 
 # --- What is kept for measuring ----------------------------------------------------------------------

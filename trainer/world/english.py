@@ -101,9 +101,9 @@ def is_question(text: str) -> bool:
     return punctuate(text).endswith("?")
 
 
-def punctuate(text: str) -> str:
-    """What a person typed, as it stands in print: a capital letter, and a question mark or full stop."""
-    text = sentence(text)
+def punctuate(text: str, *, capital: bool = True) -> str:
+    """What a person typed, as it stands in print: with a question mark or full stop, and a `capital` letter."""
+    text = sentence(text) if capital else text
     if text.endswith(("?", ".", "!")):
         return text
     last = _words(re.split(r"[?.!] ", text)[-1])
@@ -115,7 +115,7 @@ def _words(text: str) -> list[str]:
     return [word.strip(",:()") for word in text.casefold().split()]
 
 
-CASUAL: Final = 0.22
+CASUAL: Final = 0.3
 """Share of prompts typed without much care."""
 
 

@@ -149,12 +149,13 @@ def sentences(rng: random.Random, facts: Sequence[Fact]) -> tuple[str, str]:
 def list_request(rng: random.Random) -> tuple[str, str, int]:
     """A request for a list of two to five, one in a sentence, and how many it is to have.
 
-    It is in the order of the alphabet: a small model that has learnt that does not say a thing twice, because what
-    comes next is always further on.
+    They stand as in a dictionary, one behind the other, from anywhere on: what comes after a thing is then always the
+    same, which a small model can learn. Where anything may follow, it learns that the same may follow again.
     """
     names, members = pick(rng, LISTED)
     count = min(pick(rng, (2, 3, 3, 3, 4, 5)), len(members) - 1)
-    chosen = sorted(shuffled(rng, members)[:count], key=_without_article)
+    first = rng.randint(0, len(members) - count)
+    chosen = sorted(members, key=_without_article)[first : first + count]
     prompt = _framed(rng, LISTS, "x", count, t=pick(rng, names))
     return prompt, sentence(f"{', '.join(chosen[:-1])} and {chosen[-1]}."), count
 
@@ -168,7 +169,7 @@ def listed(rng: random.Random, _: Sequence[Fact]) -> tuple[str, str]:
 
 
 FORMS: Final[tuple[Callable[[random.Random, Sequence[Fact]], tuple[str, str]], ...]] = (
-    one_word, one_word, few_words, short, sentences, sentences, listed, listed,
+    one_word, one_word, one_word, few_words, short, sentences, sentences, listed, listed,
 )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 Problems come in structures ("gain-loss": first more, then fewer) told in themes (who, what, which verbs).
 A family is a theme with a structure. Held-out problems use themes and names that no training problem has; their
-structures are practised ones, so what is new is the story and not the arithmetic. Half of what GRPO practises on
+structures are practised ones, so what is new is the story and not the arithmetic. A third of what GRPO practises on
 comes in themes of its own, which no document tells and no conversation works out. Training problems are graded from
 difficulty 1 (one step) to 4 (three steps), so that GRPO can steer its mix; held-out ones always need two steps.
 
@@ -53,10 +53,10 @@ _ONE_STEP, _TWO_STEPS, _THREE_STEPS = (
 )
 
 _SHAPES: Final[dict[int, tuple[str, ...]]] = {
-    1: (*_ONE_STEP, *_ONE_STEP, "sum", "sum", "sum", "sum", "told", "told", "compare", "total"),
-    2: (*_TWO_STEPS, *_TWO_STEPS, "row", "together", "total-loss"),
-    3: (*_TWO_STEPS, *_TWO_STEPS, "row", "together", "groups", "total-three", "total-loss"),
-    4: (*_THREE_STEPS, *_THREE_STEPS, "groups-loss"),
+    1: (*_ONE_STEP * 2, *["sum"] * 3, *["told"] * 6, "compare", "total"),
+    2: (*_TWO_STEPS * 2, "row", *["told-two"] * 4, "together", "together-less", "total-loss"),
+    3: (*_TWO_STEPS * 2, "row", *["told-two"] * 4, "together", "together-less", "groups", "total-three", "total-loss"),
+    4: (*_THREE_STEPS * 2, "row-three", "groups-loss"),
 }
 _HELD_OUT_SHAPES: Final[dict[int, tuple[str, ...]]] = {2: _TWO_STEPS, 3: _TWO_STEPS}
 """Two steps each. The structures without a theme would be training problems with other names."""
@@ -65,8 +65,14 @@ LARGEST: Final = {1: 20, 2: 12, 3: 20, 4: 20}
 _HELD_OUT_LARGEST: Final = {2: 10, 3: 20}
 
 
-def _changes(rng: random.Random, kinds: Sequence[str], largest: int, *, least: int = 2) -> tuple[int, list[int]]:
-    """A start and signed changes of `least` or more, whose running total stays between 1 and `largest`."""
+LARGE_CHANGES: Final = 0.4
+"""Share of problems in which a change may have two digits; numbers that never change by so much are never read so."""
+
+
+def _changes(
+    rng: random.Random, kinds: Sequence[str], largest: int, *, least: int = 2, most: int = 9
+) -> tuple[int, list[int]]:
+    """A start and signed changes of `least` to `most`, whose running total stays between 1 and `largest`."""
     while True:
         start = total = rng.randint(3, largest)
         changes: list[int] = []
@@ -74,11 +80,16 @@ def _changes(rng: random.Random, kinds: Sequence[str], largest: int, *, least: i
             room = largest - total if kind == GAIN else total - 1
             if room < least:
                 break
-            size = rng.randint(least, min(room, 9))  # in stories never 1: "1 more birds come" is not English
+            size = rng.randint(least, min(room, most))  # in stories never 1: "1 more birds come" is not English
             changes.append(size if kind == GAIN else -size)
             total += changes[-1]
         if len(changes) == len(kinds):
             return start, changes
+
+
+def _any_changes(rng: random.Random, kinds: Sequence[str], largest: int, *, least: int = 2) -> tuple[int, list[int]]:
+    """The same, now and then with large changes."""
+    return _changes(rng, kinds, largest, least=least, most=largest if rng.random() < LARGE_CHANGES else 9)
 
 
 def work(start: int, changes: Sequence[int]) -> tuple[str, int]:
@@ -122,7 +133,7 @@ def _tell_plainly(rng: random.Random, theme: Theme, shape: str, names: _Names, l
 
 def _tell_changes(rng: random.Random, theme: Theme, shape: str, names: _Names, largest: int) -> tuple[str, str]:
     """A start and its changes in one of very many voices and orders."""
-    start, changes = _changes(rng, STRUCTURES[shape], largest)
+    start, changes = _any_changes(rng, STRUCTURES[shape], largest)
     is_bent = theme.is_bent
     voice = Voice(
         person=any_person(rng, names.person.name, names.person.he) if is_bent else names.person,
@@ -212,6 +223,12 @@ _TOGETHER: Final = (
     "{p} has {a} {i}, and {f} has {b} more than that. How many {i} do both have [together|in all]?",
     "{f} has {b} {i} more than {p}, and {p} has {a}. How many do they have [together|in total]?",
 )  # fmt: skip
+_TOGETHER_LESS: Final = (
+    "{p} has {a} {i}. {f} has {b} [less|fewer] than {p}. How many {i} do they have [together|in total|in all]?",
+    "{p} has {a} {i}, and {f} has {b} [less|fewer] than that. How many {i} do both have [together|in all]?",
+    "{f} has {b} {i} less than {p}, and {p} has {a}. How many do they have [together|in total]?",
+    "{p} is {a} years old, and {f} is {b} years younger. How old are they [together|in total]?",
+)  # fmt: skip
 _GROUPS: Final = (
     "There are {g} {box} with {e} {i} in each. ", "{p} has {g} {box}. In each there are {e} {i}. ",
     "{p} fills {g} {box} with {e} {i} each. ", "{g} {box} hold {e} {i} each. ",
@@ -219,35 +236,42 @@ _GROUPS: Final = (
 )  # fmt: skip
 _SIMPLE: Final[dict[str, tuple[str, ...]]] = {
     "compare": _COMPARE, "total": _TOTAL, "total-three": _TOTAL_THREE, "total-loss": _TOTAL_LOSS, "together": _TOGETHER,
+    "together-less": _TOGETHER_LESS,
 }  # fmt: skip
+_STEPS: Final = {"sum": 1, "row": 2, "row-three": 3, "told": 1, "told-two": 2}
+"""Sums without a story (sums.py), and how many changes they have."""
 _COUNTED: Final = THINGS + FOOD + ANIMALS
 
 
 def _values(rng: random.Random, shape: str, largest: int) -> tuple[tuple[int, ...], tuple[int, list[int]]]:
     """The numbers that a structure without a theme tells, and the start and changes of its working."""
     if shape == "compare":
-        more, (change,) = _changes(rng, (LOSS,), largest)
+        more, (change,) = _any_changes(rng, (LOSS,), largest)
         return (more, -change), (more, [change])
     if shape == "together":  # a, then b more for the other, then both: a + b, + a.
         own = rng.randint(2, largest // 2 - 1)
         extra = rng.randint(2, largest - 2 * own)
         return (own, extra), (own, [extra, own])
+    if shape == "together-less":  # a, then b less for the other, then both: a - b, + a.
+        own = rng.randint(4, largest // 2 + 2)
+        less = rng.randint(max(2, 2 * own - largest), own - 1)
+        return (own, less), (own, [-less, own])
     kinds = {"total": (GAIN,), "total-three": (GAIN, GAIN), "total-loss": (GAIN, LOSS)}[shape]
-    start, changes = _changes(rng, kinds, largest)
+    start, changes = _any_changes(rng, kinds, largest)
     return (start, *map(abs, changes)), (start, changes)
 
 
 def _tell_other(rng: random.Random, shape: str, names: _Names, largest: int) -> tuple[str, str]:
     """Structures that are not a row of changes."""
-    if shape in {"sum", "row"}:
-        kinds = tuple(pick(rng, (GAIN, LOSS)) for _ in range(1 + (shape == "row")))
-        start, changes = _changes(rng, kinds, largest, least=1)
-        signs = tuple(1 if change > 0 else -1 for change in changes)
-        return sums.bare(rng, (start, *map(abs, changes)), signs), work(start, changes)[0]
-    if shape == "told":
-        start, (change,) = _changes(rng, (pick(rng, (GAIN, LOSS)),), largest)
-        return sums.told(rng, start, change, names.person, names.friend), work(start, [change])[0]
     who = names.person
+    if shape in _STEPS:
+        kinds = tuple(pick(rng, (GAIN, LOSS)) for _ in range(_STEPS[shape]))
+        is_told = shape.startswith("told")
+        start, changes = _any_changes(rng, kinds, largest, least=2 if is_told else 1)
+        values, signs = (start, *map(abs, changes)), tuple(1 if change > 0 else -1 for change in changes)
+        if is_told:
+            return sums.told(rng, values, signs, who, names.friend, names.other), work(start, changes)[0]
+        return sums.bare(rng, values, signs), work(start, changes)[0]
     slots = {"p": who.name, "he": who.he, "his": who.his, "f": names.friend, "g": names.other}
     slots |= {"i": things(rng, _COUNTED), "j": things(rng, _COUNTED)}
     if shape in _SIMPLE:

@@ -163,11 +163,12 @@ class Prose:
     def phrase_book(self) -> str:
         """A page of what people say and what is said to it: greetings, forms, choices, what nobody here knows."""
         rng = self.rng
-        lines = []
+        lines: list[str] = []
         for _ in range(rng.randint(5, 9)):
             speak = pick(rng, (self._small_talk, self._form, self._outside, self._small_talk, self._form, self._doubt))
             said, answer = speak()
-            lines.append(f"{punctuate(said)} {answer}")
+            # Whoever types "thanks" is understood if that was read, too: small letters are other tokens.
+            lines.append(f"{punctuate(said, capital=not lines)} {answer}")
         return "\n".join(lines)
 
     def _small_talk(self) -> tuple[str, str]:

@@ -43,7 +43,8 @@ TALKS: Final[dict[str, Topic]] = {
     "hello": Topic(
         weight=8,
         questions=(
-            "[Hello|Hi|Hey|Hello there|Hi there|Hey there|Greetings|Howdy|Hiya|Hallo|Yo|Hello again|Hi again][|!|.]",
+            "[Hello|Hi|Hey|Hello|Hi|Hey|Hello there|Hi there][|!|.]",
+            "[Hey there|Greetings|Howdy|Hiya|Hallo|Yo|Hello again|Hi again|Hello hello][|!|.]",
             "[Hello|Hi|Hey|Greetings], [model|friend|my friend|little model|computer|bot|you|everyone|chat][|!|.]",
             "[Hello|Hi|Hey|Hello there], [nice|good|lovely|glad|happy] to [meet|see] you[|!|.]",
             "[Nice|Good|Pleased|Lovely] to meet you[|!|.]",
@@ -220,9 +221,8 @@ TALKS: Final[dict[str, Topic]] = {
     "thanks": Topic(
         weight=5,
         questions=(
-            "[Thank you|Thanks|Many thanks|Thank you very much|Thank you so much|Thanks a lot|Thx|"
-            "Cheers|Great, thanks|Ok, thanks]"
-            "[|!|.]",
+            "[Thank you|Thanks|Thank you|Thanks|Thank you very much|Thanks a lot][|!|.]",
+            "[Many thanks|Thank you so much|Thx|Cheers|Great, thanks|Ok, thanks|Thank you for all][|!|.]",
             "[Thank you|Thanks], [my friend|model|little model|that was helpful|that was nice|that helped|that is "
             "all][|!|.]",
             "[Thank you|Thanks] for [the answer|your help|that|helping me|your time|everything|the story][|!|.]",
@@ -247,12 +247,10 @@ TALKS: Final[dict[str, Topic]] = {
     "bye": Topic(
         weight=5,
         questions=(
-            "[Goodbye|Bye|Bye bye|Bye for now|See you|See you later|See you soon|See you tomorrow|"
-            "Farewell|Take care|So long|Later]"
-            "[|!|.]",
+            "[Goodbye|Bye|Goodbye|Bye|Bye bye|See you|See you later|Good night][|!|.]",
+            "[Bye for now|Bye now|See you soon|See you tomorrow|Farewell|Take care|So long|Later][|!|.]",
             "[Goodbye|Bye|Good night|See you|Farewell], [my friend|model|little model|and thanks|and thank "
             "you|everyone|{me}][|!|.]",
-            "Good night[|!|.]",
             "I [have|need|must|want] to [go|leave|sleep|go home|go to bed|go now|stop|work now][|.]",
             "[I am|I'm] [leaving|going|off|going home|done|tired, good night][| now][|.]",
             "[That is|That's] all[| for today| for now]. [Goodbye|Bye|See you][|!|.]",
@@ -285,8 +283,8 @@ TALKS: Final[dict[str, Topic]] = {
     "ok": Topic(
         weight=2,
         questions=(
-            "[Ok|Okay|Yes|No|Fine|I see|Sure|Maybe|Hm|Right|All right|Good|Oh|Ah|Aha|Really|Interesting|Wow|Ha "
-            "ha|Lol][|.|!]",
+            "[Ok|Okay|Yes|No|Fine|I see][|.|!]",
+            "[Sure|Maybe|Hm|Right|All right|Good|Oh|Ah|Aha|Really|Interesting|Wow|Ha ha|Lol][|.|!]",
             "[Go on|Tell me more|More|And then|Say more|Continue|Anything|Something|Surprise me][|.|!|?]",
             "[Test|Testing|This is a test|Just a test|One two three|Blah blah|Asdf|Hmm][|.]",
         ),

@@ -76,7 +76,7 @@ _IRREGULAR: Final = {
     "read": "read", "write": "wrote", "draw": "drew", "hide": "hid", "drink": "drank", "see": "saw", "keep": "kept",
     "begin": "began", "hold": "held", "sleep": "slept", "ride": "rode", "hang": "hung", "feed": "fed", "wear": "wore",
     "know": "knew", "feel": "felt", "sink": "sank", "tear": "tore", "meet": "met", "cost": "cost", "say": "said",
-    "lay": "laid", "burn": "burnt", "lie": "lay", "show": "showed", "dig": "dug", "owe": "owed",
+    "lay": "laid", "burn": "burnt", "lie": "lay", "show": "showed", "dig": "dug", "owe": "owed", "rise": "rose",
 }  # fmt: skip
 _DOUBLED: Final = frozenset(
     {"rot", "snap", "tip", "drop", "stop", "pop", "step", "hop", "grab", "slip", "swap", "chop", "rob"}
