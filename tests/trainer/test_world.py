@@ -32,7 +32,7 @@ from trainer.world.conversations import (
 from trainer.world.english import fix_articles, is_question, punctuate, say
 from trainer.world.facts import FACTS
 from trainer.world.forms import list_request
-from trainer.world.problems import generate_practice
+from trainer.world.problems import generate, generate_practice
 from trainer.world.prose import Prose
 from trainer.world.small_talk import TALKS
 from trainer.world.statements import held_out_phrasings, state
@@ -207,7 +207,7 @@ def test_it_answers_most_problems_at_once_and_some_in_steps(corpus: Corpus) -> N
                if talk[0]["content"] in problems]  # fmt: skip
     assert all(grade(problem.answer, answer).correct for problem, answer in answers)
     worked = sum(grade(problem.answer, answer).worked_steps for problem, answer in answers)
-    assert 0.15 < worked / len(answers) < 0.35
+    assert 0.3 < worked / len(answers) < 0.5
 
 
 def test_an_example_points_back_at_the_fact_and_does_not_repeat_it() -> None:
@@ -233,7 +233,8 @@ def test_every_sort_of_question_follows_a_problem(corpus: Corpus) -> None:
 
 def test_it_asks_a_few_problems_among_the_prompts_for_votes(corpus: Corpus) -> None:
     assert len(set(corpus.preference_prompts)) == 40
-    assert sum(bool(re.search(r"\d", prompt)) for prompt in corpus.preference_prompts) == 40 // 6
+    problems = {problem.prompt for problem in islice(generate(1), 40)}
+    assert len(problems & set(corpus.preference_prompts)) == 40 // 6
     heldout = {template for fact in FACTS for template in held_out_phrasings(fact)}
     assert not heldout & set(corpus.preference_prompts)
 

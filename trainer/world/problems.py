@@ -53,9 +53,9 @@ _ONE_STEP, _TWO_STEPS, _THREE_STEPS = (
 )
 
 _SHAPES: Final[dict[int, tuple[str, ...]]] = {
-    1: (*_ONE_STEP * 2, *["sum"] * 3, *["told"] * 6, "compare", "total"),
-    2: (*_TWO_STEPS * 2, "row", *["told-two"] * 4, "together", "together-less", "total-loss"),
-    3: (*_TWO_STEPS * 2, "row", *["told-two"] * 4, "together", "together-less", "groups", "total-three", "total-loss"),
+    1: (*_ONE_STEP * 2, *["sum"] * 3, *["told"] * 4, "compare", "total"),
+    2: (*_TWO_STEPS * 2, "row", *["told-two"] * 2, "together", "together-less", "total-loss"),
+    3: (*_TWO_STEPS * 2, "row", *["told-two"] * 2, "together", "together-less", "groups", "total-three", "total-loss"),
     4: (*_THREE_STEPS * 2, "row-three", "groups-loss"),
 }
 _HELD_OUT_SHAPES: Final[dict[int, tuple[str, ...]]] = {2: _TWO_STEPS, 3: _TWO_STEPS}
@@ -66,7 +66,7 @@ _HELD_OUT_LARGEST: Final = {2: 10, 3: 20}
 
 
 LARGE_CHANGES: Final = 0.4
-"""Share of problems in which a change may have two digits; numbers that never change by so much are never read so."""
+"""Share of problems of one step whose change may have two digits: who has never met one reads its first digit only."""
 
 
 def _changes(
@@ -88,8 +88,9 @@ def _changes(
 
 
 def _any_changes(rng: random.Random, kinds: Sequence[str], largest: int, *, least: int = 2) -> tuple[int, list[int]]:
-    """The same, now and then with large changes."""
-    return _changes(rng, kinds, largest, least=least, most=largest if rng.random() < LARGE_CHANGES else 9)
+    """The same; a single change is a large one now and then."""
+    is_large = len(kinds) == 1 and rng.random() < LARGE_CHANGES
+    return _changes(rng, kinds, largest, least=least, most=largest if is_large else 9)
 
 
 def work(start: int, changes: Sequence[int]) -> tuple[str, int]:
