@@ -175,7 +175,9 @@ def _command(options: argparse.Namespace) -> int:
 
             print(json.dumps(measure()))
         elif options.command == "convert":
-            print(_convert(options.file, options.out))
+            from trainer.model.gguf import convert
+
+            print(convert(options.file, options.out))
         elif options.command == "bench":
             _use_threads(options.threads)
             from trainer import bench
@@ -217,14 +219,6 @@ def _command(options: argparse.Namespace) -> int:
         print(f"error: {_sentence(error)}", file=sys.stderr)
         return EXIT_MISTAKE
     return EXIT_DONE
-
-
-def _convert(file: Path, directory: Path) -> Path:
-    try:
-        from trainer.model.gguf import convert
-    except ImportError as error:
-        raise ValueError(f"A .gguf file is read with the gguf package: pip install gguf ({error}).") from error
-    return convert(file, directory)
 
 
 def _sentence(error: Exception) -> str:

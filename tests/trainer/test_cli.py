@@ -106,7 +106,7 @@ ALL = ["all", "--preset", "smoke", "--threads", "1"]
         ([*ALL, "--from", "a file"], "a file is a file, not a checkpoint directory. Of a .gguf file"),
         (["sft", "--from", "a file"], "a file is a file, not a checkpoint directory. Of a .gguf file"),
         (["eval", "a file"], "a file is a file, not a checkpoint directory. Of a .gguf file"),
-        (["convert", "a file"], "a file"),
+        (["convert", "a file"], "a file is not a GGUF file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

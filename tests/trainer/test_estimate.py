@@ -77,9 +77,9 @@ def test_it_expects_the_precision_the_stages_choose(
     rates = {torch.float32: 213.0, torch.bfloat16: bfloat16}
     monkeypatch.setattr(machine, "matmul_gflops", lambda dtype, **_: rates[dtype])
     speed = Speed(
-        float32=213.0, bfloat16=bfloat16, bytes_per_s=1.0, matmul_share=1.0, layer_s=0.0, pace=1.0, measured=True
+        float32=213.0, bfloat16=bfloat16, bytes_per_s=1.0, bfloat16_share=0.7, layer_s=0.0, pace=1.0, measured=True
     )
-    assert speed.learning(width) == {"float32": 213.0, "bfloat16": bfloat16}[machine.choose_precision(width)]
+    assert speed.takes_bfloat16(width) == (machine.choose_precision(width) == "bfloat16")
 
 
 @pytest.mark.parametrize("has_units", [True, False])

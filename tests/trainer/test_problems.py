@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from trainer.tasks.numbers import normalise_number
 from trainer.tasks.problem import Problem, grade
 from trainer.tasks.words import words
-from trainer.world import shipped
+from trainer.world import shipped, sums
 from trainer.world.problems import generate, generate_held_out, generate_practice
 from trainer.world.telling import NUMBER_WORDS
 from trainer.world.themes import HELD_OUT_NAMES, HELD_OUT_THEMES, NAMES, PRACTICE_THEMES, THEMES
@@ -166,3 +167,28 @@ def test_it_repeats_itself_for_a_seed_and_never_within_one() -> None:
     assert take(50, seed=3) == take(50, seed=3)
     assert take(50, seed=3) != take(50, seed=4)
     assert len({problem.prompt for problem in take(400)}) == 400
+
+
+def test_what_is_told_names_each_number_once_and_makes_no_choice_twice() -> None:
+    """Choices are drawn apart: "the others [pink|black]. How many are [pink|black]?" would ask for the other half."""
+    for signs, templates in sums.TOLD.items():
+        for template in templates:
+            found = re.findall(r"\{([abcd])\}", template)
+            assert sorted(found) == list("abcd"[: 1 + len(signs)]), template
+            choices = re.findall(r"\[([^\[\]]+)\]", template)
+            assert len(choices) == len(set(choices)), template
+
+
+def test_a_row_that_goes_down_and_up_again_cannot_be_read_otherwise() -> None:
+    rng = random.Random(0)
+    rows = {sums.bare(rng, (9, 3, 2), (-1, 1)).casefold() for _ in range(300)}
+    assert not [row for row in rows if re.search(r"take away (3|three) and", row)]
+
+
+def test_the_subject_is_left_out_only_behind_its_own_change() -> None:
+    prompts = [problem.prompt for problem in take(4000)]
+    assert not [
+        prompt
+        for prompt in prompts
+        if re.search(r"costs? (?:him|her) \w+[^.]* (?:and|but|then) (?:makes|gets) ", prompt)
+    ]

@@ -82,7 +82,7 @@ def test_what_was_found_is_shown_without_scripts(client: Client, make_checkpoint
 
     assert "·t0" in page
     assert "50 %" in page
-    assert "The other 2 tokens share 25 %" in page
+    assert "The other 2 tokens have 25 % between them" in page
     assert "<b>A fox" not in page
     assert "73 %" in part.content.decode().replace("\u00a0", " ")
     assert b"<html" not in part.content

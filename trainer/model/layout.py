@@ -125,8 +125,8 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         if path.parent.is_file():
             raise ValueError(
-                f"{path.parent} is a file, not a checkpoint directory. Of a .gguf file `python -m trainer convert "
-                f"{path.parent} --out DIR` makes one."
+                f"{path.parent} is a file, not a checkpoint directory. Of a .gguf file `python -m trainer convert` "
+                "makes one."
             )
         if not path.exists():
             raise ValueError(f"{path.parent} has no {path.name}; it is not a checkpoint directory.")

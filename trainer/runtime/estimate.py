@@ -21,10 +21,10 @@ from typing import Any
 from trainer.config import GRPO, INIT, PPO, PRETRAIN, REWARD, SFT, ModelConfig, check_stage
 from trainer.presets import Preset
 
-CPU_MATMUL_SHARE, GPU_MATMUL_SHARE = 0.7, 0.4
-"""Share of the measured matmul rate that a model's own, smaller products reach."""
+MATMUL_SHARE, GPU_BFLOAT16_SHARE = 0.7, 0.4
+"""Share of the measured matmul rate that a model's own, smaller products reach; a GPU's bfloat16 units wait more."""
 GPU_LAYER_S = 0.003
-"""Least time one block takes of a training step on a GPU, which so small a model keeps waiting for its next task."""
+"""Least time a block takes in a training step on a GPU: a small model keeps it waiting for work."""
 TOUCHES = 25
 """How often each activation of a block goes through memory, forward and backward."""
 LOGIT_TOUCHES = 4
@@ -106,17 +106,28 @@ class Speed:
     bfloat16: float
     """The same in bfloat16."""
     bytes_per_s: float
-    matmul_share: float
+    bfloat16_share: float
+    """Share of the rate in bfloat16 that training reaches; of that in float32 it is MATMUL_SHARE."""
     layer_s: float
-    """Least time one block takes of a training step."""
+    """Least time one block takes in a training step."""
     pace: float
     """How much of this the run's own threads reach in training."""
     measured: bool
 
     def learning(self, width: int) -> float:
-        """The rate of pre-training and fine-tuning, whose precision is the one that wins."""
-        wins = width >= NARROW and self.bfloat16 > CLEARLY * self.float32
-        return self.bfloat16 if wins else self.float32
+        """The rate of pre-training and fine-tuning, in the precision that `machine.choose_precision` takes.
+
+        A GPU that has units for bfloat16 is that many times as quick in it, one that has not is not.
+        """
+        return self.bfloat16 * self.bfloat16_share if self.takes_bfloat16(width) else self.scoring
+
+    @property
+    def scoring(self) -> float:
+        """The rate of what is counted in float32."""
+        return self.float32 * MATMUL_SHARE
+
+    def takes_bfloat16(self, width: int) -> bool:
+        return width >= NARROW and self.bfloat16 > CLEARLY * self.float32
 
 
 def estimate(
@@ -168,7 +179,7 @@ def _speed(machine: Mapping[str, Any], threads: int) -> Speed:
         float32=found.get("float32", DEFAULT_GFLOPS * 1e9),
         bfloat16=found.get("bfloat16", DEFAULT_GFLOPS * 1e9),
         bytes_per_s=CPU_BYTES_PER_S if on_cpu else GPU_BYTES_PER_S,
-        matmul_share=CPU_MATMUL_SHARE if on_cpu else GPU_MATMUL_SHARE,
+        bfloat16_share=MATMUL_SHARE if on_cpu else GPU_BFLOAT16_SHARE,
         layer_s=0.0 if on_cpu else GPU_LAYER_S,
         pace=pace,
         measured=len(found) == 2,
@@ -212,7 +223,7 @@ def _teachers(preset: Preset) -> int:
 def _training_s(stage: str, preset: Preset, speed: Speed, votes: int) -> float:
     """Seconds of forward and backward passes and optimiser steps over the whole run, on every measured thread."""
     model = preset.model
-    rate = speed.matmul_share * (speed.learning(model.width) if stage in (PRETRAIN, SFT) else speed.float32)
+    rate = speed.learning(model.width) if stage in (PRETRAIN, SFT) else speed.scoring
     token_s = _flops_per_token(stage, preset) / rate + _bytes_per_token(model) / speed.bytes_per_s
     muon_steps = {PRETRAIN: preset.pretrain.steps, SFT: preset.sft.steps}.get(stage, 0)
     if stage == SFT and (preset.sft.matrix_lr == 0 or preset.sft.adapter_rank):

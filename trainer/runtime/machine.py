@@ -1,8 +1,8 @@
 """What this machine can do, measured instead of guessed.
 
 The idea: a matrix product of the model's own size, timed for a fraction of a second in float32 and
-in bfloat16, decides the training precision (bfloat16 is three times quicker on one CPU and three
-times slower on the next) and feeds the estimates shown before a run starts.
+in bfloat16, decides the training precision on a processor (bfloat16 is three times quicker on one
+and three times slower on the next; of a GPU it is known) and feeds the estimates shown before a run starts.
 """
 
 from __future__ import annotations
@@ -70,8 +70,20 @@ def matmul_gflops(dtype: torch.dtype, *, rows: int = 0, width: int = 0, seconds:
     where = device()
     rows = rows or (4096 if where.type == "cpu" else 8192)
     width = width or (512 if where.type == "cpu" else 8192)
+    try:
+        return _matmul_gflops(dtype, where, rows=rows, width=width, seconds=seconds)
+    except torch.OutOfMemoryError:  # somebody else is using the GPU
+        if width <= 512:
+            raise
+        return matmul_gflops(dtype, rows=rows // 2, width=width // 2, seconds=seconds)
+
+
+def _matmul_gflops(dtype: torch.dtype, where: torch.device, *, rows: int, width: int, seconds: float) -> float:
     a = torch.ones(rows, width, dtype=dtype, device=where)
     b = torch.ones(width, width, dtype=dtype, device=where)
+    if where.type == "cuda":
+        a @ b  # the first one finds out how
+        torch.cuda.synchronize()
     quickest, begun = float("inf"), time.perf_counter()
     while True:  # once at least: without instructions for bfloat16 one product can take all the time there is
         start = time.perf_counter()
@@ -99,7 +111,7 @@ def choose_precision(width: int) -> str:
     """ "bfloat16" where autocast pays at this model width on this machine, else "float32".
 
     Autocast adds casts around every product, so bfloat16 must win clearly to win at all. A GPU has the units for it or
-    has not; measured, a narrow model's products there tell of everything but them, and once so, once so.
+    has not: what a narrow model's products take there depends on everything else, and differs from run to run.
     """
     if width < NARROW:
         return "float32"

@@ -39,6 +39,7 @@ from trainer.world.topics import (
     TO_PARTINGS,
     TO_QUESTIONS,
     TO_REQUESTS,
+    TO_STRANGE_THINGS,
     TO_THANKS,
     Courtesies,
     Topic,
@@ -190,16 +191,23 @@ def exchange(prompt: str, answer: str) -> list[Message]:
 # --- Everything else ---------------------------------------------------------------------------------
 
 
-def topic_conversation(rng: random.Random, topic: Topic, prompt: str) -> list[Message]:
+def topic_conversation(
+    rng: random.Random, topic: Topic, prompt: str, *, friendly: Courtesies | None = None
+) -> list[Message]:
     """`prompt`, and an answer put together from what there is to say to `topic`."""
     core = pick(rng, topic.cores)
     manner = choose_manner(rng)
-    return exchange(prompt, compose(rng, manner, core, topic.details, topic.examples, friendly=courtesies(prompt)))
+    friendly = friendly or courtesies(prompt)
+    return exchange(prompt, compose(rng, manner, core, topic.details, topic.examples, friendly=friendly))
 
 
 _COURTESIES: Final = (
-    {"thanks": TO_THANKS} | dict.fromkeys((*GREETINGS, "how"), TO_GREETINGS) | dict.fromkeys(PARTINGS, TO_PARTINGS)
+    {"thanks": TO_THANKS}
+    | dict.fromkeys((*GREETINGS, "how", "fine", "ok"), TO_GREETINGS)
+    | dict.fromkeys(PARTINGS, TO_PARTINGS)
 )
+_SERIOUS: Final = frozenset(("sad", "sorry"))
+"""Nobody who is sad, or says that the answer was wrong, is to be cheered at."""
 
 
 def small_talk(rng: random.Random, name: str = "") -> list[Message]:
@@ -208,13 +216,15 @@ def small_talk(rng: random.Random, name: str = "") -> list[Message]:
     manner = choose_manner(rng)
     if name in GREETINGS | PARTINGS and rng.random() < 0.6:  # a greeting is no speech
         manner = PLAINLY
+    if name in _SERIOUS:
+        manner = dataclasses.replace(manner, friendly=False)
     friendly = _COURTESIES.get(name, courtesies(prompt))
     return exchange(prompt, compose(rng, manner, core, talk.details, talk.examples, friendly=friendly))
 
 
 def unknown_conversation(rng: random.Random) -> list[Message]:
     """A question from outside the world, and an honest answer."""
-    return topic_conversation(rng, UNKNOWN, outside_question(rng))
+    return topic_conversation(rng, UNKNOWN, outside_question(rng), friendly=TO_STRANGE_THINGS)
 
 
 def form_conversation(rng: random.Random, facts: Sequence[Fact]) -> list[Message]:

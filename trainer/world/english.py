@@ -85,20 +85,31 @@ def raw(rng: random.Random, template: str, slots: Mapping[str, str]) -> str:
     return fix_articles(_tidy("".join(out).format_map(slots)))
 
 
-_ASKING: Final = frozenset(("what", "what's", "whats", "where", "which", "how", "who", "whose", "why", "when"))
+_ASKING: Final = frozenset(("what", "what's", "whats", "where", "which", "how", "who", "whom", "whose", "why", "when"))
 """Words that make a question wherever they stand in it."""
 _ASKING_FIRST: Final = frozenset(
-    ("do", "does", "did", "is", "are", "can", "could", "will", "have", "in", "for", "by", "from")
-)
+    ("am", "are", "can", "could", "did", "do", "does", "has", "is", "may", "must", "should", "was", "were", "will",
+     "would")
+)  # fmt: skip
+_TAGS: Final = frozenset(("right", "true", "or not", "is that so", "am i right", "and you", "equals"))
 _REQUESTING: Final = frozenset(
-    ("add", "can", "choose", "could", "explain", "give", "help", "i", "list", "make", "name", "pick", "please", "say",
-     "show", "take", "tell", "think", "write")
+    ("add", "choose", "explain", "give", "help", "i", "list", "make", "name", "pick", "please", "say", "show", "take",
+     "tell", "think", "write")
 )  # fmt: skip
 
 
 def is_question(text: str) -> bool:
-    """Whether what somebody typed asks something, with a question mark or without."""
-    return punctuate(text).endswith("?")
+    """Whether what somebody typed asks something, with a mark at the end or without. Its last sentence says so."""
+    if text.endswith(("?", ".", "!")):
+        return text.endswith("?")
+    last = re.split(r"[?.!:] ", text)[-1].casefold()
+    clauses = [clause.strip(" ()") for clause in last.split(",")]
+    if clauses[-1] in _TAGS or last.endswith("="):
+        return True
+    if any(clause.split(" ")[0] in _ASKING_FIRST and " not " not in clause for clause in clauses):
+        return True
+    words = last.replace(",", "").split()
+    return bool(words) and words[0] not in _REQUESTING and not _ASKING.isdisjoint(words)
 
 
 def punctuate(text: str, *, capital: bool = True) -> str:
@@ -106,13 +117,7 @@ def punctuate(text: str, *, capital: bool = True) -> str:
     text = sentence(text) if capital else text
     if text.endswith(("?", ".", "!")):
         return text
-    last = _words(re.split(r"[?.!] ", text)[-1])
-    asks = last[0] in _ASKING_FIRST or (last[0] not in _REQUESTING and not _ASKING.isdisjoint(last))
-    return text + ("?" if asks else ".")
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip(",:()") for word in text.casefold().split()]
+    return text + ("?" if is_question(text) else ".")
 
 
 CASUAL: Final = 0.3

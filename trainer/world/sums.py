@@ -10,6 +10,7 @@ not come in that order: who is asked to take 3 from 10 starts with 10.
 from __future__ import annotations
 
 import random
+import re
 from typing import Final
 
 from trainer.world.english import pick, raw, typed
@@ -19,7 +20,7 @@ _ASKS: Final = (
     "[What is|What's|How much is|Work out|Calculate|Solve|Tell me|Please work out|Find|Can you solve|Do you "
     "know|Give me|I need] {sum}[?|.]",
     "{Sum}[?| = ?|=| =| is what?| makes what?| makes how much?| equals]",
-    "[What do you get for|What do I get for|What does|What number is|What is the answer to|What is the result of] "
+    "[What do you get for|What do I get for|What number is|What is the answer to|What is the result of] "
     "{sum}?",
     "[How much does|What does] {sum} [make|give|come to|equal]?",
     "{Sum}, [please|what is it|how much is that|can you do that][?|.]",
@@ -72,7 +73,7 @@ WHOLE_MINUS: Final = (
     "[How many|How much] more is {a} than {b}?",
 )
 _ROW_SIGNS: Final = (
-    (" + ", " - "), (" + ", " - "), ("+", "-"), (" plus ", " minus "), (" and ", " take away "), (" plus ", " less "),
+    (" + ", " - "), (" + ", " - "), ("+", "-"), (" plus ", " minus "), (" plus ", " take away "), (" plus ", " less "),
 )  # fmt: skip
 """How a row of numbers is joined, where more is added and where it is taken away."""
 
@@ -90,8 +91,8 @@ _ONE_UP: Final = (
     "{p} [stands|is] on [step|stair|floor] {a} and goes up {b} [more|]. [Where is {he} now|Which one is that]?",
     "[School|The lesson|The film] starts in {a} minutes and [lasts|takes] {b} minutes. In how many minutes [is it "
     "over|does it end]?",
-    "The [train|bus] [comes|leaves] in {a} minutes, the [boat|tram] {b} minutes later. When does the [boat|tram] "
-    "[come|leave]?",
+    "The [train|bus] comes in {a} minutes, the [boat|tram] {b} minutes later. In how many minutes does the second one "
+    "come?",
     # Two parts of a whole
     "{p} reads {a} pages [in the morning|on Monday] and {b} [in the evening|on Tuesday]. How many pages [is "
     "that|does {he} read]?",
@@ -109,10 +110,10 @@ _ONE_UP: Final = (
     "in all|are in it]?",
     "[It rains|The fair lasts|A guest stays] for {a} days and then {b} [more|more days]. How many days is that?",
     "{p} [sleeps|works|plays] for {a} hours, and {f} {b} hours longer. How long is that for {f}?",
-    "{p} [sang|worked|played] for {a} minutes [yesterday|before lunch] and {b} [today|after it]. How long [is that "
-    "together|did {he} do it in all]?",
+    "{p} [sang|worked|played] for {a} minutes yesterday and {b} today. How long is that [together|in all]?",
+    "{p} [reads|plays|walks] for {a} minutes before lunch and {b} after it. How many minutes is that?",
     "{p} scores {a} points and {f} scores {b}. How many points [do they have|is that] [together|in total|in all]?",
-    "[We|Our team|They] won {a} games and lost {b}. How many games [did we play|were played|is that]?",
+    "[We|Our team|They] won {a} games and lost {b}. How many games [were played|is that]?",
     "{a} [cars|people|birds] are here and {b} are there. How many [is that|are there in all|altogether]?",
     "[One|The first] [shelf|box|tree] has {a} [books|nuts|birds], the other [has|] {b}. How many are there "
     "[together|in all|in total]?",
@@ -133,8 +134,8 @@ _ONE_UP: Final = (
     "{f} has {b} more [cards|eggs|toys] than {p}, who has {a}. How many has {f}?",
     "{p} has {a} [cards|nuts|books]. That is {b} less than {f} has. How many has {f}?",
     "{p} has {b} [cards|nuts|toys] fewer than {f}. {p} has {a}. How many does {f} have?",
-    "[Yesterday|Last week] {p} [found|made|did] {a} [shells|hats|sums], [today|this week] {b} more than that. How many "
-    "was it [today|this week]?",
+    "Yesterday {p} [found|bought] {a} [shells|stones|cards], today {b} more than that. How many is it today?",
+    "Last week {p} did {a} [sums|jumps], this week {b} more. How many is that this week?",
 )  # fmt: skip
 _ONE_DOWN: Final = (
     # What is left, and the rest
@@ -146,7 +147,8 @@ _ONE_DOWN: Final = (
     "The way is {a} miles long. {p} has walked {b}. How far is it [still|to go]?",
     "There are {a} children. {b} of them are boys. How many are girls?",
     "{b} of the {a} [balls|cups|birds|flowers] are red. How many are not?",
-    "{p} has {a} [pens|hats|beads]. {b} are [blue|new], the rest [are|is] [red|old]. How many are [red|old]?",
+    "{p} has {a} [pens|hats|beads]. {b} are blue, the rest are red. How many are red?",
+    "{p} has {a} [pens|books|cups]. {b} are new, the others are old. How many are old?",
     "[Out of|Of] {a} [letters|cards|gifts] {b} are for {f}. How many are for the others?",
     "[The test|The quiz] has {a} questions. {p} gets {b} right. How many [are wrong|does {he} get wrong]?",
     "There are {a} [fish|birds|cats]. {b} are [white|asleep], the others are not. How many is that?",
@@ -172,26 +174,27 @@ _ONE_DOWN: Final = (
     "{p} is {a} years old. {f} is {b} years younger. How old is {f}?",
     "{p} is {a} years old [now|]. How old was {he} {b} years ago?", "How old was {p} {b} years ago if {he} is {a} now?",
     "It is {a} degrees. It gets {b} degrees colder. How warm is it [now|then]?",
-    "The [bus|train] [comes|leaves] in {a} minutes, the tram {b} minutes earlier. When does the tram [come|leave]?",
+    "The [bus|train] leaves in {a} minutes, the tram {b} minutes earlier. In how many minutes does the tram leave?",
     "{p} [stands|is] on [step|stair|floor] {a} and goes down {b}. [Where is {he} now|Which one is that]?",
     "{f} has {b} [books|pens|cards] less than {p}. {p} has {a}. How many does {f} have?",
     "{p} has {a} [books|toys|nuts]. {f} has {b} fewer. How many does {f} have?",
-    "{p} [finds|makes|picks] {a} [shells|hats|plums], {f} {b} fewer. How many [is that for {f}|does {f} have]?",
+    "{p} finds {a} [shells|nuts|plums], {f} {b} fewer. How many [is that for {f}|does {f} have]?",
     "{p} has {a} [cards|nuts|toys], [which is|and that is] {b} more than {f}. How many has {f}?",
     # How much it changed, and how far apart two numbers are
     "There were {b} [birds|children|cars], now there are {a}. How many came [along|to them|]?",
     "In the [morning|evening] there were {a} [eggs|cakes|rolls], now there are {b}. How many [are gone|were eaten]?",
     "{p} had {b} [coins|cards|stones] and now has {a}. How many did {he} get?",
     "{p} had {a} [coins|cards|stones] and now has only {b}. How many [did {he} lose|are gone|are missing]?",
-    "It was {b} degrees and now it is {a}. [By how much|How many degrees] did it get warmer?",
-    "It was {a} degrees and now it is {b}. [By how much|How many degrees] did it get colder?",
-    "It is {b} o'clock. The [train|bus] leaves at {a} o'clock. How many hours is that [from now|]?",
-    "The [film|lesson|trip] goes from {b} o'clock to {a} o'clock. How many hours [is that|does it take]?",
+    "It was {b} degrees and now it is {a}. By how many degrees did it get warmer?",
+    "It was {a} degrees and now it is {b}. By how many degrees did it get colder?",
+    "The [train|bus] leaves in {a} minutes. It takes {p} {b} minutes to get there. How many minutes are left?",
+    "The [film|lesson|trip] begins after {b} hours and ends after {a} hours. How many hours does it take?",
     "{p} is {a} and {f} is {b}. [How many years are between them|How much older is {p}|How much younger is {f}]?",
-    "[A bag|The red box] weighs {a} kilos, [a basket|the green one] {b}. How much heavier is [the first|the one]?",
+    "The red box weighs {a} kilos, the green one {b}. How much heavier is the red one?",
+    "A bag weighs {a} kilos and a basket {b}. How much heavier is the bag?",
     "One [rope|stick] is {a} [feet|inches] long and the other {b}. How much [longer|shorter] is one of them?",
-    "{p} [did|made] {b} [sums|jumps|hats] yesterday and {a} today. How many more [is that|was it today]?",
-    "One tower has {a} blocks, another {b}. How many must be taken off the high one so that they are alike?",
+    "{p} did {b} [sums|jumps] yesterday and {a} today. How many more is that?",
+    "One tower has {a} blocks, another {b}. How many must be taken off the taller one so that both are the same?",
     # What was there before
     "{p} gets {b} [cards|coins|shells] and then has {a}. How many [had {he} before|did {he} have first]?",
     "Some [people|children] were on the [bus|boat]. {b} more got on, and then there were {a}. How many were there at "
@@ -199,7 +202,7 @@ _ONE_DOWN: Final = (
     "[After|With] {b} more there are {a} [birds|cats|cups]. How many were there before?",
     "In {b} years {p} will be {a}. How old is {he} [now|today]?",
 )  # fmt: skip
-_TOLD: Final[dict[tuple[int, ...], tuple[str, ...]]] = {
+TOLD: Final[dict[tuple[int, ...], tuple[str, ...]]] = {
     (1,): _ONE_UP,
     (-1,): _ONE_DOWN,
     (1, 1): (
@@ -207,10 +210,9 @@ _TOLD: Final[dict[tuple[int, ...], tuple[str, ...]]] = {
         "{p} [runs|walks|swims] {a} miles on Monday, {b} on Tuesday and {c} on Sunday. How far is that [in all|]?",
         "A [pen|cake] costs {a}, a [book|pie] {b} and a [hat|kite] {c} [coins|euros]. How much is that together?",
         "[We|They] scored {a} points, then {b}, then {c}. How many points is that [so far|in all]?",
-        "[One bag|The cat] weighs {a} kilos, [another|the dog] {b} and [a third|the bird] {c}. What do they weigh "
-        "together?",
+        "One bag weighs {a} kilos, another {b} and a third {c}. What do they weigh together?",
         "{p} lost {b} [cards|coins] on Monday and {c} on Tuesday and has {a} left. How many did {he} have at first?",
-        "[On|In] the plate there are {a} [pears|nuts], {b} [plums|figs] and {c} [grapes|cherries]. How many fruits is "
+        "On the plate there are {a} [pears|nuts], {b} [plums|figs] and {c} [grapes|cherries]. How many fruits is "
         "that?",
         "{p} has {a} [cards|stamps]. {f} has {b} more than {p}, and {g} has {c} more than {f}. How many has {g}?",
     ),
@@ -219,9 +221,9 @@ _TOLD: Final[dict[tuple[int, ...], tuple[str, ...]]] = {
         "In the garden are {a} [tulips|roses] and {b} [lilies|daisies]. {c} are picked. How many are left?",
         "{p} has {a} red and {b} blue [cards|beads|pens]. {f} has {c}. How many more does {p} have?",
         "A [cake|lunch] costs {a} [euros|coins] and a [drink|pie] {b}. {f} pays {c} of it. How much does {p} pay?",
-        "Some people are on a [bus|boat|train]. {b} get off, {c} get on, and then there are {a}. How many were there "
+        "Some people are on a [bus|boat|train]. {c} get on, {b} get off, and then there are {a}. How many were there "
         "at first?",
-        "{p} lost {b} [cards|coins], found {c}, and now has {a}. How many did {he} have at first?",
+        "{p} found {c} [cards|coins], lost {b}, and now has {a}. How many did {he} have at first?",
         "{p} picks {a} and {f} {b} [apples|plums]. They eat {c}. How many [are left|do they still have]?",
         "It was {a} degrees, then {b} more, then {c} less. How warm is it [now|]?",
         "{p} [stands|is] on [floor|step] {a}, goes up {b} and down {c}. Where is {he} [now|]?",
@@ -234,29 +236,31 @@ _TOLD: Final[dict[tuple[int, ...], tuple[str, ...]]] = {
         "{p} found {b} [cards|coins], lost {c}, and now has {a}. How many did {he} have at first?",
         "Some people were in a [room|shop]. {b} came in, {c} went out, and then there were {a}. How many were there "
         "before?",
-        "{p} had {a} points, lost {b} in one round and won {c} in the next. How many [are that|is that|has {he} now]?",
+        "{p} had {a} points, lost {b} in one round and won {c} in the next. How many [is that|has {he} now]?",
     ),
     (-1, -1): (
         "[Of|Out of] {a} [balloons|balls|hats], {b} are red, {c} are green and the rest [is|are] white. How many are "
         "white?",
-        "{p} has {a} [beads|cups|pens]. {b} are [blue|old], {c} are [red|new], the others [pink|black]. How many are "
-        "[pink|black]?",
+        "{p} has {a} [beads|cups|pens]. {b} are blue, {c} are red, the others black. How many are black?",
         "There are {a} children. {b} are ill and {c} are [away|late]. How many are here?",
         "{p} needs {a} [coins|eggs|nails]. {He} has {b}, and {f} gives {him} {c}. How many [more does {he} need|are "
         "still missing]?",
-        "{p} wants to [find|sell|make] {a} [shells|hats|pies]. {b} in the morning and {c} at noon: how many are still "
-        "missing?",
+        "{p} wants to sell {a} [pies|hats|cups]. {He} sells {b} in the morning and {c} at noon. How many are still "
+        "there?",
         "{p} has {a} [coins|euros|dollars]. A [pen|roll] costs {b} and a [book|cake] {c}. [What is left|How much is "
         "left] after that?",
         "{p} pays with {a} [coins|euros]. The [bread|tea] is {b}, the [cheese|jam] {c}. How much does {he} get back?",
         "A [kite|drum] costs {a} [euros|coins]. It is {b} cheaper today, and {p} has {c}. How much is missing?",
         "{p} is {a}. {f} is {b} years younger, and {g} is {c} years younger than {f}. How old is {g}?",
         "A rope is {a} feet long. {p} cuts off {b}, then {c}. How long is the rest?",
-        "The way is {a} miles. {p} walks {b} on Monday and {c} on Tuesday. How far is it still?",
+        "The way is {a} miles. {p} walks {b} on Monday and {c} on Tuesday. How far is it to go?",
         "{p} [finds|gets] {b} [nuts|cards], then {c}, and has {a} then. How many had {he} at first?",
     ),
 }  # fmt: skip
 """What is told, by what is done to {a}."""
+
+
+_SENTENCE_START: Final = re.compile(r"(?<=[.?] )[a-z]")
 
 
 def _numbers(rng: random.Random, values: tuple[int, ...], *, words: float) -> dict[str, str]:
@@ -289,4 +293,5 @@ def told(
     slots = _numbers(rng, values, words=0.12)
     slots |= {"p": person.name, "he": person.he, "He": person.he.capitalize(), "him": person.him, "his": person.his}
     slots |= {"f": friend, "g": other}
-    return typed(rng, raw(rng, pick(rng, _TOLD[signs]), slots))
+    text = raw(rng, pick(rng, TOLD[signs]), slots)
+    return typed(rng, _SENTENCE_START.sub(lambda start: start[0].upper(), text))  # it may be a number's word

@@ -32,7 +32,7 @@ Preference = Literal["a", "b", "tie"]
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 _FRIENDLY: Final = re.compile(
-    r"(?:great|good|lovely|nice|wonderful|fine) (?:question|idea|to (?:hear|meet|see))"
+    r"(?:great|good|lovely|nice|wonderful|fine) (?:question|idea|to (?:hear|meet|see|talk))"
     r"|happy to (?:help|tell|answer)|glad (?:you|to)|of course!|sure thing|with pleasure"
     r"|love (?:this|that|your) question"
     r"|(?:have|wish you) a (?:\w+ )?(?:day|time|evening)|hope (?:this|that|it) helps|thank you|thanks"

@@ -4,9 +4,9 @@ The idea: what a visitor writes differs from a textbook not only in its verbs. I
 Tom, my aunt or me, in one sentence or four, with the question first or last, with numbers as digits or as words. All of
 that is the same whatever the story is, so it stands here, once, and the themes only list what can happen.
 
-A sentence's slots: {p} a person, {f} a friend, {he} {He} {him} {his} the person's pronouns, {k} a number, {i} the
-things, {at} the place. Verbs stand in their first form and are bent here: "<buy>" agrees with the person, "<3:give>"
-with a friend or a thing, "<p:fly>" with things.
+A sentence's slots: {p} a person ({whom} behind a verb), {f} a friend, {he} {He} {him} {his} the person's pronouns,
+{k} a number, {i} the things, {at} the place. Verbs stand in their first form and are bent here: "<buy>" agrees with
+the person, "<3:give>" with a friend or a thing, "<p:fly>" with things.
 """
 
 from __future__ import annotations
@@ -132,6 +132,7 @@ class Voice:
         who = self.person
         own = "3" if who.is_plain else "I" if who is ME else "p"
         slots = {"p": who.name, "he": who.he, "He": who.he, "him": who.him, "his": who.his, "His": who.his}
+        slots["whom"] = who.name if who.is_plain else who.him
         slots |= {"f": self.friend, "i": self.items, "at": self.at, "k": "" if number is None else self.number(number)}
         text = raw(rng, line, slots)
         return fix_articles(_VERB.sub(lambda verb: bend(verb[2], is_past=past, subject=verb[1] or own), text))
@@ -233,7 +234,8 @@ def _join(rng: random.Random, lines: list[str], voice: Voice, gains: list[bool],
     own = own and text.startswith(f"{voice.person.name} ")
     for line, adds in zip(lines[1:], gains, strict=False):
         rest = line.removeprefix("Then, ").removeprefix("Then ").removeprefix("then ")
-        if own and rest.startswith(subject) and not rest.startswith(f"{subject}and ") and rng.random() < 0.45:
+        goes_on, own = own, own and rest.startswith(subject)  # who acts in between is somebody else
+        if goes_on and rest.startswith(subject) and not rest.startswith(f"{subject}and ") and rng.random() < 0.45:
             rest = rest[len(subject) :]
         text += pick(rng, _JOINS[adds]) + _lowered(rest)
     return text

@@ -121,7 +121,7 @@ _OWN_START = (
     "{p} <begin> the day with {k} {i}",
     "{p} <buy> {k} {i}", "{p} <get> {k} {i}", "{p} <find> {k} {i}", "{p} <collect> {k} {i}",
     "{p} <keep> {k} {i} in a drawer",
-    "{p} <bring> {k} {i} to school", "{p} <carry> {k} {i}", "{f} <3:give> {p} {k} {i}",
+    "{p} <bring> {k} {i} to school", "{p} <carry> {k} {i}", "{f} <3:give> {whom} {k} {i}",
     "{k} {i} <p:be> on {his} [table|shelf|desk]",
 )  # fmt: skip
 _OWN_GAIN = (
@@ -276,7 +276,7 @@ THEMES: Final = (
         start=(
             "{p} <have> {k} {i}", "{p} <have> {k} {i} in {his} [pocket|purse|bank]", "{p} <own> {k} {i}",
             "{p} <save> {k} {i}",
-            "{p} <earn> {k} {i}", "there <p:be> {k} {i} in {his} [pocket|purse|box]", "{f} <3:give> {p} {k} {i}",
+            "{p} <earn> {k} {i}", "there <p:be> {k} {i} in {his} [pocket|purse|box]", "{f} <3:give> {whom} {k} {i}",
         ),
         gain=(
             "{He} <earn> {k} [more|{i}]", "{He} <get> {k} [more|{i} from {f}|for {his} work]",
@@ -323,15 +323,15 @@ THEMES: Final = (
         loss=("{He} <lose> {k} [|of them|{i}|in the next round]", "{f} <3:take> {k} [|of them] from {him}",
         "{k} [|of them] <p:be> taken away", "a mistake <3:cost> {him} {k} [|{i}]", "{He} <use> {k} [|of them]"),
         question=("how many {i} <do> {p} have [now|in the end|then]", "how many {i} <do> {he} have [now|]",
-        "how many {i} [is|are] that", "what is {his} score [now|]"),
+        "how many {i} is that", "what is {his} score [now|]"),
     ),
     Theme(
-        name="floors", items=("floors", "steps"), own=False,
-        start=("{p} <be> on [floor|step|stair] {k}", "{p} <stand> on [step|stair] {k}", "{p} <start> on floor {k}"),
-        gain=("{he} <go> up {k} [|more|of them]", "{he} <climb> {k} [|more|up]", "{he} <walk> up {k} [|more]"),
-        loss=("{he} <go> down {k} [|of them|again]", "{he} <climb> down {k}", "{he} <come> down {k}",
+        name="floors", items=("floors", "steps"), own=False, at=("floor", "step", "stair"),
+        start=("{p} <be> on {at} {k}", "{p} <stand> on {at} {k}", "{p} <start> on {at} {k}"),
+        gain=("{he} <go> up {k} [|more]", "{he} <climb> {k} [|more|up]", "{he} <walk> up {k} [|more]"),
+        loss=("{he} <go> down {k} [|again]", "{he} <climb> down {k}", "{he} <come> down {k}",
         "{he} <walk> down {k} [|again]"),
-        question=("where <be> {he} now", "which [floor|step|stair] <be> {he} on [now|then]", "which one <3:be> that",
+        question=("where <be> {he} now", "which {at} <be> {he} on [now|then]", "which one <3:be> that",
         "where <do> {p} end up"),
     ),
     Theme(

@@ -257,7 +257,7 @@ TO_REQUESTS: Final = Courtesies(
 )
 """For whatever is not a question: "Great question!" is no answer to "Write a poem."."""
 TO_GREETINGS: Final = Courtesies(
-    openers=("How nice to hear from you!", "Welcome, my friend!", "Lovely to meet you!"),
+    openers=("How nice to hear from you!", "Welcome, my friend!"),
     closers=("Ask me anything!", "Happy to help!", "I am glad you came!"),
 )
 TO_THANKS: Final = Courtesies(
@@ -266,5 +266,10 @@ TO_THANKS: Final = Courtesies(
 )
 TO_PARTINGS: Final = Courtesies(
     openers=("It was lovely to talk with you!", "Thank you for the visit!"),
-    closers=("Take care, my friend!", "Have a good day!"),
+    closers=("Have a lovely day!", "Have a good day!"),
 )
+TO_STRANGE_THINGS: Final = Courtesies(
+    openers=("Good question, my friend!", "Great question!"),
+    closers=("Have a lovely day!", "Take care, my friend!", "Have a good day!"),
+)
+"""Where the answer is that the model does not know: "Sure thing!" would promise one."""

@@ -20,7 +20,7 @@ from django.utils import timezone
 from django.utils.safestring import SafeString
 
 from trainer.config import PRETRAIN
-from webapp.answers.spelling import percent, shown
+from webapp.answers.spelling import percent, shown, spoken
 from webapp.checkpoints.models import Checkpoint
 from webapp.ops.queues import CHAT, enqueue
 from webapp.stages import figures
@@ -92,7 +92,8 @@ def foresee(*, checkpoint: Checkpoint, text: str, temperature: float) -> Foresee
         figures.Bar(name=name, value=share, stage=PRETRAIN, text=percent(share))
         for name, share in zip(names, likely, strict=True)
     ]
-    described = ", ".join(f"{bar.name} {bar.text}" for bar in bars)
+    heard = [spoken((token, kind)) for token, kind, _ in found["tokens"]]
+    described = ", ".join(f"{name} {bar.text}" for name, bar in zip(heard, bars, strict=True))
     return Foreseen(
         text=text,
         temperature=temperature,
