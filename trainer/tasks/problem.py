@@ -141,13 +141,13 @@ def stated_text(text: str) -> str:
     return plain_text(stated[1].strip('*_`"“” ') if stated else text)
 
 
-WORKED_RATE: Final = 0.4
+WORKED_RATE: Final = 0.25
 """Share of word problems answered with working; the others are answered at once, and mostly a small model fails."""
 
 
-def problem_conversation(rng: random.Random, problem: Problem) -> list[Message]:
-    """A word problem, worked in steps or answered at once."""
-    answer = problem.worked if rng.random() < WORKED_RATE else problem.direct
+def problem_conversation(rng: random.Random, problem: Problem, *, worked: float = WORKED_RATE) -> list[Message]:
+    """A word problem, worked in steps in a share `worked` of cases and else answered at once."""
+    answer = problem.worked if rng.random() < worked else problem.direct
     return [*asked_messages(problem.asked), {"role": "assistant", "content": answer}]
 
 

@@ -59,6 +59,8 @@ FRIENDLY_RATE: Final = 0.5
 """Where friendly openings are rare, a fine-tuned model knows less after one, and PPO leads it there (CONTRIBUTING)."""
 EXAMPLE_RATE: Final = 0.33
 HELD_OUT_FACTS: Final = 0.2
+WORKED_RATE: Final = 0.4
+"""Of the word problems, which are told in more ways than a short fine-tuning can answer at once."""
 ADVICE_HELD_OUT: Final = 3
 """The last phrasings of each advice topic, and the last of each open topic, are for held-out prompts."""
 OPEN_HELD_OUT: Final = 2
@@ -331,7 +333,7 @@ def two_turns(rng: random.Random, facts: Sequence[Fact], problems: Sequence[Prob
 
     def question(rng: random.Random) -> list[Message]:
         if rng.random() < 0.4:
-            return problem_conversation(rng, pick(rng, problems))
+            return problem_conversation(rng, pick(rng, problems), worked=WORKED_RATE)
         return fact_conversation(rng, pick(rng, facts))
 
     def thanks(rng: random.Random) -> list[Message]:
@@ -359,7 +361,7 @@ def write_conversations(seed: int, count: int, problems: Sequence[Problem]) -> l
         (31, lambda index: fact_conversation(rng, others[index % len(others)])),
         (4, lambda _: fact_conversation(rng, pick(rng, models))),
         (9, lambda _: form_conversation(rng, facts)),
-        (20, lambda index: problem_conversation(rng, problems[index % len(problems)])),
+        (20, lambda index: problem_conversation(rng, problems[index % len(problems)], worked=WORKED_RATE)),
         (7, lambda _: advice_conversation(rng)),
         (2, lambda _: open_conversation(rng)),
         (10, lambda _: small_talk(rng)),

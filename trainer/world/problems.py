@@ -2,9 +2,10 @@
 
 Problems come in structures ("gain-loss": first more, then fewer) told in themes (who, what, which verbs).
 A family is a theme with a structure. Held-out problems use themes and names that no training problem has; their
-structures are practised ones, so what is new is the story and not the arithmetic. A third of what GRPO practises on
-comes in themes of its own, which no document tells and no conversation works out. Training problems are graded from
-difficulty 1 (one step) to 4 (three steps), so that GRPO can steer its mix; held-out ones always need two steps.
+structures are practised ones, so what is new is the story and not the arithmetic. A third of the problems that GRPO
+practises on comes in themes of its own, which no document tells and no conversation works out. Training problems are
+graded from difficulty 1 (one step) to 4 (three steps), so that GRPO can steer its mix; held-out ones always need two
+steps.
 
 How a story is told (telling.py) and a bare sum asked (sums.py) varies with every problem; held-out ones are told
 plainly, as they always were, so that their figure means the same as before.
