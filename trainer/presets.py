@@ -127,7 +127,7 @@ PRESETS: Final[dict[str, Preset]] = {
         ),
         Preset(
             name="tiny",
-            summary="About 2 M parameters. A laptop without a GPU, all stages in ten to fifteen minutes.",
+            summary="About 2 M parameters. A laptop without a GPU, all stages in about a quarter of an hour.",
             model=shape(3, vocab_size=2048, context=256, kv_heads=1),
             pretrain=PretrainConfig(
                 tokens=4_600_000, batch_tokens=3072, sequence=256, matrix_lr=0.0147, embedding_lr=0.0029
