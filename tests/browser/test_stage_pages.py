@@ -197,12 +197,12 @@ async def test_the_next_tokens_are_asked_for_while_one_types_and_follow_the_temp
     shown, slider = page.locator("#next"), page.get_by_label("Temperature")
 
     await page.get_by_label("After the text").fill("A fox eats")
-    await expect(shown).to_contain_text("50.0")  # 1 of 1 + 1/2 + 1/2
+    await expect(shown).to_contain_text("50\u00a0%")  # 1 of 1 + 1/2 + 1/2
 
     await slider.focus()
     for _ in range(5):
         await slider.press("ArrowLeft")
-    await expect(shown).to_contain_text("66.7")  # at 0.5: 1 of 1 + 1/4 + 1/4
+    await expect(shown).to_contain_text("67\u00a0%")  # at 0.5: 1 of 1 + 1/4 + 1/4
     await expect(page.locator("[data-temperature]")).to_have_text("0.5")
     await expect(slider).to_be_focused()
 
