@@ -70,12 +70,13 @@ def matmul_gflops(dtype: torch.dtype, *, rows: int = 0, width: int = 0, seconds:
     where = device()
     rows = rows or (4096 if where.type == "cpu" else 8192)
     width = width or (512 if where.type == "cpu" else 8192)
-    try:
-        return _matmul_gflops(dtype, where, rows=rows, width=width, seconds=seconds)
-    except torch.OutOfMemoryError:  # somebody else is using the GPU
-        if width <= 512:
-            raise
-        return matmul_gflops(dtype, rows=rows // 2, width=width // 2, seconds=seconds)
+    while True:
+        try:
+            return _matmul_gflops(dtype, where, rows=rows, width=width, seconds=seconds)
+        except torch.OutOfMemoryError:  # somebody else is using the GPU
+            if width <= 512:
+                raise
+        rows, width = rows // 2, width // 2
 
 
 def _matmul_gflops(dtype: torch.dtype, where: torch.device, *, rows: int, width: int, seconds: float) -> float:
