@@ -79,7 +79,9 @@ def test_it_expects_the_precision_the_stages_choose(
     speed = Speed(
         float32=213.0, bfloat16=bfloat16, bytes_per_s=1.0, bfloat16_share=0.7, layer_s=0.0, pace=1.0, measured=True
     )
-    assert speed.takes_bfloat16(width) == (machine.choose_precision(width) == "bfloat16")
+    chosen = machine.choose_precision(width)
+    assert speed.takes_bfloat16(width) == (chosen == "bfloat16")
+    assert speed.learning(width) == pytest.approx(0.7 * {"float32": 213.0, "bfloat16": bfloat16}[chosen])
 
 
 @pytest.mark.parametrize("has_units", [True, False])

@@ -257,9 +257,9 @@ def test_it_teaches_only_the_critic_while_it_warms_up(models: ppo.Models) -> Non
 def test_it_starts_the_critic_as_the_reward_model(models: ppo.Models, inputs: Inputs) -> None:
     assert inputs.reward_model is not None
     judge = load_reward_model(inputs.reward_model).reward_model
-    tokens = torch.tensor([[5, 6, 7]])
-    critic = models.critic(tokens.to(models.critic.head.weight.device)).cpu()  # where this machine trains
-    torch.testing.assert_close(critic, judge(tokens))
+    where = models.critic.head.weight.device  # the GPU, where this machine trains on one
+    tokens = torch.tensor([[5, 6, 7]], device=where)
+    assert torch.equal(models.critic(tokens), judge.to(where)(tokens))
     assert models.critic.head.weight is not models.judge.head.weight
     assert not any(parameter.requires_grad for parameter in models.judge.parameters())
     assert not any(parameter.requires_grad for parameter in models.reference.parameters())
@@ -329,9 +329,8 @@ def test_it_puts_the_reward_in_one_field_and_the_kl_in_another(models: ppo.Model
     sampled = rollouts(models)
     experience = ppo.judge(sampled, models, CONFIG, kl_weight=0.5)
     assert [one.reward for one in sampled] == pytest.approx(ppo.answer_rewards(sampled, models, CONFIG).tolist())
-    torch.testing.assert_close(
-        experience.kl.cpu(), torch.zeros(6), atol=1e-4, rtol=0
-    )  # policy and reference are the same
+    # Policy and reference are the same.
+    torch.testing.assert_close(experience.kl.cpu(), torch.zeros(6), atol=1e-4, rtol=0)
     # No KL, γ = λ-weighted returns end in the score: at the last token R = r.
     for row, one in enumerate(sampled):
         last = len(one.prompt) + len(one.response) - 2

@@ -123,12 +123,12 @@ def read_layout(directory: Path) -> Layout:
 def read_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file; ValueError when it is missing or holds something else."""
     try:
-        if path.parent.is_file():
-            raise ValueError(
-                f"{path.parent} is a file, not a checkpoint directory. Of a .gguf file `python -m trainer convert` "
-                "makes one."
-            )
         if not path.exists():
+            if path.parent.is_file():
+                raise ValueError(
+                    f"{path.parent} is a file, not a checkpoint directory. Of a .gguf file `python -m trainer convert` "
+                    "makes one."
+                )
             raise ValueError(f"{path.parent} has no {path.name}; it is not a checkpoint directory.")
         data = read_bytes(path, most=LARGEST_JSON_BYTES)
     except OSError as error:

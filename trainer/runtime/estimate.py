@@ -225,12 +225,11 @@ def _training_s(stage: str, preset: Preset, speed: Speed, votes: int) -> float:
     model = preset.model
     rate = speed.learning(model.width) if stage in (PRETRAIN, SFT) else speed.scoring
     token_s = _flops_per_token(stage, preset) / rate + _bytes_per_token(model) / speed.bytes_per_s
-    muon_steps = {PRETRAIN: preset.pretrain.steps, SFT: preset.sft.steps}.get(stage, 0)
-    if stage == SFT and (preset.sft.matrix_lr == 0 or preset.sft.adapter_rank):
-        muon_steps = 0
+    steps = {PRETRAIN: preset.pretrain.steps, SFT: preset.sft.steps}.get(stage, 0)
+    has_muon = not (stage == SFT and (preset.sft.matrix_lr == 0 or preset.sft.adapter_rank))
     muon_s = MUON_FLOPS * model.width * model.parameters / rate
-    least = speed.layer_s * model.layers * {PRETRAIN: preset.pretrain.steps, SFT: preset.sft.steps}.get(stage, 0)
-    return max(least, _tokens_trained(stage, preset, votes) * token_s + muon_steps * muon_s)
+    work = _tokens_trained(stage, preset, votes) * token_s + (steps * muon_s if has_muon else 0)
+    return max(steps * model.layers * speed.layer_s, work)
 
 
 def _tokens_trained(stage: str, preset: Preset, votes: int) -> float:

@@ -28,19 +28,15 @@ from trainer.world.facts import ENTITIES, FACTS, Fact
 from trainer.world.forms import form_request
 from trainer.world.problems import generate
 from trainer.world.questions import choice_question, other_value, question, truth_question
-from trainer.world.small_talk import GREETINGS, PARTINGS, UNKNOWN, outside_question, small_talk_parts
+from trainer.world.small_talk import UNKNOWN, outside_question, small_talk_parts
 from trainer.world.statements import FRIENDS, SCENES, ask, asked, fact_slots, held_out_phrasings, tell_fact
 from trainer.world.topics import (
     ADVICE,
     OPEN,
     POEM_QUESTIONS,
     STORY_QUESTIONS,
-    TO_GREETINGS,
-    TO_PARTINGS,
     TO_QUESTIONS,
     TO_REQUESTS,
-    TO_STRANGE_THINGS,
-    TO_THANKS,
     Courtesies,
     Topic,
 )
@@ -193,40 +189,31 @@ def exchange(prompt: str, answer: str) -> list[Message]:
 # --- Everything else ---------------------------------------------------------------------------------
 
 
-def topic_conversation(
-    rng: random.Random, topic: Topic, prompt: str, *, friendly: Courtesies | None = None
-) -> list[Message]:
-    """`prompt`, and an answer put together from what there is to say to `topic`."""
-    core = pick(rng, topic.cores)
-    manner = choose_manner(rng)
-    friendly = friendly or courtesies(prompt)
+def _answer(rng: random.Random, topic: Topic, prompt: str, core: str, manner: Manner) -> list[Message]:
+    friendly = topic.courtesies or courtesies(prompt)
     return exchange(prompt, compose(rng, manner, core, topic.details, topic.examples, friendly=friendly))
 
 
-_COURTESIES: Final = (
-    {"thanks": TO_THANKS}
-    | dict.fromkeys((*GREETINGS, "how", "fine", "ok"), TO_GREETINGS)
-    | dict.fromkeys(PARTINGS, TO_PARTINGS)
-)
-_SERIOUS: Final = frozenset(("sad", "sorry"))
-"""Nobody who is sad, or says that the answer was wrong, is to be cheered at."""
+def topic_conversation(rng: random.Random, topic: Topic, prompt: str) -> list[Message]:
+    """`prompt`, and an answer put together from what there is to say to `topic`."""
+    core = pick(rng, topic.cores)
+    return _answer(rng, topic, prompt, core, choose_manner(rng))
 
 
 def small_talk(rng: random.Random, name: str = "") -> list[Message]:
     """A greeting, thanks, or a question about the model; `name` says which, else any."""
-    prompt, core, talk, name = small_talk_parts(rng, name)
+    prompt, core, talk = small_talk_parts(rng, name)
     manner = choose_manner(rng)
-    if name in GREETINGS | PARTINGS and rng.random() < 0.6:  # a greeting is no speech
+    if talk.is_brief and rng.random() < 0.6:
         manner = PLAINLY
-    if name in _SERIOUS:
+    if talk.is_serious:
         manner = dataclasses.replace(manner, friendly=False)
-    friendly = _COURTESIES.get(name, courtesies(prompt))
-    return exchange(prompt, compose(rng, manner, core, talk.details, talk.examples, friendly=friendly))
+    return _answer(rng, talk, prompt, core, manner)
 
 
 def unknown_conversation(rng: random.Random) -> list[Message]:
     """A question from outside the world, and an honest answer."""
-    return topic_conversation(rng, UNKNOWN, outside_question(rng), friendly=TO_STRANGE_THINGS)
+    return topic_conversation(rng, UNKNOWN, outside_question(rng))
 
 
 def form_conversation(rng: random.Random, facts: Sequence[Fact]) -> list[Message]:

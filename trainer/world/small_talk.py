@@ -13,7 +13,7 @@ import random
 from typing import Final
 
 from trainer.world.english import pick, say, typed
-from trainer.world.topics import Topic
+from trainer.world.topics import TO_GREETINGS, TO_PARTINGS, TO_STRANGE_THINGS, TO_THANKS, Topic
 
 NAMES: Final = (
     "Tom", "Rosa", "Mia", "Ben", "Lily", "Sam", "Anna", "Oscar", "Ruby", "Finn", "Ivy", "Jack", "Nora", "Leo", "Alex",
@@ -41,6 +41,7 @@ _ME_EXAMPLES: Final = (
 
 TALKS: Final[dict[str, Topic]] = {
     "hello": Topic(
+        courtesies=TO_GREETINGS, is_brief=True,
         weight=8,
         questions=(
             "[Hello|Hi|Hey|Hello|Hi|Hey|Hello there|Hi there][|!|.]",
@@ -65,6 +66,7 @@ TALKS: Final[dict[str, Topic]] = {
         examples=_ME_EXAMPLES,
     ),
     "day": Topic(
+        courtesies=TO_GREETINGS, is_brief=True,
         weight=4,
         questions=(
             "{day}[|!|.]",
@@ -77,6 +79,7 @@ TALKS: Final[dict[str, Topic]] = {
         examples=_ME_EXAMPLES,
     ),
     "name": Topic(
+        courtesies=TO_GREETINGS, is_brief=True,
         weight=5,
         questions=(
             "[Hello|Hi|Hey|{day}], [I am|I'm|my name is|this is|it is] {me}[|.|!]",
@@ -94,6 +97,7 @@ TALKS: Final[dict[str, Topic]] = {
         examples=_ME_EXAMPLES,
     ),
     "how": Topic(
+        courtesies=TO_GREETINGS,
         weight=6,
         questions=(
             "How are you[| today| doing| doing today| feeling| now| this morning][|?]",
@@ -120,6 +124,7 @@ TALKS: Final[dict[str, Topic]] = {
         examples=_ME_EXAMPLES,
     ),
     "fine": Topic(
+        courtesies=TO_GREETINGS,
         weight=2,
         questions=(
             "[I am|I'm] [fine|well|good|great|okay|happy|doing well][| too| today|, thanks|, thank you][|.|!]",
@@ -130,6 +135,7 @@ TALKS: Final[dict[str, Topic]] = {
         details=_KNOWS,
     ),
     "sad": Topic(
+        is_serious=True,
         weight=2,
         questions=(
             "[I am|I'm|I feel] [sad|tired|not well|ill|alone|afraid|angry|unhappy|down][| today| now][|.]",
@@ -219,6 +225,7 @@ TALKS: Final[dict[str, Topic]] = {
         examples=("you can ask me where a bear lives.", "you can ask me for a story about a fox."),
     ),
     "thanks": Topic(
+        courtesies=TO_THANKS,
         weight=5,
         questions=(
             "[Thank you|Thanks|Thank you|Thanks|Thank you very much|Thanks a lot][|!|.]",
@@ -245,6 +252,7 @@ TALKS: Final[dict[str, Topic]] = {
         ),
     ),
     "bye": Topic(
+        courtesies=TO_PARTINGS, is_brief=True,
         weight=5,
         questions=(
             "[Goodbye|Bye|Goodbye|Bye|Bye bye|See you|See you later|Good night][|!|.]",
@@ -266,6 +274,7 @@ TALKS: Final[dict[str, Topic]] = {
         details=("The village will be here.", "There is always more to talk about.", "I am here when you come back."),
     ),
     "sorry": Topic(
+        is_serious=True,
         weight=2,
         questions=(
             "[Sorry|I am sorry|Excuse me|My mistake|Oh, sorry|Sorry about that][|!|.]",
@@ -281,6 +290,7 @@ TALKS: Final[dict[str, Topic]] = {
         details=("I know my small village world best.", "Short and clear questions are best for me."),
     ),
     "ok": Topic(
+        courtesies=TO_GREETINGS,
         weight=2,
         questions=(
             "[Ok|Okay|Yes|No|Fine|I see][|.|!]",
@@ -295,23 +305,20 @@ TALKS: Final[dict[str, Topic]] = {
 }  # fmt: skip
 
 _KINDS: Final = tuple(name for name, talk in TALKS.items() for _ in range(talk.weight))
-GREETINGS: Final = frozenset({"hello", "day", "name"})
-PARTINGS: Final = frozenset({"bye"})
 
 
 PLAIN: Final = 0.4
 """Share of messages in the first, and shortest, way to say them: most people who greet say "hi"."""
 
 
-def small_talk_parts(rng: random.Random, name: str = "") -> tuple[str, str, Topic, str]:
-    """(what somebody says, the core of an answer, the talk, its name); of the kind `name`, or any."""
-    name = name or pick(rng, _KINDS)
-    talk = TALKS[name]
+def small_talk_parts(rng: random.Random, name: str = "") -> tuple[str, str, Topic]:
+    """(what somebody says, the core of an answer, the talk); of the kind `name`, or any."""
+    talk = TALKS[name or pick(rng, _KINDS)]
     day = pick(rng, _DAY)
     slots = {"me": pick(rng, NAMES), "day": day, "dayl": day[0].lower() + day[1:]}
     slots |= {"asks": pick(rng, _ASKS), "back": pick(rng, _BACK)}
     words = talk.questions[0] if rng.random() < PLAIN else pick(rng, talk.questions)
-    return typed(rng, say(rng, words, slots)), say(rng, pick(rng, talk.cores), slots), talk, name
+    return typed(rng, say(rng, words, slots)), say(rng, pick(rng, talk.cores), slots), talk
 
 
 # --- Outside of the world ----------------------------------------------------------------------------
@@ -397,6 +404,7 @@ FILLERS: Final[dict[str, tuple[str, ...]]] = {
     "big": ("34", "57", "123", "345", "99", "1000", "76", "48", "250", "88"),
 }  # fmt: skip
 UNKNOWN: Final = Topic(
+    courtesies=TO_STRANGE_THINGS,
     questions=OUTSIDE,
     cores=(
         "I do not know that, because I only know my small village world.",

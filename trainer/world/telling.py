@@ -234,8 +234,8 @@ def _join(rng: random.Random, lines: list[str], voice: Voice, gains: list[bool],
     own = own and text.startswith(f"{voice.person.name} ")
     for line, adds in zip(lines[1:], gains, strict=False):
         rest = line.removeprefix("Then, ").removeprefix("Then ").removeprefix("then ")
-        goes_on, own = own, own and rest.startswith(subject)  # who acts in between is somebody else
-        if goes_on and rest.startswith(subject) and not rest.startswith(f"{subject}and ") and rng.random() < 0.45:
+        own = own and rest.startswith(subject)  # behind somebody else's change the subject is said again
+        if own and not rest.startswith(f"{subject}and ") and rng.random() < 0.45:
             rest = rest[len(subject) :]
         text += pick(rng, _JOINS[adds]) + _lowered(rest)
     return text

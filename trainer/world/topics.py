@@ -5,6 +5,52 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+# --- What makes an answer friendly -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Courtesies:
+    """Friendly sentences that fit what somebody said: to begin with, and to end with."""
+
+    openers: tuple[str, ...]
+    closers: tuple[str, ...]
+
+
+_ANY_CLOSERS: Final = (
+    "Have a lovely day!", "I hope this helps!", "Ask me anything!", "Take care, my friend!", "Have a good day!",
+)  # fmt: skip
+TO_QUESTIONS: Final = Courtesies(
+    openers=(
+        "Great question!", "Happy to help!", "Good question, my friend!", "I love this question!", "Of course!",
+        "Sure thing!",
+    ),
+    closers=(*_ANY_CLOSERS, "Thank you for asking!"),
+)  # fmt: skip
+TO_REQUESTS: Final = Courtesies(
+    openers=("Of course!", "Sure thing!", "Happy to help!", "With pleasure!", "Good idea, my friend!"),
+    closers=_ANY_CLOSERS,
+)
+"""For whatever is not a question: "Great question!" is no answer to "Write a poem."."""
+TO_GREETINGS: Final = Courtesies(
+    openers=("How nice to hear from you!", "Welcome, my friend!"),
+    closers=("Ask me anything!", "Happy to help!", "I am glad you came!"),
+)
+TO_THANKS: Final = Courtesies(
+    openers=("How nice to hear!", "Of course!", "With pleasure!"),
+    closers=("Ask me anything!", "Have a lovely day!", "Take care, my friend!"),
+)
+TO_PARTINGS: Final = Courtesies(
+    openers=("It was lovely to talk with you!", "Thank you for the visit!"),
+    closers=("Have a lovely day!", "Have a good day!"),
+)
+TO_STRANGE_THINGS: Final = Courtesies(
+    openers=("Good question, my friend!", "Great question!"),
+    closers=("Have a lovely day!", "Take care, my friend!", "Have a good day!"),
+)
+"""Where the answer is that the model does not know: "Sure thing!" would promise one."""
+
+# --- Topics ------------------------------------------------------------------------------------------
+
 
 @dataclass(frozen=True, kw_only=True)
 class Topic:
@@ -16,6 +62,12 @@ class Topic:
     examples: tuple[str, ...] = ()
     weight: int = 1
     """How often it comes up beside the others of its table, where they are not all alike."""
+    courtesies: Courtesies | None = None
+    """What is friendly to say here; None is what fits any question, or any request."""
+    is_brief: bool = False
+    """Whether most answers are but the core: a greeting is no speech."""
+    is_serious: bool = False
+    """Whether nothing friendly is said: nobody who is sad, or says that an answer was wrong, is to be cheered at."""
 
 
 ADVICE_QUESTIONS: Final = (
@@ -229,47 +281,3 @@ POEM_QUESTIONS: Final = (
     "Write a poem about {a}.", "write a poem about {a}", "Write a rhyme about {a}.", "Tell me a poem about {a}.",
     "Can you write a poem about {a}?", "Make a rhyme about {a}.", "Write a poem.", "tell me a rhyme",
 )  # fmt: skip
-
-# --- What makes an answer friendly -------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Courtesies:
-    """Friendly sentences that fit what somebody said: to begin with, and to end with."""
-
-    openers: tuple[str, ...]
-    closers: tuple[str, ...]
-
-
-_ANY_CLOSERS: Final = (
-    "Have a lovely day!", "I hope this helps!", "Ask me anything!", "Take care, my friend!", "Have a good day!",
-)  # fmt: skip
-TO_QUESTIONS: Final = Courtesies(
-    openers=(
-        "Great question!", "Happy to help!", "Good question, my friend!", "I love this question!", "Of course!",
-        "Sure thing!",
-    ),
-    closers=(*_ANY_CLOSERS, "Thank you for asking!"),
-)  # fmt: skip
-TO_REQUESTS: Final = Courtesies(
-    openers=("Of course!", "Sure thing!", "Happy to help!", "With pleasure!", "Good idea, my friend!"),
-    closers=_ANY_CLOSERS,
-)
-"""For whatever is not a question: "Great question!" is no answer to "Write a poem."."""
-TO_GREETINGS: Final = Courtesies(
-    openers=("How nice to hear from you!", "Welcome, my friend!"),
-    closers=("Ask me anything!", "Happy to help!", "I am glad you came!"),
-)
-TO_THANKS: Final = Courtesies(
-    openers=("How nice to hear!", "Of course!", "With pleasure!"),
-    closers=("Ask me anything!", "Have a lovely day!", "Take care, my friend!"),
-)
-TO_PARTINGS: Final = Courtesies(
-    openers=("It was lovely to talk with you!", "Thank you for the visit!"),
-    closers=("Have a lovely day!", "Have a good day!"),
-)
-TO_STRANGE_THINGS: Final = Courtesies(
-    openers=("Good question, my friend!", "Great question!"),
-    closers=("Have a lovely day!", "Take care, my friend!", "Have a good day!"),
-)
-"""Where the answer is that the model does not know: "Sure thing!" would promise one."""
